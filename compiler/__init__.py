@@ -1,0 +1,1 @@
+"""olc: an operator-level compiler for ONNX."""

@@ -1,0 +1,219 @@
+"""The graph: Model, Graph, Node, Value. The only module that names the IR library (onnx-ir).
+
+Values are compared by identity, names are for people. Facts that olc derives live on the values
+(``value.meta``, see ``analysis/shapes.py``), so they end with the value and never reach a saved file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx_ir as _ir
+from onnx_ir import (
+    Attr,
+    AttributeType,
+    DataType,
+    ExternalTensor,
+    Function,
+    Graph,
+    Model,
+    Node,
+    Shape,
+    SymbolicDim,
+    Tensor,
+    TensorType,
+    Value,
+)
+
+__all__ = [
+    "Attr", "AttributeType", "DataType", "ExternalTensor", "Function", "Graph", "Model", "Node", "Shape",
+    "SymbolicDim", "Tensor", "TensorType", "Value", "all_graphs", "array", "attr", "graph_of", "is_constant",
+    "make_attr", "make_constant", "make_node", "opset_of", "owner", "replace_value", "scalar", "schema_of",
+    "subgraphs", "tensor",
+]  # fmt: skip
+
+
+def subgraphs(node: Node) -> Iterator[Graph]:
+    """The graphs held by the node's attributes (bodies of If, Loop, Scan), in attribute order."""
+    for a in node.attributes.values():
+        if a.type == AttributeType.GRAPH and not a.is_ref():
+            yield a.value
+        elif a.type == AttributeType.GRAPHS and not a.is_ref():
+            yield from a.value
+
+
+def _with_bodies(graph: Graph) -> Iterator[Graph]:
+    stack = [graph]
+    while stack:
+        g = stack.pop()
+        yield g
+        stack.extend(s for n in g for s in subgraphs(n))
+
+
+def all_graphs(model: Model, functions: bool = True) -> Iterator[Graph]:
+    """The main graph, every body below it, then the bodies of the model's functions."""
+    yield from _with_bodies(model.graph)
+    if functions:
+        for f in model.functions.values():
+            yield from _with_bodies(f.graph)
+
+
+def owner(node: Node) -> Graph | None:
+    """The graph that holds the node; for a node of a function, the function's body graph."""
+    g = node.graph
+    return g.graph if isinstance(g, Function) else g
+
+
+def graph_of(value: Value) -> Graph | None:
+    """The graph in which the value is produced, declared as input, or held as initializer."""
+    producer = value.producer()
+    if producer is not None:
+        return owner(producer)
+    g = value.graph
+    return g.graph if isinstance(g, Function) else g
+
+
+def is_constant(value: Value | None) -> bool:
+    """True for an initializer that a caller cannot override, and for the output of a Constant node.
+
+    An initializer that is also a graph input is a default: the caller may pass another value at run time.
+    """
+    if value is None:
+        return False
+    if value.is_initializer():
+        return not value.is_graph_input()
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Constant" and producer.domain == ""
+
+
+def tensor(value: Value | None) -> Any | None:
+    """The constant tensor of a value (an onnx-ir tensor, lazily loaded), or None where it is no constant."""
+    if value is None or not is_constant(value):
+        return None
+    producer = value.producer()
+    if producer is None:
+        return value.const_value
+    return _constant_node_tensor(producer)
+
+
+def _constant_node_tensor(node: Node) -> Any | None:
+    for name, a in node.attributes.items():
+        if a.is_ref():
+            return None
+        if name == "value":
+            return a.value
+        if name in ("value_int", "value_ints"):
+            return Tensor(np.asarray(a.value, dtype=np.int64))
+        if name in ("value_float", "value_floats"):
+            return Tensor(np.asarray(a.value, dtype=np.float32))
+        if name in ("value_string", "value_strings"):
+            texts = [a.value] if name == "value_string" else list(a.value)
+            raw = [t.encode() if isinstance(t, str) else t for t in texts]
+            return _ir.StringTensor(raw, shape=Shape([] if name == "value_string" else [len(raw)]))
+    return None
+
+
+def array(value: Value | None) -> np.ndarray | None:
+    """The constant as a numpy array (ml_dtypes for types numpy lacks), or None where it is no constant.
+
+    Reads external data. The array may be a read-only view of a mapped file: copy before writing.
+    """
+    t = tensor(value)
+    return None if t is None else t.numpy()
+
+
+def scalar(value: Value | None) -> Any | None:
+    """The Python number of a one-element numeric constant of any rank, else None."""
+    t = tensor(value)
+    if t is None or t.size != 1 or t.dtype == DataType.STRING:
+        return None
+    return t.numpy().reshape(-1)[0].item()
+
+
+def attr(node: Node, name: str, default: Any = None) -> Any:
+    """The attribute's Python value (lists as tuples), or ``default`` where it is absent or refers to a function's."""
+    a = node.attributes.get(name)
+    if a is None or a.is_ref():
+        return default
+    return tuple(a.value) if isinstance(a.value, list) else a.value
+
+
+def make_attr(name: str, value: Any) -> Attr:
+    """An attribute from a Python value: int, float, str, bytes, bool, ndarray, Graph, DataType, or a sequence of them."""
+    if isinstance(value, Attr):
+        return value if value.name == name else Attr(name, value.type, value.value)
+    if isinstance(value, DataType):
+        return Attr(name, AttributeType.INT, int(value))
+    if isinstance(value, bool | np.integer):
+        return Attr(name, AttributeType.INT, int(value))
+    if isinstance(value, np.floating):
+        return Attr(name, AttributeType.FLOAT, float(value))
+    if isinstance(value, np.ndarray):
+        return Attr(name, AttributeType.TENSOR, Tensor(value))
+    if isinstance(value, tuple | list):
+        if not value:
+            return Attr(name, AttributeType.INTS, ())
+        return _ir.convenience.convert_attribute(name, [v.item() if isinstance(v, np.generic) else v for v in value])
+    return _ir.convenience.convert_attribute(name, value)
+
+
+def make_node(
+    op_type: str,
+    inputs: list[Value | None],
+    attributes: dict[str, Any] | None = None,
+    *,
+    domain: str = "",
+    outputs: int = 1,
+    name: str | None = None,
+) -> Node:
+    """A node outside any graph. ``attributes`` maps names to Python values or ``Attr``."""
+    attrs = [make_attr(k, v) for k, v in (attributes or {}).items() if v is not None]
+    return Node(domain, op_type, inputs, attrs, num_outputs=outputs, name=name)
+
+
+def make_constant(data: np.ndarray | Any, name: str | None = None) -> Value:
+    """A constant value (type and shape set) outside any graph; ``Graph.register_initializer`` takes it in once named."""
+    t = Tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    return Value(name=name, type=TensorType(t.dtype), shape=Shape(t.shape), const_value=t)
+
+
+def replace_value(old: Value, new: Value) -> None:
+    """Make every user of ``old`` use ``new``; where ``old`` is a graph output, ``new`` takes its place and its name.
+
+    Raises:
+        ValueError: ``old`` is a graph output and ``new`` cannot carry its name (it is a graph input, an
+            initializer, an output already, or lives in another graph): insert an Identity instead.
+    """
+    if not old.is_graph_output():
+        old.replace_all_uses_with(new)
+        return
+    if new.is_graph_input() or new.is_initializer() or new.is_graph_output() or graph_of(new) is not graph_of(old):
+        raise ValueError(f"graph output {old.name!r} cannot become {new.name!r}")
+    name = old.name
+    if old.type is not None:
+        new.type = old.type
+    if old.shape is not None:
+        new.shape = old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.metadata_props.update(old.metadata_props)
+    old.name = None
+    new.name = name
+
+
+def opset_of(model: Model, domain: str = "") -> int | None:
+    """The version of a domain that the model imports."""
+    return model.opset_imports.get(domain)
+
+
+@lru_cache(maxsize=None)
+def schema_of(op_type: str, domain: str, version: int) -> Any | None:
+    """The operator's schema (``onnx.defs.OpSchema``) in force at that opset, or None where onnx knows none."""
+    import onnx.defs
+
+    try:
+        return onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return None
