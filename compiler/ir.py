@@ -19,20 +19,30 @@ from onnx_ir import (
     ExternalTensor,
     Function,
     Graph,
+    LazyTensor,
     Model,
     Node,
+    OptionalType,
+    PackedTensor,
+    SequenceType,
     Shape,
+    SparseTensorType,
+    StringTensor,
     SymbolicDim,
     Tensor,
+    TensorProtoTensor,
     TensorType,
+    TypeAndShape,
     Value,
+    serde,
 )
 
 __all__ = [
-    "Attr", "AttributeType", "DataType", "ExternalTensor", "Function", "Graph", "Model", "Node", "Shape",
-    "SymbolicDim", "Tensor", "TensorType", "Value", "all_graphs", "array", "attr", "graph_of", "is_constant",
-    "make_attr", "make_constant", "make_node", "opset_of", "owner", "replace_value", "scalar", "schema_of",
-    "subgraphs", "tensor",
+    "Attr", "AttributeType", "DataType", "ExternalTensor", "Function", "Graph", "LazyTensor", "Model", "Node",
+    "OptionalType", "PackedTensor", "SequenceType", "Shape", "SparseTensorType", "StringTensor", "SymbolicDim",
+    "Tensor", "TensorProtoTensor", "TensorType", "TypeAndShape", "Value", "all_graphs", "array", "attr", "graph_of",
+    "is_constant", "make_attr", "make_constant", "make_node", "opset_of", "owner", "replace_value", "scalar",
+    "schema_of", "serde", "subgraphs", "tensor",
 ]  # fmt: skip
 
 
@@ -84,9 +94,11 @@ def is_constant(value: Value | None) -> bool:
     if value is None:
         return False
     if value.is_initializer():
-        return not value.is_graph_input()
+        return not value.is_graph_input() and value.const_value is not None
     producer = value.producer()
-    return producer is not None and producer.op_type == "Constant" and producer.domain == ""
+    if producer is None or producer.op_type != "Constant" or producer.domain != "":
+        return False
+    return any(k.startswith("value") and not a.is_ref() for k, a in producer.attributes.items())
 
 
 def tensor(value: Value | None) -> Any | None:
@@ -119,10 +131,14 @@ def _constant_node_tensor(node: Node) -> Any | None:
 def array(value: Value | None) -> np.ndarray | None:
     """The constant as a numpy array (ml_dtypes for types numpy lacks), or None where it is no constant.
 
-    Reads external data. The array may be a read-only view of a mapped file: copy before writing.
+    Reads external data. The array is read-only, since the weight may have other users: copy before writing.
     """
     t = tensor(value)
-    return None if t is None else t.numpy()
+    if t is None:
+        return None
+    view = t.numpy().view()
+    view.flags.writeable = False
+    return view
 
 
 def scalar(value: Value | None) -> Any | None:
@@ -175,8 +191,14 @@ def make_node(
 
 
 def make_constant(data: np.ndarray | Any, name: str | None = None) -> Value:
-    """A constant value (type and shape set) outside any graph; ``Graph.register_initializer`` takes it in once named."""
-    t = Tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    """A constant value (type and shape set) outside any graph; ``Graph.register_initializer`` takes it in once named.
+
+    ``data`` is an array or a tensor; a tensor is wrapped, because naming the value must not rename one that is shared.
+    """
+    if isinstance(data, np.ndarray):
+        t: Any = Tensor(data, name=name)
+    else:
+        t = _ir.LazyTensor(lambda: data, dtype=data.dtype, shape=Shape(data.shape), name=name)
     return Value(name=name, type=TensorType(t.dtype), shape=Shape(t.shape), const_value=t)
 
 

@@ -143,7 +143,7 @@ def fill(path: Path, source: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     model, index = read(path)
     digest = hashlib.sha256()
     tensors = list(walk(model))
-    for ordinal, origin in index["origins"].items():
+    for ordinal, origin in sorted(index["origins"].items(), key=lambda entry: int(entry[0])):
         tensor = tensors[int(ordinal)]
         where = f"{path.name}: tensor {tensor.name!r}"
         missing = [name for name in origin["from"] if name not in source]

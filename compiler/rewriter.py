@@ -1,0 +1,602 @@
+"""Applies rules to a fixpoint. The only code that changes a graph on behalf of rules. See docs/design.md, section 5."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import ir
+from .analysis import dims as dim
+from .analysis import shapes
+from .errors import RuleError
+from .ir import DataType, Graph, Model, Node, Value
+from .passes import Context
+from .patterns import Match, Miss, Out, match
+from .rules import Rule
+
+SCOPE_KEYS = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
+
+
+class Refusal(Exception):  # noqa: N818 - not an error: the rewrite is declined, with a reason
+    """A proposed rewrite that the commit check declines. ``fault``: a sound rule would not have proposed it."""
+
+    def __init__(self, reason: str, fault: bool = True) -> None:
+        super().__init__(reason)
+        self.fault = fault
+
+
+class Builder:
+    """The ``op`` that builds nodes, outside any graph until they are committed.
+
+    Inputs are values, None, numpy arrays, or Python numbers and lists: these become constants of the dtype that the
+    operator's schema ties to its other inputs (``op.Mul(x, 0.5)`` is as wide as ``x``).
+    """
+
+    def __init__(self, opsets: dict[str, int], domain: str = "", parent: Builder | None = None) -> None:
+        self._opsets = opsets
+        self._domain = domain
+        self.nodes: list[Node] = [] if parent is None else parent.nodes
+        self.constants: list[Value] = [] if parent is None else parent.constants
+        self._choices: Callable[[int], int] = (lambda n: 0) if parent is None else parent._choices
+
+    def domain(self, name: str) -> Builder:
+        return Builder(self._opsets, name, self)
+
+    def either(self, *options: Any) -> Any:
+        return options[self._choices(len(options))]
+
+    def shared(self, value: Any) -> Any:
+        return value
+
+    def oneof(self, *names: str) -> Callable[..., Any]:
+        return self._make(names[self._choices(len(names))])
+
+    def constant(self, data: Any, dtype: DataType | None = None) -> Value:
+        """A constant: ``data`` is an array, or numbers together with a ``dtype``."""
+        a = np.asarray(data) if dtype is None else np.asarray(data).astype(dtype.numpy())
+        value = ir.make_constant(a)
+        self.constants.append(value)
+        return value
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+        return self._make(op_type)
+
+    def _make(self, op_type: str) -> Callable[..., Any]:
+        def build(*inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+            values = [self._value(op_type, i, inputs) for i in range(len(inputs))]
+            while values and values[-1] is None:
+                values.pop()
+            schema = ir.schema_of(op_type, self._domain, self._opsets.get(self._domain, 1))
+            for k, a in attributes.items():
+                if schema is not None and k in schema.attributes and not isinstance(a, ir.Attr):
+                    attributes[k] = _typed(a, schema.attributes[k].type.name)
+            node = ir.make_node(op_type, values, attributes, domain=self._domain, outputs=outputs)
+            self.nodes.append(node)
+            return node.outputs[0] if outputs == 1 else tuple(node.outputs)
+
+        return build
+
+    def _value(self, op_type: str, i: int, inputs: tuple[Any, ...]) -> Value | None:
+        v = inputs[i]
+        if v is None or isinstance(v, Value):
+            return v
+        if isinstance(v, np.ndarray | np.generic):
+            return self.constant(v)
+        return self.constant(v, self._dtype_for(op_type, i, inputs))
+
+    def _dtype_for(self, op_type: str, i: int, inputs: tuple[Any, ...]) -> DataType:
+        schema = ir.schema_of(op_type, self._domain, self._opsets.get(self._domain, 1))
+        formal = _formal(schema, i)
+        if formal is not None and formal.type_str.startswith("tensor("):
+            return DataType[formal.type_str[7:-1].upper().replace("FLOAT32", "FLOAT")]
+        for j, other in enumerate(inputs):
+            same = formal is None or (f := _formal(schema, j)) is None or f.type_str == formal.type_str
+            if same and isinstance(other, Value) and other.dtype is not None:
+                return other.dtype
+        raise Refusal(f"the dtype of a constant of {op_type} is unknown, because that of its other inputs is")
+
+    def discard(self) -> None:
+        """Undo the uses that the detached nodes registered on values of the graph."""
+        for n in self.nodes:
+            for i in range(len(n.inputs)):
+                n.replace_input_with(i, None)
+
+
+def _typed(value: Any, kind: str) -> Any:
+    """An attribute's value as the schema types it: 1 is 1.0 for a FLOAT, () is empty FLOATS for FLOATS."""
+    if kind == "FLOAT":
+        return float(value)
+    if kind == "FLOATS":
+        return ir.Attr("", ir.AttributeType.FLOATS, tuple(float(v) for v in value))
+    return value
+
+
+def _formal(schema: Any, i: int) -> Any:
+    if schema is None or not schema.inputs:
+        return None
+    import onnx.defs
+
+    if i < len(schema.inputs):
+        return schema.inputs[i]
+    last = schema.inputs[-1]
+    return last if last.option == onnx.defs.OpSchema.FormalParameterOption.Variadic else None
+
+
+@dataclass
+class Outcome:
+    """What a run of the rewriter did.
+
+    Attributes:
+        applied: how often each rule fired.
+        quarantined: rules that were taken out because they did not terminate, with the reason.
+        refused: (rule, reason) to how often the pattern matched but the rule or the commit check declined.
+    """
+
+    applied: Counter[str] = field(default_factory=Counter)
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    quarantined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def changes(self) -> int:
+        return sum(self.applied.values())
+
+
+class Rewriter:
+    """Rewrites one model with a list of rules. Larger patterns are tried first, then by name.
+
+    Args:
+        strict: raise ``RuleError`` where the commit check declines a proposal (the rule is unsound); otherwise the
+            proposal is dropped and counted as refused, so that a user's compile goes on without it.
+        stop_after: apply no rewrite numbered above this.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        rules: Iterable[Rule],
+        ctx: Context | None = None,
+        *,
+        strict: bool = False,
+        stop_after: int | None = None,
+    ) -> None:
+        self.model = model
+        self.ctx = ctx if ctx is not None else Context()
+        self.strict = strict
+        self.stop_after = stop_after
+        self.opsets = dict(model.opset_imports)
+        self.outcome = Outcome()
+        self.by_root: dict[tuple[str, str], list[Rule]] = {}
+        for r in sorted(rules, key=lambda r: (-r.pattern.size, r.name)):
+            if r.name in self.ctx.skip:
+                continue
+            for op in r.pattern.root_ops:
+                self.by_root.setdefault(op, []).append(r)
+        self.queue: deque[Node] = deque()
+        self.queued: set[Node] = set()
+        self.recent: deque[str] = deque(maxlen=64)
+        self.number = max((e.number or 0 for e in self.ctx.events), default=0)
+        self.budget = 1000
+        self.names: set[str] = set()
+        self.function_graphs: set[Graph] = set()
+        self.parents: dict[Graph, Graph] = {}
+        self.needs_sort: dict[Graph, None] = {}
+        self.order: dict[Node, int] = {}
+        self.order_of: Graph | None = None
+
+    def run(self) -> Outcome:
+        """Rewrite every graph of the model, bodies and functions included, until no rule applies.
+
+        Raises:
+            RuleError: the rules do not terminate, or (strict) a rule proposed an illegal result.
+        """
+        graphs = list(ir.all_graphs(self.model))
+        self.budget += 8 * sum(len(g) for g in graphs)
+        self._collect_names(graphs)
+        main = set(ir.all_graphs(self.model, functions=False))
+        self.function_graphs = {g for g in graphs if g not in main}
+        self.parents = {body: g for g in graphs for n in g for body in ir.subgraphs(n)}
+        if not self.by_root:
+            return self.outcome
+        while True:
+            before = self.outcome.changes
+            for g in list(ir.all_graphs(self.model)):
+                for n in g:
+                    self._push(n)
+            self._drain()
+            self._sort()
+            if self.outcome.changes == before or self._stopped():
+                return self.outcome
+
+    def _stopped(self) -> bool:
+        return self.stop_after is not None and self.number >= self.stop_after
+
+    def _collect_names(self, graphs: list[Graph]) -> None:
+        for g in graphs:
+            self.names.update(v.name for v in g.inputs if v.name)
+            self.names.update(g.initializers)
+            for n in g:
+                self.names.update(o.name for o in n.outputs if o.name)
+
+    def _push(self, node: Node) -> None:
+        if (node.domain, node.op_type) in self.by_root and node not in self.queued:
+            self.queued.add(node)
+            self.queue.append(node)
+
+    def _drain(self) -> None:
+        while self.queue:
+            node = self.queue.popleft()
+            self.queued.discard(node)
+            if node.graph is None:
+                continue
+            for r in self.by_root[(node.domain, node.op_type)]:
+                if self._stopped():
+                    return
+                if self._try(r, node):
+                    break
+
+    def _try(self, r: Rule, node: Node) -> bool:
+        for index in _root_indices(r, len(node.outputs)):
+            m = match(r.pattern, node.outputs[index], self.opsets, explain=False, unless=r.unless)
+            if isinstance(m, Miss):
+                self.outcome.refused[(r.name, m.reason)] += 1
+            if not isinstance(m, Match) or f"{r.name}@{node.name}" in self.ctx.skip:
+                continue
+            if self._apply(r, m):
+                return True
+        return False
+
+    def _apply(self, r: Rule, m: Match) -> bool:
+        op = Builder(self.opsets)
+        before = _fingerprint(m) if self.strict else None
+        try:
+            result = r.rewrite(op, m)
+            if before is not None and _fingerprint(m) != before:
+                raise Refusal("the rewrite changes the graph that it matched; it may only build new nodes")
+            results = self._check(r, m, op, result)
+        except Refusal as e:
+            op.discard()
+            if self.strict and e.fault:
+                raise RuleError(f"{e}", where=f"rule {r.name!r} at {m.root.op_type} {m.root.name!r}") from None
+            self.outcome.refused[(r.name, str(e))] += 1
+            return False
+        except BaseException:
+            op.discard()
+            raise
+        self._commit(r, m, op, results)
+        return True
+
+    # --- check ---------------------------------------------------------------------------------------------------
+
+    def _check(self, r: Rule, m: Match, op: Builder, result: Any) -> list[Value]:
+        results = list(result) if isinstance(result, tuple) else [result]
+        if len(results) != len(m.roots):
+            raise Refusal(f"the rewrite gives {len(results)} results for {len(m.roots)} roots")
+        made = {o for n in op.nodes for o in n.outputs}
+        for i, v in enumerate(results):
+            if isinstance(v, np.ndarray):
+                results[i] = op.constant(v)
+            elif not isinstance(v, Value):
+                raise Refusal(f"the rewrite gives {v!r}, not a value")
+        for n in op.nodes:
+            self._check_node(n)
+            for v in n.inputs:
+                if v is not None and v not in made and v not in op.constants and not self._visible(v, m):
+                    raise Refusal(f"{n.op_type} reads {v.name!r}, which is not visible there")
+            shapes.infer_node(n, self.model)
+        for old, new in zip(m.roots, results, strict=True):
+            fresh = new in made or new in op.constants
+            if not fresh and not self._visible(new, m):
+                raise Refusal(f"the result {new.name!r} is not visible there")
+            if old.dtype is not None and new.dtype is not None and old.dtype != new.dtype:
+                raise Refusal(f"the result would be {new.dtype.name.lower()}, not {old.dtype.name.lower()}")
+            self._check_shape(old, new, fresh)
+            if m.root.op_type == "Identity" and old.is_graph_output() and not _can_carry(new, old, made):
+                raise Refusal("the Identity carries a graph output", fault=False)
+        if len(m.roots) > 1:
+            self._check_acyclic(m, op)
+        return results
+
+    def _check_shape(self, old: Value, new: Value, fresh: bool) -> None:
+        """The result must have the shape it replaces. Where inference cannot say what a new node gives, the facts of
+        the old value hold for it; a value that was there before must be proved to have the same shape."""
+        a, b = shapes.dims(old), shapes.dims(new)
+        if a is None or b is None:
+            if not fresh:
+                raise Refusal("the shape is unknown, so it is not proved that it stays the same", fault=False)
+            if a is not None:
+                new.meta["olc.dims"] = a
+            return
+        if len(a) != len(b):
+            raise Refusal(f"the result would have shape [{_join(b)}], not [{_join(a)}]")
+        for x, y in zip(a, b, strict=True):
+            if x == y or (fresh and _unknown(y)):
+                continue
+            raise Refusal(
+                f"the result has shape [{_join(b)}], which is not proved to be [{_join(a)}]",
+                fault=dim.known_different(x, y),
+            )
+        new.meta["olc.dims"] = a
+
+    def _check_node(self, n: Node) -> None:
+        version = self.opsets.get(n.domain)
+        target = self.ctx.target
+        if version is None:
+            version = 1 if n.domain else None
+        schema = None if version is None else ir.schema_of(n.op_type, n.domain, version)
+        if schema is None:
+            if target is not None and target.knows(n.op_type, n.domain, version or 1):
+                return
+            if (n.domain, n.op_type, n.overload) in self.model.functions:
+                return
+            where = f"opset {version} of {n.domain or 'ai.onnx'}"
+            raise Refusal(f"{n.op_type} is not an operator of {where}")
+        if not schema.min_input <= len(n.inputs) <= schema.max_input:
+            raise Refusal(f"{n.op_type} takes {schema.min_input} to {schema.max_input} inputs, not {len(n.inputs)}")
+        for name in n.attributes:
+            if name not in schema.attributes:
+                raise Refusal(f"{n.op_type} has no attribute {name!r} at opset {version}")
+        for name, a in schema.attributes.items():
+            if a.required and name not in n.attributes:
+                raise Refusal(f"{n.op_type} needs the attribute {name!r}")
+
+    def _visible(self, v: Value, m: Match) -> bool:
+        """Is the value one that the match reads, or a constant or input of this graph or an outer one?"""
+        if any(v in n.inputs for n in m.nodes) or any(v in n.outputs for n in m.nodes):
+            return v not in m.roots
+        if v.producer() is not None:
+            return False
+        home, graph = ir.graph_of(v), ir.owner(m.root)
+        while graph is not None and graph is not home:
+            graph = self.parents.get(graph)
+        return graph is not None
+
+    def _check_acyclic(self, m: Match, op: Builder) -> None:
+        """With several roots, no input of the new nodes may depend on a root: merging would make a cycle.
+
+        Searches upwards through the nodes between the first root and the last. Their order is kept up by sorting
+        again after each commit with several roots; such commits are few.
+        """
+        home = ir.owner(m.root)
+        assert home is not None
+        if self.order_of is not home or home in self.needs_sort:
+            self._sort()
+            self.order = {n: i for i, n in enumerate(home)}
+            self.order_of = home
+        made, roots = set(op.nodes), {v.producer() for v in m.roots}
+        first = min(self.order.get(n, 0) for n in roots if n is not None)
+        stack = [p for n in op.nodes for v in n.inputs if v is not None and (p := v.producer()) and p not in made]
+        seen: set[Node] = set()
+        while stack:
+            n = stack.pop()
+            if n in seen or self.order.get(n, first) < first:
+                continue
+            if n in roots:
+                raise Refusal("a result would depend on itself", fault=False)
+            seen.add(n)
+            stack.extend(p for v in n.inputs if v is not None and (p := v.producer()) is not None)
+
+    # --- commit --------------------------------------------------------------------------------------------------
+
+    def _commit(self, r: Rule, m: Match, op: Builder, results: list[Value]) -> None:
+        self.number += 1
+        graph = ir.owner(m.root)
+        assert graph is not None
+        stamp = f"{r.name}#{self.number}"
+        sources = ",".join(n.name for n in m.nodes if n.name)
+        nodes = list(op.nodes)
+        for c in op.constants:
+            if not c.uses() and c not in results:
+                continue
+            c.name = self._name(f"{m.roots[0].name}_{r.name.replace('-', '_')}")
+            if graph in self.function_graphs:
+                self._as_constant_node(c, nodes, results)
+            else:
+                graph.register_initializer(c)
+        pairs: list[tuple[Value, Value]] = []
+        taken: set[Value] = set()
+        made = {o for n in nodes for o in n.outputs}
+        for old, new in zip(m.roots, results, strict=True):
+            if old.is_graph_output() and (new in taken or not _can_carry(new, old, made)):
+                carrier = ir.make_node("Identity", [new])
+                nodes.append(carrier)
+                carrier.outputs[0].type = new.type
+                shapes.infer_node(carrier, self.model)
+                new = carrier.outputs[0]
+            taken.add(new)
+            pairs.append((old, new))
+        for n in nodes:
+            n.metadata_props["olc.rule"] = stamp
+            if sources:
+                n.metadata_props["olc.from"] = sources
+            for key in SCOPE_KEYS:
+                if key in m.root.metadata_props:
+                    n.metadata_props[key] = m.root.metadata_props[key]
+            if n.domain and n.domain not in self.opsets:
+                self.opsets[n.domain] = self.model.opset_imports[n.domain] = 1
+        last = m.root
+        if len(m.roots) > 1:
+            self.needs_sort[graph] = None
+        graph.insert_before(last, nodes)
+        for n in nodes:
+            n.name = self._name(f"{n.op_type}_{self.number}", nodes=True)
+            for o in n.outputs:
+                o.name = self._name(f"{m.roots[0].name}_{n.op_type.lower()}")
+        if len(pairs) == 1 and pairs[0][1].producer() in nodes and m.root.name:
+            pairs[0][1].producer().name = m.root.name  # type: ignore[union-attr]
+        wake: list[Value] = []
+        for old, new in pairs:
+            users = [u for u, _ in old.uses()]
+            ir.replace_value(old, new)
+            for u in users:
+                self._push(u)
+            wake.append(new)
+        removed = self._remove(m.nodes, wake)
+        for n in nodes:
+            self._push(n)
+        for v in wake:
+            self._wake(v)
+        self.outcome.applied[r.name] += 1
+        self.recent.append(r.name)
+        self.ctx.record(r.name, m.root.name, f"{' '.join(n.op_type for n in m.nodes)} -> "
+                        f"{' '.join(n.op_type for n in nodes) or 'input'}", self.number)  # fmt: skip
+        if len(nodes) >= removed:
+            self.budget -= 1
+            if self.budget < 0:
+                self._stuck()
+
+    def _as_constant_node(self, c: Value, nodes: list[Node], results: list[Value]) -> None:
+        """A function has no initializers: the constant becomes a Constant node."""
+        holder = ir.make_node("Constant", [], {"value": ir.Attr("value", ir.AttributeType.TENSOR, c.const_value)})
+        out = holder.outputs[0]
+        out.type = c.type
+        for user, i in c.uses():
+            user.replace_input_with(i, out)
+        for i, v in enumerate(results):
+            if v is c:
+                results[i] = out
+        nodes.insert(0, holder)
+
+    def _remove(self, nodes: list[Node], wake: list[Value]) -> int:
+        """Remove matched nodes that nobody uses any more; root first, so that its inputs become free."""
+        removed = 0
+        pending = deque(nodes)
+        rounds = len(nodes) + 1
+        while pending and rounds:
+            rounds -= 1
+            kept: deque[Node] = deque()
+            before = len(pending)
+            for n in pending:
+                if any(o.uses() or o.is_graph_output() for o in n.outputs):
+                    kept.append(n)
+                    continue
+                inputs = [v for v in n.inputs if v is not None]
+                graph = ir.owner(n)
+                assert graph is not None
+                graph.remove(n, safe=True)
+                wake.extend(inputs)
+                removed += 1
+            pending = kept
+            if len(pending) == before:
+                break
+        return removed
+
+    def _wake(self, v: Value, levels: int = 4, fan_out: int = 4) -> None:
+        """Queue the nodes near a value that changed or lost a use: a pattern there may fit now. Bounded; the final
+        sweep finds what this misses."""
+        layer = [v]
+        for _ in range(levels):
+            following: list[Value] = []
+            for x in layer:
+                uses = x.uses()
+                if len(uses) > fan_out:
+                    continue
+                for u, _ in uses:
+                    self._push(u)
+                    following.extend(u.outputs)
+            layer = following[:16]
+        producer = v.producer()
+        if producer is not None and producer.graph is not None:
+            self._push(producer)
+
+    def _stuck(self) -> None:
+        """The budget is spent: name the rules at fault; go on without them unless strict."""
+        names = [n for n, _ in Counter(self.recent).most_common(6)]
+        if len(names) == 1:
+            what = f"rule {names[0]!r} feeds itself: its result contains what it rewrites"
+        else:
+            what = f"rules {', '.join(map(repr, names))} undo each other"
+        if self.strict:
+            raise RuleError(what, where="rewriter", hint="make one direction the canonical form and refuse the other")
+        for n in names:
+            self.outcome.quarantined[n] = what
+            self.ctx.record(n, None, f"taken out: {what}")
+        for op in list(self.by_root):
+            self.by_root[op] = [r for r in self.by_root[op] if r.name not in self.outcome.quarantined]
+        self.recent.clear()
+        self.budget = 1000
+
+    def _sort(self) -> None:
+        for g in self.needs_sort:
+            g.sort()
+        self.needs_sort.clear()
+
+    def _name(self, base: str, nodes: bool = False) -> str:
+        if nodes:
+            return base
+        name, i = base, 1
+        while name in self.names:
+            i += 1
+            name = f"{base}_{i}"
+        self.names.add(name)
+        return name
+
+
+def _can_carry(new: Value, old: Value, made: set[Value]) -> bool:
+    """May ``new`` take over the name of the graph output ``old``?"""
+    if new in made:
+        return True
+    if new.is_graph_input() or new.is_initializer() or new.is_graph_output() or new.producer() is None:
+        return False
+    return ir.graph_of(new) is ir.graph_of(old)
+
+
+def _unknown(d: Any) -> bool:
+    return any(s.startswith("?") for s in dim.symbols(d))
+
+
+def _fingerprint(m: Match) -> list[Any]:
+    """What a rewrite must not touch: names, wiring and attributes of the match and of what it reads."""
+    return [
+        (n.name, n.op_type, tuple(n.inputs), tuple(n.attributes.items()), [(v.name, v.const_value) for v in n.inputs if v])
+        for n in m.nodes
+    ]
+
+
+def _join(ds: Iterable[Any]) -> str:
+    return ", ".join(str(d) for d in ds)
+
+
+def _root_indices(r: Rule, outputs: int) -> list[int]:
+    root = r.pattern.roots[0]
+    if isinstance(root, Out):
+        return [root.index] if root.index < outputs else []
+    return [o.index for o in root.options if isinstance(o, Out) and o.index < outputs][:1] or [0]
+
+
+def rewrite(model: Model, rules: Iterable[Rule], ctx: Context | None = None, **options: Any) -> Outcome:
+    """Apply the rules to a fixpoint: ``Rewriter(model, rules, ctx, **options).run()``."""
+    return Rewriter(model, rules, ctx, **options).run()
+
+
+def why(model: Model, r: Rule, at: str | None = None) -> list[tuple[Node, Match | Miss]]:
+    """For every node that could be the rule's root (or the one called ``at``): the match, or the miss that says why not.
+    Changes nothing. Best first: matches, refusals, then misses by depth."""
+    found: list[tuple[Node, Match | Miss]] = []
+    opsets = dict(model.opset_imports)
+    for g in ir.all_graphs(model):
+        for n in g:
+            named = at is None or n.name == at or any(o.name == at for o in n.outputs)
+            if not named:
+                continue
+            if (n.domain, n.op_type) not in r.pattern.root_ops:
+                if at is not None:
+                    wanted = " or ".join(sorted(o for _, o in r.pattern.root_ops))
+                    reason = f"it is {n.op_type}, not {wanted}"
+                    found.append((n, Miss(str(r.pattern), n.name or "?", reason, 0, r.pattern.size)))
+                continue
+            for i in _root_indices(r, len(n.outputs)):
+                m = match(r.pattern, n.outputs[i], opsets, unless=r.unless)
+                assert m is not None
+                found.append((n, m))
+
+    def order(item: tuple[Node, Match | Miss]) -> tuple[int, int]:
+        m = item[1]
+        return (0, 0) if isinstance(m, Match) else (1, 0) if m.refused else (2, -m.depth)
+
+    return sorted(found, key=order)

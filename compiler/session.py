@@ -1,0 +1,250 @@
+"""Open a model on ONNX Runtime as it was meant to run: ``olc.session("model.onnx")``.
+
+olc writes the session options that it measured beside the artifact, in ``<stem>.olc.json`` under ``session_options``.
+ONNX Runtime by itself reads only a few of them from a model's metadata, so they are applied here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import BadInput, OlcError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
+
+#: Names of optimization levels, weakest first, and ONNX Runtime's own.
+LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "layout": "ORT_ENABLE_LAYOUT",
+    "all": "ORT_ENABLE_ALL",
+}
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a model should be opened.
+
+    Attributes:
+        threads: threads within an operator; None leaves it to the runtime (one per physical core).
+        optimization: a key of ``LEVELS``.
+        config: session config entries (``session.…``) and their values.
+        disabled_optimizers: graph optimizers of the runtime that must not run, by name.
+    """
+
+    threads: int | None = None
+    optimization: str = "all"
+    config: Mapping[str, str] = field(default_factory=dict)
+    disabled_optimizers: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "threads": self.threads,
+            "optimization": self.optimization,
+            "config": dict(sorted(self.config.items())),
+            "disabled_optimizers": list(self.disabled_optimizers),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str | None = None) -> SessionOptions:
+        """Options from their JSON form.
+
+        Raises:
+            BadInput: a field is unknown or holds a value of another kind.
+        """
+        hint = "compile the model again, or delete the file to open the model with defaults"
+        unknown = sorted(set(data) - {"threads", "optimization", "config", "disabled_optimizers"})
+        if unknown:
+            raise BadInput(f"session option {unknown[0]!r} is not known", where=where, hint=hint)
+        threads, level = data.get("threads"), data.get("optimization", "all")
+        config, disabled = data.get("config", {}), data.get("disabled_optimizers", [])
+        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 0):
+            raise BadInput(f"session option 'threads' is {threads!r}, not a count", where=where, hint=hint)
+        if level not in LEVELS:
+            raise BadInput(f"session option 'optimization' is {level!r}, not one of {', '.join(LEVELS)}",
+                           where=where, hint=hint)  # fmt: skip
+        if not isinstance(config, Mapping) or not all(isinstance(v, str) for v in config.values()):
+            raise BadInput("session option 'config' is not a table of texts", where=where, hint=hint)
+        if not isinstance(disabled, list) or not all(isinstance(v, str) for v in disabled):
+            raise BadInput("session option 'disabled_optimizers' is not a list of names", where=where, hint=hint)
+        return cls(threads, level, dict(config), tuple(disabled))
+
+
+def sidecar(path: str | os.PathLike[str]) -> Path:
+    """Where the facts about an artifact lie: ``model.onnx`` -> ``model.olc.json``."""
+    model = Path(path)
+    return model.with_name(f"{model.stem}.olc.json")
+
+
+def recommended(path: str | os.PathLike[str]) -> SessionOptions:
+    """The options recorded beside the artifact, or defaults where nothing is recorded."""
+    file = sidecar(path)
+    if not file.is_file():
+        return SessionOptions()
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"is not JSON: {error}", where=str(file), hint="compile the model again, or delete the file") from error
+    options = data.get("session_options", {}) if isinstance(data, dict) else None
+    if not isinstance(options, dict):
+        raise BadInput("holds no table 'session_options'", where=str(file), hint="compile the model again")
+    return SessionOptions.from_dict(options, where=str(file))
+
+
+def session(
+    path: str | os.PathLike[str] | bytes,
+    threads: int | None = None,
+    *,
+    options: SessionOptions | None = None,
+    providers: Iterable[str] = ("CPUExecutionProvider",),
+    libraries: Iterable[str | os.PathLike[str]] = (),
+) -> onnxruntime.InferenceSession:
+    """An ``onnxruntime.InferenceSession`` on the model, with the options recommended beside it.
+
+    Args:
+        path: the model file; or a serialized ModelProto, which has nothing beside it.
+        threads: threads within an operator; wins over what is recommended. None leaves the recommendation.
+        options: use these instead of the recorded ones.
+        providers: execution providers, best first.
+        libraries: custom-operator libraries to load. They are native code: only name what you trust.
+
+    Raises:
+        BadInput: no such file, or the options recorded beside it are malformed.
+        OlcError: ONNX Runtime refuses the model; the message holds its reason.
+    """
+    import onnxruntime
+
+    in_memory = isinstance(path, bytes)
+    where = "<model in memory>" if in_memory else os.fspath(path)
+    if not in_memory and not Path(where).is_file():
+        raise BadInput("no such file", where=where, hint="give the path of an ONNX model")
+    chosen = options if options is not None else SessionOptions() if in_memory else recommended(path)
+    if threads is not None:
+        chosen = replace(chosen, threads=threads)
+    native = native_options(chosen)
+    for library in libraries:
+        native.register_custom_ops_library(os.fspath(library))
+    try:
+        return onnxruntime.InferenceSession(
+            path if in_memory else where,
+            native,
+            providers=list(providers),
+            disabled_optimizers=list(chosen.disabled_optimizers) or None,
+        )
+    except Exception as error:  # the binding raises a dozen unrelated classes, RuntimeError among them
+        raise refusal(error, where, "cannot be opened") from error
+
+
+def native_options(options: SessionOptions) -> onnxruntime.SessionOptions:
+    """ONNX Runtime's own options object."""
+    import onnxruntime
+
+    native = onnxruntime.SessionOptions()
+    native.log_severity_level = 3  # warnings (initializers unused, shapes merged) are no news to a user
+    native.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[options.optimization])
+    if options.threads is not None:
+        native.intra_op_num_threads = options.threads
+        native.inter_op_num_threads = 1
+    for key, value in options.config.items():
+        native.add_session_config_entry(key, value)
+    return native
+
+
+def refusal(error: Exception, where: str, what: str) -> OlcError:
+    """An ``OlcError`` that carries the runtime's message, shortened to what a person can use."""
+    text = shorten(str(error))
+    hint = None
+    if "Could not find an implementation" in text or "is not a registered function/op" in text:
+        hint = "`olc compile` says which operators ONNX Runtime lacks, and replaces those that it can"
+    return OlcError(f"{what}: {text}", where=where, hint=hint)
+
+
+def shorten(message: str, limit: int = 400) -> str:
+    """The runtime's message without its prefix, source paths and C++ signatures, on one line."""
+    import re
+
+    text = " ".join(message.split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", text)
+    text = re.sub(r"/?\S*onnxruntime_src/\S+?:\d+ .*?\) (?:const )?(?:\[with .*?\] )?(?=\S)", "", text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def run(
+    opened: onnxruntime.InferenceSession,
+    feed: Mapping[str, Any],
+    outputs: list[str] | None = None,
+    where: str | None = None,
+) -> dict[str, Any]:
+    """Run once; outputs by name. Takes and gives bfloat16 and float8 (ml_dtypes), which the runtime's own ``run`` cannot.
+
+    Args:
+        feed: input name -> array (lists of arrays for sequences), dtypes as the model declares.
+        outputs: names wanted, all where None.
+        where: what to call the model in an error.
+
+    Raises:
+        OlcError: inference failed; the message holds the runtime's reason.
+    """
+    names = outputs if outputs is not None else [o.name for o in opened.get_outputs()]
+    kinds = {o.name: o.type for o in opened.get_outputs()}
+    special = any(_exotic(v) for v in feed.values()) or any(kinds.get(n) in _EXOTIC_OUTPUTS for n in names)
+    try:
+        if not special:
+            return dict(zip(names, opened.run(names, dict(feed)), strict=True))
+        values = opened.run_with_ort_values(names, {k: _to_ort(v) for k, v in feed.items()})
+        return {n: _from_ort(v) for n, v in zip(names, values, strict=True)}
+    except Exception as error:  # as in session()
+        raise refusal(error, where or "<model>", "inference failed") from error
+
+
+_EXOTIC = {
+    "bfloat16": "BFLOAT16",
+    "float8_e4m3fn": "FLOAT8E4M3FN",
+    "float8_e4m3fnuz": "FLOAT8E4M3FNUZ",
+    "float8_e5m2": "FLOAT8E5M2",
+    "float8_e5m2fnuz": "FLOAT8E5M2FNUZ",
+}
+_EXOTIC_OUTPUTS = {f"tensor({name.replace('_', '')})": name for name in _EXOTIC}
+
+
+def _exotic(value: Any) -> bool:
+    return getattr(getattr(value, "dtype", None), "name", "") in _EXOTIC
+
+
+def _to_ort(value: Any) -> Any:
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    if isinstance(value, list):
+        raise TypeError("a sequence input cannot be fed where another input or output is bfloat16 or float8")
+    array = np.ascontiguousarray(value)
+    if not _exotic(array):
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    bits = array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)
+    kind = getattr(onnx.TensorProto, _EXOTIC[array.dtype.name])
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
+
+
+def _from_ort(value: Any) -> Any:
+    import ctypes
+
+    import ml_dtypes
+    import numpy as np
+
+    name = _EXOTIC_OUTPUTS.get(value.data_type())
+    if name is None:
+        return value.numpy()
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    shape = tuple(value.shape())
+    count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw: np.ndarray = np.frombuffer(ctypes.string_at(value.data_ptr(), count), dtype=dtype)
+    return raw.reshape(shape)
