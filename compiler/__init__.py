@@ -1,1 +1,39 @@
-"""olc: an operator-level compiler for ONNX."""
+"""olc: an operator-level compiler for ONNX.
+
+    import olc
+    model = olc.load("model.onnx")
+    result = olc.compile("model.onnx", "model.olc.onnx", level=3)
+    session = olc.session("model.olc.onnx")
+
+Importing this package imports nothing heavy; each name loads what it needs on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .driver import compile
+    from .errors import OlcError
+    from .evaluation.evaluate import evaluate
+    from .frontend import load
+    from .session import session
+    from .storage import save
+
+__version__ = "0.1.0"
+__all__ = ["OlcError", "__version__", "compile", "evaluate", "load", "save", "session"]
+
+_HOME = {
+    "OlcError": "errors", "compile": "driver", "evaluate": "evaluation.evaluate", "load": "frontend", "save": "storage",
+    "session": "session",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'olc' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    # A submodule of the same name (session) would hide the function once it is imported.
+    globals()[name] = value
+    return value

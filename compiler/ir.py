@@ -77,6 +77,11 @@ def owner(node: Node) -> Graph | None:
     return g.graph if isinstance(g, Function) else g
 
 
+def site(node: Node) -> str:
+    """What reports and plans call a node: its name, or that of its first named output."""
+    return node.name or next((o.name for o in node.outputs if o.name), "") or node.op_type
+
+
 def graph_of(value: Value) -> Graph | None:
     """The graph in which the value is produced, declared as input, or held as initializer."""
     producer = value.producer()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,6 +128,7 @@ class Param:
 
 
 _REST = "__rest__"
+_PRODUCT_OPS = (("", "Mul"), ("", "Div"))
 
 
 @dataclass(eq=False)
@@ -185,6 +186,19 @@ class Either:
         return f"either({', '.join(map(str, self.options))})"
 
 
+@dataclass(eq=False)
+class Product:
+    """A product of factors in any order and nesting, times a number: the tree of Mul, and of Div by constants, whose
+    inner values have one use. ``scale`` is a number, a Param bound to the number, or None for 1."""
+
+    factors: tuple[Any, ...]
+    scale: Any
+
+    def __str__(self) -> str:
+        parts = [str(f) for f in self.factors] + ([] if self.scale is None else [f"scale={self.scale}"])
+        return f"product({', '.join(parts)})"
+
+
 class Tracer:
     """The ``op`` that turns a pattern function into pattern elements."""
 
@@ -197,6 +211,11 @@ class Tracer:
 
     def either(self, *options: Any) -> Either:
         return Either(tuple(self._input(o) for o in options))
+
+    def product(self, *factors: Any, scale: Any = None) -> Product:
+        if isinstance(scale, Param):
+            self._role(scale, "attribute")
+        return Product(tuple(self._input(f) for f in factors), scale)
 
     def shared(self, value: Any) -> Out:
         if not isinstance(value, Out):
@@ -230,7 +249,7 @@ class Tracer:
         if isinstance(value, Param):
             self._role(value, "input")
             return value
-        if isinstance(value, Out | Either | Literal) or value is None:
+        if isinstance(value, Out | Either | Literal | Product) or value is None:
             return value
         if isinstance(value, bool | int | float):
             return Literal(value)
@@ -276,7 +295,7 @@ def trace(function: Callable[..., Any]) -> Pattern:
     result = function(Tracer(roles=roles), **params)
     roots = result if isinstance(result, tuple) else (result,)
     for r in roots:
-        if not isinstance(r, Out | Either):
+        if not isinstance(r, Out | Either | Product):
             raise RuleError(f"a pattern must return operators' results, not {r!r}")
     for n, p in params.items():
         if p.kind in ("any", "const", "scalar") and n not in roles:
@@ -287,6 +306,8 @@ def trace(function: Callable[..., Any]) -> Pattern:
 def _root_ops(p: Any) -> Iterator[tuple[str, str]]:
     if isinstance(p, Out):
         yield from p.node.ops
+    elif isinstance(p, Product):
+        yield from _PRODUCT_OPS
     elif isinstance(p, Either):
         for o in p.options:
             if isinstance(o, Param | Literal):
@@ -298,15 +319,25 @@ def literals(p: Any) -> Iterator[Literal]:
     """The numbers that a pattern element names."""
     if isinstance(p, Literal):
         yield p
-    for q in p.node.inputs if isinstance(p, Out) else p.options if isinstance(p, Either) else ():
+    if isinstance(p, Product) and isinstance(p.scale, int | float):
+        yield Literal(p.scale)
+    for q in _children(p):
         yield from literals(q)
+
+
+def _children(p: Any) -> Iterable[Any]:
+    if isinstance(p, Out):
+        return p.node.inputs
+    return p.options if isinstance(p, Either) else p.factors if isinstance(p, Product) else ()
 
 
 def _size(p: Any) -> int:
     if isinstance(p, Out):
-        return 1 + sum(_size(i) for i in p.node.inputs)
+        return 1 + sum(map(_size, p.node.inputs))
     if isinstance(p, Either):
         return max(map(_size, p.options))
+    if isinstance(p, Product):
+        return len(p.factors) - (p.scale is None) + sum(map(_size, p.factors))
     return 0
 
 
@@ -460,6 +491,8 @@ def _candidates(s: _State, root: Any) -> list[Value]:
     """Values at which a further root can be, found from what is bound already by climbing the uses."""
     if isinstance(root, Either):
         return [v for o in root.options for v in _candidates(s, o)]
+    if isinstance(root, Product):
+        raise RuleError("a product cannot be a second root")
     if root.node in s.nodes:
         return [s.nodes[root.node].outputs[root.index]]
     for inp in root.node.inputs:
@@ -486,7 +519,79 @@ def _value(s: _State, p: Any, v: Value | None, k: Callable[[], bool]) -> bool:
         return s.fail(p, "an omitted input", "the input is left out")
     if type(p) is Literal:
         return k() if _literal(s, p, v) else False
+    if type(p) is Product:
+        return _product(s, p, v, k)
     return any(_value(s, o, v, k) for o in p.options)
+
+
+def _product(s: _State, p: Product, v: Value, k: Callable[[], bool]) -> bool:
+    if v.dtype is None or not v.dtype.is_floating_point():
+        return s.fail(p, v, "it is not known to be floating point")
+    nodes: list[Node] = []
+    factors: list[Value] = []
+    scale = _flatten(s, v, nodes, factors, 4 * len(p.factors) + 4)
+    if not nodes:
+        return s.fail(p, v, "it is not a product")
+    if len(factors) != len(p.factors):
+        return s.fail(p, nodes[0], f"the product has {len(factors)} factors, not {len(p.factors)}")
+    bound = isinstance(p.scale, Param)
+    if not bound and not same_number(scale, 1 if p.scale is None else p.scale, v.dtype):
+        return s.fail(p, nodes[0], f"the product is scaled by {scale}, not {p.scale}")
+    keys = [OpPattern(_PRODUCT_OPS, [], {}, None, 1) for _ in nodes]
+    for key, node in zip(keys, nodes, strict=True):
+        s.nodes[key] = node
+        s.outs[id(key)] = Out(key, 0)
+    if bound:
+        s.bindings[p.scale.name] = scale
+    if _assign(s, p.factors, factors, k):
+        return True
+    for key in keys:
+        del s.nodes[key]
+    if bound:
+        del s.bindings[p.scale.name]
+    return False
+
+
+def _flatten(s: _State, v: Value, nodes: list[Node], factors: list[Value], limit: int) -> float:
+    """The factors of a product tree below ``v``; returns the product of its constant factors."""
+    node = v.producer()
+    inner = node is not None and (not nodes or (len(v.uses()) == 1 and not v.is_graph_output())) and len(nodes) < limit
+    if node is not None and inner and (node.domain, node.op_type) in _PRODUCT_OPS and ir.owner(node) is s.graph:
+        a, b = node.inputs
+        assert a is not None and b is not None
+        numbers = [_factor(node, x, y) for x, y in ((a, b), (b, a))]
+        if node.op_type == "Mul" or numbers[1] is not None:
+            nodes.append(node)
+            if numbers[1] is not None:
+                return _flatten(s, a, nodes, factors, limit) * (
+                    numbers[1] if node.op_type == "Mul" else 1.0 / numbers[1]
+                )
+            if numbers[0] is not None:
+                return _flatten(s, b, nodes, factors, limit) * numbers[0]
+            return _flatten(s, a, nodes, factors, limit) * _flatten(s, b, nodes, factors, limit)
+    factors.append(v)
+    return 1.0
+
+
+def _factor(node: Node, v: Value, other: Value) -> float | None:
+    """The number that a constant factor is, where it is a finite non-zero one that cannot raise the product's rank."""
+    t = _one_element(v) if ir.is_constant(v) else None
+    if t is None:
+        return None
+    d = shapes.dims(other)
+    if len(t.shape) > 0 and (d is None or len(d) < len(t.shape)):
+        return None
+    number = float(t.numpy().reshape(-1)[0])
+    return number if np.isfinite(number) and number != 0 else None
+
+
+def _assign(s: _State, wanted: tuple[Any, ...], factors: list[Value], k: Callable[[], bool]) -> bool:
+    if not wanted:
+        return k()
+    return any(
+        _value(s, wanted[0], f, lambda i=i: _assign(s, wanted[1:], factors[:i] + factors[i + 1 :], k))
+        for i, f in enumerate(factors)
+    )
 
 
 def _param(s: _State, p: Param, v: Value | None, k: Callable[[], bool]) -> bool:

@@ -15,7 +15,7 @@ from .analysis import shapes
 from .errors import RuleError
 from .ir import DataType, Graph, Model, Node, Value
 from .passes import Context
-from .patterns import Match, Miss, Out, match
+from .patterns import Match, Miss, Out, Product, match
 from .rules import Rule
 
 SCOPE_KEYS = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
@@ -51,6 +51,20 @@ class Builder:
 
     def shared(self, value: Any) -> Any:
         return value
+
+    def product(self, *factors: Any, scale: float | None = None) -> Any:
+        """One of the trees that the pattern element stands for."""
+        first, *others = factors if self._choices(2) == 0 or scale is None else factors[::-1]
+        place = 0 if scale is None else self._choices(4)
+        tree = first
+        if scale is not None and place == 0:
+            tree = self.Mul(tree, scale)
+        elif scale is not None and place == 1:
+            tree = self.Div(tree, 1.0 / scale)
+        for other in others:
+            tree = self.Mul(tree, other if scale is None or place != 2 else self.Mul(scale, other))
+            scale = None if place == 2 else scale
+        return self.Mul(tree, scale) if scale is not None and place == 3 else tree
 
     def oneof(self, *names: str) -> Callable[..., Any]:
         return self._make(names[self._choices(len(names))])
@@ -154,6 +168,7 @@ class Rewriter:
         strict: raise ``RuleError`` where the commit check declines a proposal (the rule is unsound); otherwise the
             proposal is dropped and counted as refused, so that a user's compile goes on without it.
         stop_after: apply no rewrite numbered above this.
+        sites: where given, each rule acts only at roots whose node is named under the rule's name.
     """
 
     def __init__(
@@ -164,7 +179,9 @@ class Rewriter:
         *,
         strict: bool = False,
         stop_after: int | None = None,
+        sites: dict[str, frozenset[str]] | None = None,
     ) -> None:
+        self.sites = sites
         self.model = model
         self.ctx = ctx if ctx is not None else Context()
         self.strict = strict
@@ -245,7 +262,9 @@ class Rewriter:
             m = match(r.pattern, node.outputs[index], self.opsets, explain=False, unless=r.unless)
             if isinstance(m, Miss):
                 self.outcome.refused[(r.name, m.reason)] += 1
-            if not isinstance(m, Match) or f"{r.name}@{node.name}" in self.ctx.skip:
+            if not isinstance(m, Match) or f"{r.name}@{ir.site(node)}" in self.ctx.skip:
+                continue
+            if self.sites is not None and ir.site(node) not in self.sites.get(r.name, ()):
                 continue
             if self._apply(r, m):
                 return True
@@ -330,7 +349,7 @@ class Rewriter:
             version = 1 if n.domain else None
         schema = None if version is None else ir.schema_of(n.op_type, n.domain, version)
         if schema is None:
-            if target is not None and target.knows(n.op_type, n.domain, version or 1):
+            if target is not None and target.supports(n.op_type, n.domain, version or 1):
                 return
             if (n.domain, n.op_type, n.overload) in self.model.functions:
                 return
@@ -388,7 +407,8 @@ class Rewriter:
         graph = ir.owner(m.root)
         assert graph is not None
         stamp = f"{r.name}#{self.number}"
-        sources = ",".join(n.name for n in m.nodes if n.name)
+        site = ir.site(m.root)
+        sources = ",".join(ir.site(n) for n in m.nodes)
         nodes = list(op.nodes)
         for c in op.constants:
             if not c.uses() and c not in results:
@@ -443,7 +463,7 @@ class Rewriter:
             self._wake(v)
         self.outcome.applied[r.name] += 1
         self.recent.append(r.name)
-        self.ctx.record(r.name, m.root.name, f"{' '.join(n.op_type for n in m.nodes)} -> "
+        self.ctx.record(r.name, site, f"{' '.join(n.op_type for n in m.nodes)} -> "
                         f"{' '.join(n.op_type for n in nodes) or 'input'}", self.number)  # fmt: skip
         if len(nodes) >= removed:
             self.budget -= 1
@@ -566,6 +586,8 @@ def _root_indices(r: Rule, outputs: int) -> list[int]:
     root = r.pattern.roots[0]
     if isinstance(root, Out):
         return [root.index] if root.index < outputs else []
+    if isinstance(root, Product):
+        return [0]
     return [o.index for o in root.options if isinstance(o, Out) and o.index < outputs][:1] or [0]
 
 

@@ -148,7 +148,7 @@ def native_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     import onnxruntime
 
     native = onnxruntime.SessionOptions()
-    native.log_severity_level = 3  # warnings (initializers unused, shapes merged) are no news to a user
+    native.log_severity_level = 4  # errors come as exceptions; warnings (unused initializers) are no news to a user
     native.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[options.optimization])
     if options.threads is not None:
         native.intra_op_num_threads = options.threads

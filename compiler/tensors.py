@@ -65,7 +65,7 @@ class DataFile:
             _open.pop(self, None)
 
     def chunks(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
-        """The bytes of a range, a piece at a time: reading through a descriptor keeps mapped pages out of our memory."""
+        """The bytes of a range in pieces; read through a descriptor, so that no page counts as our memory."""
         if self.pinned is not None:
             for start in range(offset, offset + length, CHUNK):
                 yield self.pinned[start : min(start + CHUNK, offset + length)]
@@ -90,7 +90,8 @@ class DataFile:
             file = open(self.path, "rb", buffering=0)  # noqa: SIM115  (the callers close it)
         except OSError as error:
             raise BadInput(
-                f"external data {self.path!r} cannot be read: {error.strerror}", hint="it was there when the model was loaded"
+                f"external data {self.path!r} cannot be read: {error.strerror}",
+                hint="it was there when the model was loaded",
             ) from error
         if _identity(os.fstat(file.fileno())) != self.identity:
             file.close()
@@ -165,13 +166,15 @@ class MappedTensor(ir.ExternalTensor):
 class SparseTensor(ir.LazyTensor):
     """A sparse tensor that keeps its proto, and is dense only while somebody looks at it."""
 
-    __slots__ = ("proto",)
+    __slots__ = ("parts", "proto")
 
     def __init__(self, proto: Any, values: Any, indices: Any, *, name: str | None = None) -> None:
         shape = ir.Shape(proto.dims, frozen=True)
         super().__init__(lambda: _dense(values, indices, shape), values.dtype, shape, name=name)
         #: The ``onnx.SparseTensorProto`` as read.
         self.proto = proto
+        #: The values and the indices, as tensors.
+        self.parts = (values, indices)
 
 
 def _dense(values: Any, indices: Any, shape: ir.Shape) -> ir.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -18,7 +19,7 @@ from models.recipe import Recipe, Variant
 class Group(click.Group):
     """Turns the package's own error into a message and exit code 1; anything else keeps its traceback."""
 
-    def invoke(self, ctx: click.Context):
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ModelsError as error:
@@ -54,15 +55,18 @@ def select(names: tuple[str, ...]) -> list[tuple[Recipe, Variant]]:
 @main.command("list")
 def list_() -> None:
     """Models, their files, and what is in the cache."""
-    table = Table("model", "file", "built", "from", "licence")
+    console = Console(highlight=False)
     for recipe in registry.recipes().values():
+        console.print(f"[bold]{recipe.name}[/bold]  {recipe.title}", soft_wrap=True)
+        packages = ", ".join(package.requirement for package in recipe.packages) or "weights in this repository"
+        console.print(f"  {recipe.licence}; {packages}", style="dim", soft_wrap=True)
+        table = Table.grid(padding=(0, 2), pad_edge=True)
         for variant in recipe.variants:
             for file in variant.files.values():
                 path = cache.root() / "onnx" / f"{file.stem}.onnx"
-                size = f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "-"
-                packages = ", ".join(package.requirement for package in recipe.packages) or "this repository"
-                table.add_row(recipe.name, file.stem, size, packages, recipe.licence)
-    Console().print(table)
+                size = f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "not built"
+                table.add_row("", f"{recipe.name}:{variant.name}", file.stem, size)
+        console.print(table)
 
 
 @main.command()
@@ -143,4 +147,3 @@ def export(names: tuple[str, ...], only: str | None) -> None:
             continue
         click.echo(f"{recipe.name}:")
         run(recipe, module, only)
-

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,10 +111,3 @@ def _verified(path: Path, set_it: bool = False) -> bool:
     if set_it:
         _seen.add(key)
     return key in _seen
-
-
-def download_all(packages: list[Package], advance: Callable[[Package], None]) -> None:
-    """Fetch every package that is not in the cache yet; `advance(package)` after each."""
-    for package in packages:
-        package.wheel()
-        advance(package)

@@ -24,7 +24,7 @@ Feed = dict[str, np.ndarray]
 class Session(Protocol):
     """The part of `onnxruntime.InferenceSession` that recipes use."""
 
-    def run(self, outputs: Sequence[str] | None, feed: Feed) -> list[np.ndarray]: ...
+    def run(self, outputs: Sequence[str] | None, feed: Feed) -> list[Any]: ...
 
     def get_inputs(self) -> list[Any]: ...
 
@@ -81,10 +81,10 @@ class File(ABC):
 
 @dataclass(frozen=True)
 class FromSkeleton(File):
-    """A skeleton of the repository, filled with a package's weights. `source` None: nothing was removed."""
+    """A skeleton of the repository, filled with the weights of `source`."""
 
     stem: str
-    source: Source | None
+    source: Source
 
     @property
     def path(self) -> Path:
@@ -93,14 +93,11 @@ class FromSkeleton(File):
     def key(self) -> str:
         if not self.path.is_file():
             skeleton.read(self.path)  # raises the full message
-        weights = self.source.package.sha256 if self.source else "none"
-        return f"skeleton {cache.sha256(self.path)} weights {weights}"
+        return f"skeleton {cache.sha256(self.path)} weights {self.source.identity()}"
 
     def write(self, path: Path) -> None:
-        model = skeleton.fill(self.path, self.source if self.source is not None else {})
-        path.write_bytes(model.SerializeToString())
-        if self.source is not None:
-            self.source.release()
+        path.write_bytes(skeleton.fill(self.path, self.source).SerializeToString(deterministic=True))
+        self.source.release()
 
 
 @dataclass(frozen=True)
@@ -165,4 +162,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def feeds(self, paths: Mapping[str, Path], open_session: SessionFactory = cpu_session) -> dict[str, list[Feed]]:
-        """Role -> real inputs, for benchmarks and calibration. Later stages' inputs are made by running earlier ones."""
+        """Role -> real inputs, for benchmarks and calibration.
+
+        A later stage's inputs (a decoder's, say) are made by running the earlier stages at `paths`.
+        """

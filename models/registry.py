@@ -7,7 +7,7 @@ import pkgutil
 from functools import cache
 
 from models.errors import ModelsError
-from models.recipe import Recipe
+from models.recipe import Recipe, Variant
 
 
 @cache
@@ -32,3 +32,13 @@ def recipe(name: str) -> Recipe:
             f"choose one of: {', '.join(known)}",
         )
     return known[begins[0]]
+
+
+def locate(stem: str) -> tuple[Recipe, Variant, str]:
+    """The recipe, variant and role of a built file, by its name without `.onnx`."""
+    for known in recipes().values():
+        for variant in known.variants:
+            for role, file in variant.files.items():
+                if file.stem == stem:
+                    return known, variant, role
+    raise ModelsError("no model has a file of that name", stem, "see `python -m models list`")

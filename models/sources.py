@@ -1,4 +1,4 @@
-"""Readers of the weight formats found in packages: each gives a mapping of tensor name -> numpy array, without torch."""
+"""Readers of the weight formats found in packages: tensor name -> numpy array, without torch."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import io
 import json
 import pickle
 import struct
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from models import cache
 from models.errors import ModelsError
 from models.packages import Package
 
 
-@dataclass(frozen=True)
 class Source(Mapping[str, np.ndarray]):
-    """Tensors in one file of one package, read when first asked for."""
+    """Named tensors of one file, read when first asked for."""
 
-    package: Package
-    member: str
+    def identity(self) -> str:
+        """Changes whenever the tensors do."""
+        raise NotImplementedError
 
     def tensors(self) -> Mapping[str, np.ndarray]:
         raise NotImplementedError
@@ -33,6 +36,9 @@ class Source(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._tensors[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # Mapping's own would read (and dequantize) the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -45,7 +51,36 @@ class Source(Mapping[str, np.ndarray]):
         self.__dict__.pop("_tensors", None)
 
 
-class Safetensors(Source):
+@dataclass(frozen=True)
+class InPackage(Source):
+    """Tensors in one file of one package."""
+
+    package: Package
+    member: str
+
+    def identity(self) -> str:
+        return f"{self.package.sha256} {self.member}"
+
+
+@dataclass(frozen=True)
+class Npz(Source):
+    """Tensors kept in this repository, for a model so small that no package is needed."""
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return Path(__file__).resolve().parent / "data" / self.name
+
+    def identity(self) -> str:
+        return cache.sha256(self.path)
+
+    def tensors(self) -> Mapping[str, np.ndarray]:
+        with np.load(self.path) as kept:
+            return {name: kept[name] for name in kept.files}
+
+
+class Safetensors(InPackage):
     """A .safetensors file: u64 header length, JSON header, raw little-endian tensors; memory-mapped."""
 
     def tensors(self) -> Mapping[str, np.ndarray]:
@@ -62,7 +97,7 @@ class Safetensors(Source):
         return found
 
 
-class CTranslate2(Source):
+class CTranslate2(InPackage):
     """A CTranslate2 `model.bin` of binary version 6; half floats are given as stored (float16)."""
 
     DTYPES = ("<f4", "i1", "<i2", "<i4", "<f2")
@@ -90,16 +125,14 @@ class CTranslate2(Source):
         return found
 
 
-class Gguf(Source):
-    """A GGUF file, every tensor dequantized to float32 by the `gguf` package (the code transformers uses too)."""
+class Gguf(InPackage):
+    """A GGUF file, each tensor dequantized to float32 by the `gguf` package (the code transformers uses too).
+
+    Dequantized anew at every access: all tensors at once are seven times the file.
+    """
 
     def tensors(self) -> Mapping[str, np.ndarray]:
-        from gguf import dequantize
-
-        return {
-            tensor.name: np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
-            for tensor in self.reader().tensors
-        }
+        return _Dequantizing(self.reader().tensors)
 
     def reader(self) -> Any:
         try:
@@ -109,7 +142,29 @@ class Gguf(Source):
         return GGUFReader(self.package.extract(self.member))
 
 
-class TorchLegacy(Source):
+class _Dequantizing(Mapping[str, np.ndarray]):
+    """Name -> float32 array of a GGUF reader's tensors, made on demand."""
+
+    def __init__(self, tensors: Iterable[Any]) -> None:
+        self.by_name = {tensor.name: tensor for tensor in tensors}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        from gguf import dequantize
+
+        tensor = self.by_name[name]
+        return np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.by_name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+
+class TorchLegacy(InPackage):
     """A state dict saved by `torch.save` before torch 1.6: five pickles, then the storages one after another.
 
     The unpickler knows tensors and nothing else, so a tampered file can't run code.
@@ -128,10 +183,10 @@ class TorchLegacy(Source):
                 if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
                     return lambda key, offset, size, stride, *_: (key, offset, size, stride)
                 if (module, name) == ("collections", "OrderedDict"):
-                    return dict
+                    return OrderedDict
                 raise ModelsError(f"the checkpoint refers to {module}.{name}", member, "only tensors are read")
 
-            def persistent_load(self, pid: tuple) -> str:
+            def persistent_load(self, pid: tuple[Any, ...]) -> str:
                 _, kind, key, _device, count, _view = pid
                 storages[key] = (np.dtype(dtypes[kind]), count)
                 return key
@@ -145,7 +200,7 @@ class TorchLegacy(Source):
         return {name: _strided(data[key], *place) for name, (key, *place) in state.items()}
 
 
-def _strided(storage: np.ndarray, offset: int, size: tuple, stride: tuple) -> np.ndarray:
+def _strided(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
     """torch's (storage, offset, size, stride) as a numpy view; strides there count elements, here bytes."""
     steps = tuple(step * storage.itemsize for step in stride)
     return np.lib.stride_tricks.as_strided(storage[offset:], size, steps)

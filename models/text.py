@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 
-def edits(reference: Sequence, found: Sequence) -> int:
+def edits(reference: Sequence[str], found: Sequence[str]) -> int:
     """Levenshtein distance: insertions, deletions and substitutions that turn one sequence into the other."""
     row = list(range(len(found) + 1))
     for i, wanted in enumerate(reference, 1):

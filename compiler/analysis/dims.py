@@ -17,8 +17,8 @@ from math import gcd
 from typing import Any
 
 __all__ = [
-    "Atom", "Dim", "Poly", "Supply", "add", "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "floordiv",
-    "fresh", "is_nonnegative", "is_positive", "known_different", "known_equal", "maximum", "minimum", "mod", "mul",
+    "Atom", "Dim", "Poly", "Supply", "add", "all_names", "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "floordiv",
+    "fresh", "is_nonnegative", "is_positive", "is_size", "known_different", "known_equal", "maximum", "minimum", "mod", "mul",
     "neg", "parse", "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
 
@@ -605,6 +605,11 @@ def _bounds(a: Atom, upper: bool) -> Iterable[tuple[Dim, int]]:
 def symbols(d: Dim) -> frozenset[str]:
     """The names of all symbols (not of integers of unknown sign) in the dim, those inside opaque atoms included."""
     return frozenset() if isinstance(d, int) else frozenset(a.name for a in _leaves(d) if a.kind == SYMBOL)
+
+
+def all_names(d: Dim) -> frozenset[str]:
+    """The names of all symbols and integers of unknown sign in the dim."""
+    return frozenset() if isinstance(d, int) else frozenset(a.name for a in _leaves(d))
 
 
 def is_size(d: Dim) -> bool:

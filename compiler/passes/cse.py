@@ -16,8 +16,8 @@ from typing import Any
 
 from .. import ir
 from . import Context
+from .contents import content
 from .edit import annotated, defined, erase, inherit, redirect
-from .tensors import content
 
 NAME = "cse"
 

@@ -17,9 +17,10 @@ from collections.abc import Hashable
 from typing import Any
 
 from .. import ir
+from ..tensors import SparseTensor
 from . import Context
+from .contents import content, place, sample
 from .edit import annotated, defined, inherit
-from .tensors import content, place, sample
 
 NAME = "dedupe-initializers"
 
@@ -46,38 +47,21 @@ def _kind(value: ir.Value) -> _Kind:
 
 
 def _candidates(graph: ir.Graph) -> list[ir.Value]:
-    return [v for v in graph.initializers.values() if v.const_value is not None and not v.is_graph_input()]
-
-
-class _Class:
-    """Initializers of one graph with one dtype, shape and sample. Digests are taken once a second one turns up."""
-
-    def __init__(self, first: ir.Value) -> None:
-        self.first: ir.Value | None = first
-        self.by_content: dict[bytes, ir.Value] = {}
-
-    def find(self, value: ir.Value) -> ir.Value | None:
-        if self.first is not None:
-            if _same_bytes(self.first, value):
-                return self.first
-            self.by_content[content(self.first.const_value)] = self.first
-            self.first = None
-        return self.by_content.get(content(value.const_value))
-
-    def add(self, value: ir.Value) -> None:
-        self.by_content.setdefault(content(value.const_value), value)
-
-
-def _same_bytes(a: ir.Value, b: ir.Value) -> bool:
-    """True where the two need not be read: one tensor object, or one piece of one file."""
-    where = place(a.const_value)
-    return a.const_value is b.const_value or (where is not None and where == place(b.const_value))
+    # A sparse initializer is left alone: it would have to be made dense to be compared.
+    return [
+        v
+        for v in graph.initializers.values()
+        if v.const_value is not None and not v.is_graph_input() and not isinstance(v.const_value, SparseTensor)
+    ]
 
 
 class _Scope:
+    """The constants of a graph met so far: by place in a file, by sample, and by digest once two samples are equal."""
+
     def __init__(self, graph: ir.Graph) -> None:
-        self.classes: dict[Hashable, _Class] = {}
         self.places: dict[Hashable, ir.Value] = {}
+        self.samples: dict[Hashable, ir.Value] = {}
+        self.digests: dict[Hashable, ir.Value] = {}
         self.names = frozenset(v.name for v in defined(graph) if v.name)
 
 
@@ -86,6 +70,13 @@ class _Merger:
         self.shared = shared
         self.pinned = pinned
         self.ctx = ctx
+        self.known: dict[ir.Value, bytes] = {}
+
+    def digest(self, value: ir.Value) -> bytes:
+        """Of the content; each tensor is read once, however many scopes look for it."""
+        if value not in self.known:
+            self.known[value] = content(value.const_value)
+        return self.known[value]
 
     def graph(self, graph: ir.Graph, outer: list[_Scope]) -> int:
         scopes = [*outer, _Scope(graph)]
@@ -109,20 +100,23 @@ class _Merger:
         return changes
 
     def find(self, kind: _Kind, value: ir.Value, scopes: list[_Scope]) -> ir.Value | None:
-        """An equal visible initializer; where there is none, ``value`` is entered as the first of its kind."""
-        where = place(value.const_value) or id(value.const_value)
-        key = (kind, sample(value.const_value))
+        """An equal visible initializer; where there is none, ``value`` is entered for those to come."""
+        where = (kind, place(value.const_value) or id(value.const_value))
+        likeness = (kind, sample(value.const_value))
         for depth in range(len(scopes) - 1, -1, -1):
             scope = scopes[depth]
-            found = scope.places.get((kind, where))
-            if found is None and key in scope.classes:
-                found = scope.classes[key].find(value)
+            found = scope.places.get(where)
+            if found is None and likeness in scope.samples:
+                first = scope.samples[likeness]
+                scope.digests.setdefault((kind, self.digest(first)), first)
+                found = scope.digests.get((kind, self.digest(value)))
+            # A body that defines the name itself (illegal, but files do it) hides the outer value.
             if found is not None and not any(found.name in s.names for s in scopes[depth + 1 :]):
                 return found
         here = scopes[-1]
-        here.places[kind, where] = value
-        if key in here.classes:
-            here.classes[key].add(value)
+        here.places.setdefault(where, value)
+        if likeness in here.samples:
+            here.digests.setdefault((kind, self.digest(value)), value)
         else:
-            here.classes[key] = _Class(value)
+            here.samples[likeness] = value
         return None

@@ -14,6 +14,8 @@ from .. import ir
 
 QUANTIZATION = "quant_parameter_tensor_names"
 """Key in ``value.meta`` under which the IR library keeps a tensor's quantization annotation (names of tensors)."""
+STRAY_QUANTIZATION = "olc.quantization"
+"""Key in ``graph.meta`` under which the reader keeps annotations of tensors that the graph does not define."""
 
 
 class Names:
@@ -21,7 +23,7 @@ class Names:
 
     def __init__(self, model: ir.Model) -> None:
         self.values: Counter[str] = Counter()
-        self.nodes: set[str] = set()
+        self.nodes: Counter[str] = Counter()
         self._next: dict[str, int] = {}
         self.pinned = annotated(model)
         for graph in ir.all_graphs(model):
@@ -37,17 +39,17 @@ class Names:
     def node(self, base: str) -> str:
         """The same for a node."""
         name = self._free(base, self.nodes)
-        self.nodes.add(name)
+        self.nodes[name] += 1
         return name
 
-    def _free(self, base: str, taken: Counter[str] | set[str]) -> str:
-        if base and base not in taken:
+    def _free(self, base: str, taken: Counter[str]) -> str:
+        if base and not taken[base]:
             return base
         number = self._next.get(base, 0)
         while True:
             number += 1
             name = f"{base}_{number}"
-            if name not in taken:
+            if not taken[name]:
                 self._next[base] = number
                 return name
 
@@ -56,6 +58,12 @@ class Names:
         if value.name and self.values[value.name] > 1:
             self.values[value.name] -= 1
             value.name = self.value(value.name)
+
+    def own_node(self, node: ir.Node) -> None:
+        """The same for a node."""
+        if node.name and self.nodes[node.name] > 1:
+            self.nodes[node.name] -= 1
+            node.name = self.node(node.name)
 
 
 def defined(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -70,6 +78,8 @@ def annotated(model: ir.Model) -> set[str]:
     """Names that quantization annotations refer to: such a tensor is used, though no node reads it."""
     names: set[str] = set()
     for graph in ir.all_graphs(model):
+        for stray in graph.meta.get(STRAY_QUANTIZATION, ()):
+            names.update(e.value for e in stray.quant_parameter_tensor_names)
         for value in defined(graph):
             annotation = value.meta.get(QUANTIZATION)
             if annotation:
@@ -161,3 +171,18 @@ def redirect(old: ir.Value, new: ir.Value, pinned: Container[str] = ()) -> None:
         user.replace_input_with(index, new)
     old.replace_all_uses_with(target, replace_graph_outputs=True)
     target.name = name
+
+
+def adopt(old: ir.Value, new: ir.Value, made: Container[ir.Node], names: Names) -> None:
+    """Let a result of inlined code replace the value that the call or If gave.
+
+    A result that one of the nodes ``made`` by inlining produces takes over the name too.
+    """
+    if not old.name:
+        return
+    redirect(old, new, names.pinned)
+    inherit(new, old)
+    # A graph output has its name already, and ``old`` has lost it.
+    if old.name and new.producer() in made and not new.is_graph_output() and new.name not in names.pinned:
+        name, old.name = old.name, None
+        new.name = name

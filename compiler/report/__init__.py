@@ -1,0 +1,69 @@
+"""One value that holds everything a compile did and measured. JSON first; the terminal's text is made from it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 1
+"""Version of the JSON layout."""
+
+
+@dataclass
+class Report:
+    """What ``model.olc.json`` holds. Every field is JSON-able as it stands.
+
+    Attributes:
+        source, artifact: path, sha256, bytes of the two files.
+        versions: olc and the packages that the result depends on.
+        target: name and hardware features.
+        options: level and what else the user set.
+        plan: text of the plan (TOML) at -O3, else "".
+        trials: the comparisons that the plan rests on.
+        rewrites: number, rule, site and detail of each rewrite in order; ``passes``: changes by other passes, counted.
+        refused: how often each rule's pattern matched but it declined, with the reason.
+        quarantined: rules that were taken out, and why.
+        changes: the ``Diff`` between source and artifact.
+        evaluation: numbers from running both, or None where the user asked for none.
+        inputs: how the inputs that were run were made.
+        session_options: how to open the artifact; ``olc.session`` reads them.
+        notes: what a reader should know, a sentence each.
+        seconds: where the compile's time went, by pass.
+    """
+
+    source: dict[str, Any]
+    artifact: dict[str, Any]
+    versions: dict[str, str]
+    target: dict[str, Any]
+    options: dict[str, Any]
+    plan: str = ""
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    rewrites: list[dict[str, Any]] = field(default_factory=list)
+    passes: dict[str, int] = field(default_factory=dict)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    quarantined: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] | None = None
+    inputs: list[str] = field(default_factory=list)
+    session_options: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def dumps(self) -> str:
+        """The report as JSON, keys in a fixed order."""
+        data = {"schema": SCHEMA, **asdict(self)}
+        data["seconds"] = {k: round(v, 4) for k, v in self.seconds.items()}
+        return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def loads(cls, text: str) -> Report:
+        """Read what ``dumps`` wrote."""
+        data = json.loads(text)
+        data.pop("schema", None)
+        return cls(**data)
+
+    def applied(self) -> Counter[str]:
+        """How often each rule fired."""
+        return Counter(r["rule"] for r in self.rewrites)

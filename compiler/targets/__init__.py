@@ -1,0 +1,100 @@
+"""Targets: where a compiled model runs. One module each, which holds a ``TARGET``; found by walking this package."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ..errors import BadInput
+
+if TYPE_CHECKING:
+    import os
+
+    from .. import ir
+    from ..passes import Context
+    from ..session import SessionOptions
+    from .capabilities import Table
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What the compiler asks of a target.
+
+    Attributes:
+        name: as given to ``--target``.
+        opset: version of the standard domain that the target likes best.
+    """
+
+    name: str
+    opset: int
+
+    @property
+    def table(self) -> Table:
+        """Operators, versions and dtypes that it runs."""
+        ...
+
+    def opset_for(self, model: ir.Model) -> int:
+        """The version to raise this model to: ``opset``, or less where a newer form of one of its operators has no kernel."""
+        ...
+
+    def why_not(self, node: ir.Node, model: ir.Model) -> str | None:
+        """Why the node cannot run as it stands, in words, or None where it can."""
+        ...
+
+    def check(self, model: ir.Model) -> list[str]:
+        """What the target cannot run, one line a culprit with a hint."""
+        ...
+
+    def lower(self, model: ir.Model, ctx: Context) -> int:
+        """Replace what the target lacks by what it has; the number of changes.
+
+        Raises:
+            Unsupported: something is left; the message lists every culprit.
+        """
+        ...
+
+    def features(self) -> dict[str, Any]:
+        """What the hardware can do, JSON-able."""
+        ...
+
+    def session_options(self) -> SessionOptions:
+        """How an artifact should be opened, where nothing has been measured."""
+        ...
+
+    def session(self, path: str | os.PathLike[str], threads: int | None = None,
+                options: SessionOptions | None = None) -> Any:  # fmt: skip
+        """Open the artifact."""
+        ...
+
+    def run(self, path: str | os.PathLike[str], feed: Mapping[str, Any], threads: int | None = None) -> dict[str, Any]:
+        """Open the artifact and run it once; outputs by name."""
+        ...
+
+
+@lru_cache(maxsize=1)
+def _found() -> dict[str, Target]:
+    found: dict[str, Target] = {}
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+        target = getattr(importlib.import_module(f"{__name__}.{module}"), "TARGET", None)
+        if target is not None:
+            found[target.name] = target
+    return found
+
+
+def names() -> list[str]:
+    """Names of all targets, sorted."""
+    return sorted(_found())
+
+
+def get(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+        BadInput: there is none; the message lists those that there are.
+    """
+    if name not in _found():
+        raise BadInput(f"no target is called {name!r}", where="--target", hint=f"one of: {', '.join(names())}")
+    return _found()[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
@@ -31,7 +32,7 @@ class Export:
     """
 
     stem: str
-    source: Source | None
+    source: Source
     module: Callable[[], torch.nn.Module]
     arguments: tuple[torch.Tensor, ...]
     inputs: list[str]
@@ -65,12 +66,10 @@ class Export:
                 )
                 program.save(str(path))
             else:
-                torch.onnx.export(
-                    module, self.arguments, str(path), dynamo=False, dynamic_axes=self.dynamic, **common
-                )
+                torch.onnx.export(module, self.arguments, str(path), dynamo=False, dynamic_axes=self.dynamic, **common)
             # The TorchScript exporter may leave training mode (and so dropout) on when it returns.
             module.eval()
-            model = tidy(onnx.load(str(path)))
+            model = rename_dims(tidy(onnx.load(str(path))), self.dynamic)
             self._compare(model, module)
         return model
 
@@ -96,6 +95,21 @@ class Export:
                 if not error <= self.tolerance:
                     raise SystemExit(f"{self.stem}: ONNX Runtime differs from torch by {error:.2e} on inputs {shapes}")
                 print(f"    {self.stem}: |ort - torch| <= {error:.1e} on inputs {shapes}", flush=True)
+
+
+def rename_dims(model: onnx.ModelProto, dynamic: dict[str, dict[int, str]]) -> onnx.ModelProto:
+    """Dims that dynamo inferred carry its symbols (`s70`): give them the names asked for, wherever they occur."""
+    names = {}
+    for value in model.graph.input:
+        for axis, name in dynamic.get(value.name, {}).items():
+            symbol = value.type.tensor_type.shape.dim[axis].dim_param
+            if re.fullmatch(r"s\d+", symbol):
+                names[symbol] = name
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\bs\d+\b", lambda found: names.get(found[0], found[0]), dim.dim_param)
+    return model
 
 
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -28,7 +28,7 @@ def load() -> torch.nn.Module:
 
 
 def candidates(source: Mapping[str, np.ndarray]) -> Iterator[Origin]:
-    """Both exporters fold BatchNorm into the convolution before it, each with its own order of rounding."""
+    """Both exporters fold BatchNorm into the convolution before it, dynamo in numpy and TorchScript in torch."""
     yield from plain_candidates(source)
     for name in source:
         owner, _, leaf = name.rpartition(".")
@@ -37,8 +37,17 @@ def candidates(source: Mapping[str, np.ndarray]) -> Iterator[Origin]:
             continue
         norm = ".".join(filter(None, (prefix, NORM_OF[conv])))
         parts = [name, *(f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var"))]
-        for step in ("batchnorm_weight", "batchnorm_bias"):
-            yield {"from": parts, "steps": [[step, EPSILON]]}
+        var = source[f"{norm}.running_var"]
+        for ulps in ("=" * len(var), rounding(var)):
+            for step in ("batchnorm_weight", "batchnorm_bias"):
+                yield {"from": parts, "steps": [[step, EPSILON, ulps]]}
+
+
+def rounding(var: np.ndarray) -> str:
+    """How torch's square root of `var + EPSILON` is rounded here: one of `=+-` a channel."""
+    shifted = var + np.float32(EPSILON)
+    ours, theirs = np.sqrt(shifted), torch.sqrt(torch.tensor(shifted)).numpy()
+    return "".join("=+-"[sign] for sign in np.sign(theirs.astype(np.float64) - ours).astype(int))
 
 
 def exports() -> Iterator[Export]:

@@ -19,7 +19,6 @@ def export(recipe: Recipe, module: str, only: str | None = None) -> None:
         start = time.monotonic()
         model = job.run()
         path = skeleton.FOLDER / f"{job.stem}.onnx.xz"
-        said = pack_and_prove(path, model, job.source if job.source is not None else {}, job.candidates)
-        if job.source is not None:
-            job.source.release()
+        said = pack_and_prove(path, model, job.source, job.candidates)
+        job.source.release()
         print(f"  {said} ({len(model.graph.node):,} nodes, {time.monotonic() - start:.0f} s)", flush=True)

@@ -49,7 +49,7 @@ def exports() -> Iterator[Export]:
             outputs=["last_hidden_state"],
             dynamo="dynamo" in variant,
             opset=int(variant.rsplit("op", 1)[1]),
-            dynamic={name: axes for name in (*names, "last_hidden_state")},
+            dynamic=dict.fromkeys((*names, "last_hidden_state"), axes),
             dims={"batch": torch.export.Dim("batch", min=1), "seq": torch.export.Dim("seq", min=2, max=512)},
             others=lambda: [tuple(torch.tensor(single[name]) for name in names)],
         )

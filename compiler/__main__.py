@@ -1,0 +1,5 @@
+"""``python -m olc``."""
+
+from .cli import entry
+
+entry()

@@ -1,0 +1,294 @@
+"""Operators that ask for sizes or pick elements: Shape, Gather, Slice, Concat, Split and their like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import dims as d
+from ..dims import Dim
+from .core import MOST, Dims, Site, Unknown, grid, normal_axis, rule
+
+# Slice ends at or beyond this mean "to the end".
+_ENDLESS = (1 << 31) - 1
+
+
+@rule("Shape")
+def shape(s: Site) -> None:
+    known = s.dims_or_none(0)
+    if known is None:
+        s.out(0, (s.fresh(),))
+        return
+    rank = len(known)
+    start, end = s.attr("start", 0), s.attr("end")
+    first = max(0, min(rank, start + rank if start < 0 else start))
+    last = rank if end is None else max(0, min(rank, end + rank if end < 0 else end))
+    picked = known[first:last]
+    s.out(0, (len(picked),), picked)
+
+
+@rule("Size")
+def size(s: Site) -> None:
+    s.out(0, (), (d.product(s.dims(0)),))
+
+
+@rule("Gather")
+def gather(s: Site) -> None:
+    data, at = s.dims(0), s.dims(1)
+    axis = normal_axis(s.attr("axis", 0), len(data))
+    out = data[:axis] + at + data[axis + 1 :]
+    items: Any = None
+    if len(out) <= 2:
+        held = s.elements(0)
+        where = s.elements(1) if held is not None else None
+        if held is not None and where is not None and all(isinstance(i, int) for i in where):
+            if len(data) == 1:
+                items = [held[i] for i in where]  # type: ignore[index]
+            else:
+                items = np.take(grid(held, data), np.reshape(where, at), axis).reshape(-1).tolist()  # type: ignore[arg-type]
+    s.out(0, out, items)
+
+
+@rule("GatherElements")
+def gather_elements(s: Site) -> None:
+    s.out(0, s.dims(1))
+
+
+@rule("GatherND")
+def gather_nd(s: Site) -> None:
+    data, at = s.dims(0), s.dims(1)
+    depth = at[-1]
+    batch = s.attr("batch_dims", 0)
+    if not isinstance(depth, int):
+        raise Unknown
+    lead = tuple(_one_of(a, b) for a, b in zip(data[:batch], at[:batch], strict=True))
+    s.out(0, lead + at[batch:-1] + data[batch + depth :])
+
+
+def _one_of(a: Dim, b: Dim) -> Dim:
+    """Two dims that the operator requires to be equal: the simpler one."""
+    return a if isinstance(a, int) or (not isinstance(b, int) and len(str(a)) <= len(str(b))) else b
+
+
+@rule("Compress")
+def compress(s: Site) -> None:
+    axis = s.attr("axis")
+    if axis is None:
+        s.out(0, (s.fresh(),))
+        return
+    out = list(s.dims(0))
+    out[normal_axis(axis, len(out))] = s.fresh()
+    s.out(0, tuple(out))
+
+
+@rule("NonZero")
+def non_zero(s: Site) -> None:
+    known = s.dims_or_none(0)
+    s.out(0, (s.fresh() if known is None else len(known), s.fresh()))
+
+
+@rule("Unique")
+def unique(s: Site) -> None:
+    count = s.fresh()
+    axis = s.attr("axis")
+    for i in (1, 3):
+        s.out(i, (count,))
+    if axis is None:
+        s.out(2, (d.product(s.dims(0)),))
+        s.out(0, (count,))
+        return
+    out = list(s.dims(0))
+    axis = normal_axis(axis, len(out))
+    s.out(2, (out[axis],))
+    out[axis] = count
+    s.out(0, tuple(out))
+
+
+@rule("TopK")
+def top_k(s: Site) -> None:
+    out = list(s.dims(0))
+    axis = normal_axis(s.attr("axis", -1), len(out))
+    k = s.attr("k", None) if s.version < 10 else s.vector(1)[0]
+    out[axis] = s.fresh() if k is None else k
+    for i in (0, 1):
+        s.out(i, tuple(out))
+
+
+# ------------------------------------------------------------------------------------------------------- Slice
+
+
+@rule("Slice")
+def slice_(s: Site) -> None:
+    data = s.dims(0)
+    if s.version < 10:
+        starts, ends = s.attr("starts"), s.attr("ends")
+        axes, steps = s.attr("axes"), None
+    else:
+        axes = s.ints(3) if s.has(3) else None
+        steps = s.ints(4) if s.has(4) else None
+        count = len(axes) if axes is not None else _length(s, 1, len(data))
+        starts, ends = _bounds(s, 1, count), _bounds(s, 2, count)
+    axes = tuple(range(len(starts))) if axes is None else tuple(normal_axis(a, len(data)) for a in axes)
+    steps = (1,) * len(axes) if steps is None else steps
+    out = list(data)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if step == 0:
+            raise Unknown
+        out[axis] = _sliced(s, data[axis], start, end, step)
+    items: Any = None
+    held = s.elements(0) if len(data) <= 2 else None
+    if held is not None and all(isinstance(n, int) for n in (*starts, *ends)):
+        index: list[slice] = [slice(None)] * len(data)
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+            index[axis] = _python_slice(int(data[axis]), start, end, step)  # type: ignore[arg-type]
+        items = grid(held, data)[tuple(index)].reshape(-1).tolist()
+    s.out(0, tuple(out), items)
+
+
+def _length(s: Site, i: int, rank: int) -> int:
+    known = s.dims_or_none(i)
+    if known is None or len(known) != 1 or not isinstance(known[0], int) or known[0] > rank:
+        raise Unknown
+    return known[0]
+
+
+def _bounds(s: Site, i: int, count: int) -> tuple[Dim | None, ...]:
+    try:
+        found = s.vector(i)
+    except Unknown:
+        return (None,) * count
+    return found if len(found) == count else (None,) * count
+
+
+def _python_slice(n: int, start: int, end: int, step: int) -> slice:
+    """The Python slice that ONNX's start and end mean on an axis of n elements."""
+    if step > 0:
+        return slice(start, end, step)
+    start = min(start + n if start < 0 else start, n - 1)
+    end = end + n if end < 0 else end
+    if start < 0:
+        return slice(0, 0, 1)
+    return slice(start, end if end >= 0 else None, step)
+
+
+def _sliced(s: Site, n: Dim, start: Dim | None, end: Dim | None, step: int) -> Dim:
+    """How many elements a slice of n takes."""
+    if start is None or end is None:
+        return s.fresh()
+    if isinstance(n, int) and isinstance(start, int) and isinstance(end, int):
+        return len(range(n)[_python_slice(n, start, end, step)])
+    if step < 0:
+        return _reversed(s, n, start, end, step)
+    low = _clamped(s, n, start)
+    high = n if isinstance(end, int) and end >= _ENDLESS else _clamped(s, n, end)
+    if low is None or high is None:
+        # a slice from the front of nothing, or one that is certainly whole, is the only thing known without both bounds
+        return s.fresh()
+    span = d.sub(high, low)
+    if not s.nonnegative(span):
+        span = d.maximum(span, 0)
+    return d.ceildiv(span, step)
+
+
+def _reversed(s: Site, n: Dim, start: Dim, end: Dim, step: int) -> Dim:
+    """Only the flip of a whole axis, from its last element or beyond to before its first."""
+    whole = isinstance(end, int) and end <= -_ENDLESS and (start == -1 or (isinstance(start, int) and start >= _ENDLESS))
+    return d.ceildiv(n, -step) if whole else s.fresh()
+
+
+def _clamped(s: Site, n: Dim, at: Dim) -> Dim | None:
+    """A bound of a slice as a position in 0..n, or None where its sign is not known."""
+    if isinstance(at, int) and at < 0:
+        return _at_least_zero(s, d.add(n, at))
+    if s.nonnegative(at):
+        return at if s.nonnegative(d.sub(n, at)) else d.minimum(n, at)
+    if d.is_positive(d.neg(at)):
+        return _at_least_zero(s, d.add(n, at))
+    return None
+
+
+def _at_least_zero(s: Site, e: Dim) -> Dim:
+    return e if s.nonnegative(e) else d.maximum(e, 0)
+
+
+# ----------------------------------------------------------------------------------------------- Concat and Split
+
+
+@rule("Concat")
+def concat(s: Site) -> None:
+    shapes = [s.dims_or_none(i) for i in range(len(s.inputs))]
+    known = [x for x in shapes if x is not None]
+    if not known:
+        raise Unknown
+    rank = len(known[0])
+    axis = normal_axis(s.attr("axis", 1 if s.version < 4 else None), rank)
+    if any(len(x) != rank for x in known):
+        raise Unknown
+    out = list(known[0])
+    for x in known[1:]:
+        for i, n in enumerate(x):
+            if i != axis:
+                out[i] = _one_of(out[i], n)
+    out[axis] = d.total(x[axis] for x in known) if len(known) == len(shapes) else s.fresh()
+    items: list[Dim] | None = None
+    if rank == 1 and isinstance(out[0], int) and out[0] <= MOST:
+        held = [s.elements(i) for i in range(len(s.inputs))]
+        if any(h is not None for h in held):
+            items = []
+            for i, h in enumerate(held):
+                items.extend(s.vector(i) if h is None else h)
+    elif rank == 2:
+        _concat_grids(s, known, axis, tuple(out))
+        return
+    s.out(0, tuple(out), items)
+
+
+def _concat_grids(s: Site, shapes: list[Dims], axis: int, out: Dims) -> None:
+    held = [s.elements(i) for i in range(len(s.inputs))]
+    if len(shapes) != len(held) or any(h is None for h in held):
+        s.out(0, out)
+        return
+    joined = np.concatenate([grid(h or (), x) for h, x in zip(held, shapes, strict=True)], axis)
+    s.out(0, out, joined.reshape(-1).tolist())
+
+
+@rule("Split")
+def split(s: Site) -> None:
+    data = s.dims(0)
+    axis = normal_axis(s.attr("axis", 0), len(data))
+    n, count = data[axis], len(s.outputs)
+    sizes: tuple[Dim, ...]
+    if s.version < 13:
+        sizes = s.attr("split") or ()
+        if not sizes and s.version < 2 and s.has(1):
+            sizes = s.vector(1)
+    else:
+        sizes = _sizes(s, count) if s.has(1) else ()
+    if not sizes:
+        parts = s.attr("num_outputs", count) if s.version >= 18 else count
+        if parts != count:
+            raise Unknown
+        chunk = d.ceildiv(n, parts)
+        if s.version < 18:
+            exact = d.divide_exact(n, parts)
+            sizes = (chunk if exact is None else exact,) * count
+        else:
+            sizes = (chunk,) * (count - 1) + (d.sub(n, d.mul(chunk, count - 1)),)
+    if len(sizes) != count:
+        raise Unknown
+    held = s.elements(0) if len(data) == 1 and all(isinstance(k, int) for k in sizes) else None
+    at = 0
+    for i, k in enumerate(sizes):
+        items = None
+        if held is not None:
+            items = held[at : at + int(k)]  # type: ignore[arg-type]
+            at += int(k)  # type: ignore[arg-type]
+        s.out(i, data[:axis] + (k,) + data[axis + 1 :], items)
+
+
+def _sizes(s: Site, count: int) -> tuple[Dim, ...]:
+    try:
+        return tuple(e if s.nonnegative(e) else s.fresh() for e in s.vector(1))
+    except Unknown:
+        return tuple(s.fresh() for _ in range(count))

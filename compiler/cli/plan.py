@@ -1,0 +1,42 @@
+"""``olc plan``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ._options import budget_options, frozen, input_options, level_option, progress, rules_option, target_option
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="Write the plan to this file [default: standard output].")
+@level_option
+@target_option
+@click.option("--exact", is_flag=True, help="Forbid rewrites that are only close by measurement (int8).")
+@input_options
+@budget_options
+@click.option("--tune-time", type=click.FloatRange(min=1), default=120.0, show_default=True,
+              help="Seconds of wall time for the search.")  # fmt: skip
+@rules_option
+def command(model: str, output: str | None, level: int, tune_time: float, **options: Any) -> None:
+    """Say what -O3 would do with MODEL, and why: measures as olc compile does, and writes no model.
+
+    The plan is text. Edit it, and carry it out with olc compile MODEL --plan FILE. Levels below 3 choose nothing:
+    their plan says only what they are.
+    """
+    from ..driver import plan
+    from ..storage import write_text
+    from ..strategy.plan import Plan
+
+    if level < 3:
+        text = Plan(options["target"], level).dumps()
+    else:
+        with progress(False) as say:
+            found, _ = plan(model, frozen(options, seconds=tune_time), say=say)
+        text = found.dumps()
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(output, text)

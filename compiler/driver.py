@@ -1,0 +1,310 @@
+"""``olc.compile``: from a source to a checked, measured artifact with its report."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from . import __version__, frontend, storage, targets
+from .diff import diff
+from .errors import OutputError, VerificationFailed
+from .evaluation import data as data_files
+from .evaluation import inputs as sample_inputs
+from .evaluation.evaluate import Evaluation, evaluate
+from .ir import Model
+from .passes import Context
+from .pipeline import Options, Result, optimize
+from .report import Report
+from .rules import Registry, registry
+from .session import SessionOptions, run, sidecar
+from .strategy.budget import Budget
+from .strategy.plan import Plan
+from .strategy.search import Search, Trial
+
+PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may ask of a compile.
+
+    Attributes:
+        level: 0 to 3.
+        target: a name from ``targets.names()``.
+        exact: at -O3, forbid LOSSY rewrites.
+        dims: sizes for named dims of sample inputs.
+        data: where real inputs come from (``evaluation/data.py``), or None for synthesised ones.
+        budget: how far LOSSY rewrites may move the outputs.
+        evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
+        seconds: wall time for the search of -O3.
+        samples: how many inputs to compare on.
+    """
+
+    level: int = 2
+    target: str = "onnxruntime-cpu"
+    exact: bool = False
+    dims: Mapping[str, int] | None = None
+    data: str | None = None
+    budget: Budget = Budget()
+    evaluate: bool = True
+    seconds: float = 120.0
+    threads: int | None = None
+    samples: int = 3
+    seed: int = 0
+    rules: Sequence[str] = ()
+    skip: frozenset[str] = frozenset()
+    simplify: bool = False
+    stop_after: int | None = None
+    verify_each: bool = False
+    plan: Plan | None = None
+
+
+def compile(
+    source: Any,
+    output: str | os.PathLike[str],
+    settings: Settings | None = None,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Report:
+    """Compile ``source`` (anything that a frontend takes) and write the artifact and its ``.olc.json``.
+
+    ``options`` are fields of ``Settings``. ``say`` gets a line on each thing that is being done.
+    Nothing is written unless everything succeeded.
+
+    Raises:
+        OlcError: bad input, unsupported, verification failed, over budget or not writable.
+    """
+    chosen = replace(settings if settings is not None else Settings(), **options)
+    out = Path(output)
+    _check_output(source, out)
+    folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
+    try:
+        return _Compile(source, out, chosen, folder, say).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def plan(source: Any, settings: Settings | None = None, *, say: Callable[[str], None] = lambda text: None) -> tuple[Plan, list[Trial]]:
+    """What ``compile`` would do at -O3, with the comparisons that it rests on; writes nothing."""
+    chosen = replace(settings if settings is not None else Settings(), level=3)
+    with tempfile.TemporaryDirectory(prefix="olc-plan-") as folder:
+        job = _Compile(source, Path(folder) / "model.onnx", chosen, Path(folder), say)
+        job.load()
+        found = job.search()
+        return found, job.trials
+
+
+def _check_output(source: Any, out: Path) -> None:
+    parent = out.parent
+    if not parent.is_dir():
+        raise OutputError("the output folder does not exist", where=str(parent), hint="create it, or change --output")
+    if out.is_dir():
+        raise OutputError("the output is a folder", where=str(out), hint="give a file name to --output")
+    if not os.access(parent, os.W_OK):
+        raise OutputError("no permission to write in the folder", where=str(parent), hint="choose another --output")
+    if isinstance(source, str | os.PathLike) and out.exists() and os.path.exists(source) and os.path.samefile(source, out):
+        raise OutputError("the output would overwrite the source", where=str(out), hint="choose another --output")
+
+
+class _Compile:
+    def __init__(self, source: Any, out: Path, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
+        self.source, self.out, self.settings, self.folder, self.say = source, out, settings, folder, say
+        self.target = targets.get(settings.target)
+        self.rules: Registry = registry(settings.rules)
+        self.trials: list[Trial] = []
+        self.notes: list[str] = []
+        self.described: list[str] = []
+        self.feeds: list[dict[str, Any]] | None = None
+
+    # --- stages ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> Report:
+        s = self.settings
+        self.load()
+        plan = s.plan
+        level = plan.level if plan is not None else s.level
+        if level == 3 and plan is None:
+            plan = self.search()
+        self.say(f"compiling at -O{level}")
+        result = self.optimize(plan, level)
+        built = self.save(result.model, plan)
+        evaluation = self.evaluate(built, plan, level) if s.evaluate else None
+        if evaluation is not None and level == 3 and s.plan is None and evaluation.paired.verdict == "slower":
+            self.notes.append(f"-O3 was {evaluation.paired.text} than the source in the final check; -O1 is given instead")
+            plan, level = None, 1
+            result = self.optimize(None, 1)
+            built = self.save(result.model, None)
+            evaluation = self.evaluate(built, None, 1)
+        report = self.report(result, built, plan, level, evaluation)
+        self.publish(built, report)
+        return report
+
+    def load(self) -> None:
+        """Read the source, and put it into a file where it is not one, so that the runtime can open it."""
+        self.say("loading")
+        self.model = frontend.load(self.source)
+        if isinstance(self.source, str | os.PathLike) and str(self.source).endswith((".onnx", ".pb")):
+            self.path = Path(self.source)
+        else:
+            self.path = self.folder / "source" / "model.onnx"
+            self.path.parent.mkdir()
+            storage.save(self.model, self.path)
+
+    def sample(self, seed: int) -> list[dict[str, Any]]:
+        """Inputs to run: the user's data, or synthesised ones. The data's last quarter judges, the rest chooses."""
+        s = self.settings
+        if s.data is not None:
+            feeds = list(data_files.load(s.data, self.model))
+            choosing, judging = data_files.split(feeds)
+            self.described = [f"{len(feeds)} samples from {s.data}: {len(choosing)} to choose, {len(judging)} to judge"]
+            return list(choosing if seed == s.seed else judging)[: max(1, s.samples)]
+        found = sample_inputs.synthesize(self.model, dict(s.dims or {}), seed=seed, count=s.samples)
+        self.described = sample_inputs.describe(self.model, dict(s.dims or {}))
+        return found
+
+    def search(self) -> Plan:
+        s = self.settings
+        self.say("running the source model")
+        feeds = self.sample(s.seed)
+        opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
+        reference = [run(opened, f, where=str(self.path)) for f in feeds]
+        del opened
+        ctx = self.context()
+        base = self.model.clone()
+        optimize(base, self.options(1), ctx, self.rules)
+        search = Search(
+            base, ctx, self.rules, self.target, feeds, reference, s.budget, s.exact, s.threads, s.seconds,
+            self.options(3), self.say,
+        )  # fmt: skip
+        found = search.run(f"sha256:{_sha256(self.path)}")
+        self.trials = search.trials
+        return found
+
+    def context(self) -> Context:
+        return Context(target=self.target, skip=self.settings.skip)
+
+    def options(self, level: int) -> Options:
+        s = self.settings
+        return Options(
+            level=level, exact=s.exact, simplify=s.simplify, skip=s.skip, stop_after=s.stop_after,
+            verify_each=s.verify_each,
+        )  # fmt: skip
+
+    def optimize(self, plan: Plan | None, level: int) -> Result:
+        options = self.options(level)
+        if plan is not None:
+            carried = plan.options(r.group for r in self.rules)
+            options = replace(options, level=carried.level, groups=carried.groups, sites=carried.sites)
+        return optimize(self.model.clone(), options, self.context(), self.rules)
+
+    def save(self, model: Model, plan: Plan | None) -> Path:
+        built = self.folder / self.out.name
+        storage.save(model, built)
+        return built
+
+    def session_options(self, plan: Plan | None) -> SessionOptions:
+        return plan.session if plan is not None else self.target.session_options()
+
+    def evaluate(self, built: Path, plan: Plan | None, level: int) -> Evaluation:
+        """Compare artifact and source on inputs that did not choose the plan.
+
+        Raises:
+            VerificationFailed: the outputs differ by more than the level promises.
+        """
+        s = self.settings
+        self.say("comparing the artifact with the source")
+        feeds = self.sample(s.seed + 1)
+        found = evaluate(
+            self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
+            options_b=self.session_options(plan),
+        )  # fmt: skip
+        lossy = plan is not None and any(c.keep for c in plan.sites.values())
+        if lossy:
+            breach = s.budget.breach(found.outputs)
+        else:
+            breach = next((f"output {d.name!r}: {w}" for d in found.outputs if (w := d.why_not()) is not None), None)
+        if breach is not None:
+            raise VerificationFailed(
+                f"the compiled model differs from the source: {breach}", where=str(self.source),
+                hint="report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites",
+            )  # fmt: skip
+        return found
+
+    # --- report ----------------------------------------------------------------------------------------------------
+
+    def report(
+        self, result: Result, built: Path, plan: Plan | None, level: int, evaluation: Evaluation | None
+    ) -> Report:
+        s = self.settings
+        events = result.ctx.events
+        notes = list(self.notes)
+        if not result.settled:
+            notes.append("cleaning had not settled after its last round; compiling the artifact again may gain a little")
+        overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
+        if overridable:
+            notes.append(
+                f"{len(overridable)} initializers are also inputs (first: {overridable[0]!r}); a caller may override them, "
+                "so nothing was folded into them"
+            )
+        if self.described and s.data is None and evaluation is not None:
+            notes.append("no --data was given: accuracy was judged on synthesised inputs")
+        return Report(
+            source={"path": str(self.path.name), "sha256": _sha256(self.path), "bytes": _size(self.path)},
+            artifact={"path": self.out.name, "sha256": _sha256(built), "bytes": _size(built)},
+            versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+            target={"name": self.target.name, **self.target.features()},
+            options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
+                     "skip": sorted(s.skip), "rules": list(s.rules), "seed": s.seed},
+            plan=plan.dumps() if plan is not None else "",
+            trials=[t.to_dict() for t in self.trials],
+            rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail}
+                      for e in events if e.number is not None],
+            passes=dict(sorted(Counter(e.by for e in events if e.number is None).items())),
+            refused=[{"rule": r, "reason": why, "count": n}
+                     for (r, why), n in sorted(result.outcome.refused.items(), key=lambda kv: (-kv[1], kv[0]))],
+            quarantined=result.outcome.quarantined,
+            changes=diff(self.model, result.model).to_dict(),
+            evaluation=None if evaluation is None else evaluation.to_dict(),
+            inputs=self.described,
+            session_options=self.session_options(plan).to_dict(),
+            notes=notes,
+            seconds=result.seconds,
+        )  # fmt: skip
+
+    def publish(self, built: Path, report: Report) -> None:
+        """Move the finished files into place: data first, then the model, then its report."""
+        side = sidecar(self.out)
+        try:
+            for extra in sorted(built.parent.glob(f"{built.name}*")):
+                if extra != built and extra.is_file():
+                    os.replace(extra, self.out.with_name(extra.name))
+            os.replace(built, self.out)
+        except OSError as e:
+            raise OutputError(f"the artifact cannot be put in place: {e.strerror}", where=str(self.out)) from e
+        storage.write_text(side, report.dumps())
+
+
+def _sha256(path: Path) -> str:
+    """Of the model file and, after it, of the external data files that it names, sorted."""
+    digest = hashlib.sha256()
+    for file in [path, *storage.external_files(path)]:
+        with open(file, "rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _size(path: Path) -> int:
+    return sum(f.stat().st_size for f in [path, *storage.external_files(path)])
+
+

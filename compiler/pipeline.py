@@ -1,0 +1,165 @@
+"""What each level does, in order, top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import ir, verifier
+from .ir import Model
+from .passes import (
+    Context,
+    cse,
+    dce,
+    dedupe_initializers,
+    fold,
+    inline_functions,
+    known_if,
+    lift_constants,
+    normalize,
+    raise_opset,
+    simplify,
+)
+from .passes import shapes as shapes_pass
+from .rewriter import Outcome, Rewriter
+from .rules import Registry, Rule, registry
+
+MAX_ROUNDS = 8
+"""Rounds of cleaning before the pipeline stops and says that it had not settled."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a compile may do.
+
+    Attributes:
+        level: 0 to 3. ``start``: a level that the model has been taken to before.
+        exact: at -O3, no rewrite that is only close by measurement.
+        simplify: run onnxsim once, as a stage of its own, and keep its result where it verifies and is smaller.
+        groups: groups of CLOSE rules that may act; None for all.
+        sites: for each LOSSY rule, the names of the nodes at which it may act.
+        skip: rules not to apply, ``name`` or ``name@node``.
+        stop_after: number of the last rewrite to apply.
+        verify_each: run the verifier after every pass.
+        strict: raise where a rule is at fault, instead of going on without it.
+    """
+
+    level: int = 2
+    start: int = 0
+    exact: bool = False
+    simplify: bool = False
+    groups: frozenset[str] | None = None
+    sites: dict[str, frozenset[str]] = field(default_factory=dict)
+    skip: frozenset[str] = frozenset()
+    stop_after: int | None = None
+    verify_each: bool = False
+    strict: bool = False
+
+
+@dataclass
+class Result:
+    """What the pipeline did to a model (which it changed in place)."""
+
+    model: Model
+    ctx: Context
+    outcome: Outcome
+    seconds: dict[str, float]
+    settled: bool = True
+
+
+class _Run:
+    def __init__(self, model: Model, options: Options, ctx: Context, rules: Registry) -> None:
+        self.model, self.options, self.ctx, self.rules = model, options, ctx, rules
+        self.result = Result(model, ctx, Outcome(), {})
+
+    def step(self, name: str, action: Callable[[], int]) -> int:
+        start = time.perf_counter()
+        changes = action()
+        self.result.seconds[name] = self.result.seconds.get(name, 0.0) + time.perf_counter() - start
+        if self.options.verify_each:
+            verifier.check(self.model, f"after {name}")
+        return changes
+
+    def run_pass(self, module: Any, *args: Any) -> int:
+        return self.step(module.__name__.rsplit(".", 1)[-1], lambda: module.run(self.model, self.ctx, *args))
+
+    def rewrite(self, name: str, rules: Iterable[Rule], sites: dict[str, frozenset[str]] | None = None) -> int:
+        return self.step(name, lambda: self._rewrite(list(rules), sites))
+
+    def _rewrite(self, rules: list[Rule], sites: dict[str, frozenset[str]] | None) -> int:
+        o = self.options
+        run = Rewriter(self.model, rules, self.ctx, strict=o.strict, stop_after=o.stop_after, sites=sites)
+        outcome = run.run()
+        total = self.result.outcome
+        total.applied.update(outcome.applied)
+        # A refusal stands as long as the rounds go on meeting it: keep the last round's count, not the sum.
+        for key, n in outcome.refused.items():
+            total.refused[key] = max(n, total.refused[key])
+        total.quarantined.update(outcome.quarantined)
+        return outcome.changes
+
+    def select(self, *levels: str) -> list[Rule]:
+        target = getattr(self.ctx.target, "name", None)
+        found = self.rules.select(levels, ir.opset_of(self.model) or 1, target)
+        allowed = self.options.groups
+        return [
+            r for r in found
+            if r.name not in self.result.outcome.quarantined
+            and (allowed is None or r.safety.level != "CLOSE" or r.group in allowed)
+        ]  # fmt: skip
+
+    def clean(self, *levels: str) -> None:
+        """Fold, rewrite and share until nothing changes."""
+        for _ in range(MAX_ROUNDS):
+            self.run_pass(shapes_pass)
+            changes = self.run_pass(fold)
+            changes += self.run_pass(known_if)
+            changes += self.rewrite("rules", self.select(*levels))
+            changes += self.run_pass(cse)
+            changes += self.run_pass(dce)
+            if not changes:
+                return
+        self.result.settled = False
+
+
+def optimize(
+    model: Model, options: Options | None = None, ctx: Context | None = None, rules: Registry | None = None
+) -> Result:
+    """Take the model through its level, in place.
+
+    Raises:
+        VerificationFailed: a pass left the graph broken.
+        RuleError: (strict) a rule is at fault.
+    """
+    o = options if options is not None else Options()
+    run = _Run(model, o, ctx if ctx is not None else Context(), rules if rules is not None else registry())
+    if o.skip:
+        run.ctx.skip = run.ctx.skip | o.skip
+    if o.level >= 1 > o.start:
+        run.run_pass(lift_constants)
+        if o.simplify:
+            run.run_pass(simplify)
+            run.run_pass(lift_constants)
+        run.run_pass(inline_functions)
+        run.run_pass(lift_constants)
+        if run.ctx.target is not None:
+            run.run_pass(raise_opset, run.ctx.target.opset_for(model))
+            run.run_pass(lift_constants)
+        run.run_pass(normalize)
+        run.run_pass(dedupe_initializers)
+        run.clean("EXACT")
+    if o.level >= 2 > o.start:
+        run.clean("EXACT", "CLOSE")
+    if o.level >= 3 and o.sites and not o.exact:
+        run.rewrite("lossy rules", run.select("LOSSY"), o.sites)
+    if o.level >= 1:
+        run.run_pass(normalize)
+        run.run_pass(dedupe_initializers)
+        run.run_pass(cse)
+        run.run_pass(dce)
+    if o.level >= 2 and run.ctx.target is not None:
+        run.step("lower", lambda: run.ctx.target.lower(model, run.ctx))
+    verifier.check(model, f"after -O{o.level}")
+    return run.result

@@ -1,0 +1,151 @@
+"""The report as a person reads it in a terminal. Reads ``Report`` (or an evaluation's dict) and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import Report
+
+
+def count(n: int) -> str:
+    return f"{n:,}"
+
+
+def size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(n) < 1000 or unit == "GB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return ""
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def show(report: Report, console: Console | None = None) -> None:
+    """Print the report: summary first, then choices, rewrites, accuracy and notes."""
+    out = console if console is not None else Console(highlight=False)
+    source, artifact = report.source, report.artifact
+    out.print(Text(f"{source['path']} -> {artifact['path']}", style="bold"), end="")
+    out.print(f"  -O{report.options['level']} for {report.target['name']}")
+    _summary(report, out)
+    if report.trials:
+        _trials(report, out)
+    _rewrites(report, out)
+    if report.evaluation is not None:
+        _outputs(report.evaluation, out)
+    for name, why in report.quarantined.items():
+        out.print(f"[red]taken out:[/red] {name}: {why}")
+    for note in report.notes:
+        out.print(f"note: {note}")
+
+
+def _summary(report: Report, out: Console) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    e = report.evaluation
+    if e is not None:
+        table.add_row("speed", e["paired"]["text"])
+    changes = report.changes
+    if changes:
+        before, after = changes["nodes"]["before"], changes["nodes"]["after"]
+        table.add_row("nodes", f"{count(before)} -> {count(after)}")
+    table.add_row("size", f"{size(report.source['bytes'])} -> {size(report.artifact['bytes'])}")
+    if e is not None:
+        for key, name in (("load", "load time"), ("memory", "peak memory")):
+            row = _before_after(e, key)
+            if row is not None:
+                table.add_row(name, row)
+    chosen = report.session_options
+    if chosen:
+        threads = f", {chosen['threads']} threads" if chosen.get("threads") else ""
+        table.add_row("open with", f"olc.session: runtime level {chosen['optimization']}{threads}")
+    table.add_row("compile time", _duration(sum(report.seconds.values())))
+    out.print(table)
+
+
+def _before_after(e: dict[str, Any], key: str) -> str | None:
+    a, b = e["a"], e["b"]
+    if key == "load":
+        if a.get("load_s") is None or b.get("load_s") is None:
+            return None
+        return f"{_duration(a['load_s'])} -> {_duration(b['load_s'])}"
+    if a.get("peak_bytes") is None or b.get("peak_bytes") is None:
+        return None
+    return f"{size(a['peak_bytes'])} -> {size(b['peak_bytes'])}"
+
+
+def _trials(report: Report, out: Console) -> None:
+    table = Table(title="what was measured to choose", title_justify="left", box=None, padding=(0, 2))
+    for head in ("tried", "speed", "95 %", "cosine error", ""):
+        table.add_column(head)
+    for t in report.trials:
+        error = "" if t["error"] is None else f"{t['error']:.2g}"
+        verdict = "[green]kept[/green]" if t["kept"] else "taken back"
+        if t["why"]:
+            verdict += f": {t['why']}"
+        table.add_row(t["what"], f"{t['ratio']:.2f}", f"{t['low']:.2f} to {t['high']:.2f}", error, verdict)
+    out.print(table)
+
+
+def _rewrites(report: Report, out: Console) -> None:
+    applied = report.applied()
+    if applied:
+        out.print("rewrites: " + ", ".join(f"{name} {n}" for name, n in applied.most_common()))
+    if report.passes:
+        out.print("passes: " + ", ".join(f"{name} {n}" for name, n in report.passes.items()))
+    if report.refused:
+        table = Table(title="fitted, but refused", title_justify="left", box=None, padding=(0, 2), show_header=False)
+        for r in report.refused[:8]:
+            table.add_row(r["rule"], str(r["count"]), r["reason"])
+        out.print(table)
+
+
+def _outputs(e: dict[str, Any], out: Console) -> None:
+    table = Table(title="outputs against the source", title_justify="left", box=None, padding=(0, 2))
+    for head in ("output", "max abs", "max rel", "cosine", "SQNR dB", "top-1"):
+        table.add_column(head, justify="left" if head == "output" else "right")
+    outputs = sorted(e["outputs"], key=lambda d: -(d["max_rel"] or 0))
+    for d in outputs[:6]:
+        if d["problem"]:
+            table.add_row(d["name"], f"[red]{d['problem']}[/red]")
+            continue
+        if d["equal"]:
+            table.add_row(d["name"], "equal")
+            continue
+        table.add_row(
+            d["name"], _g(d["max_abs"]), _g(d["max_rel"]), "" if d["cosine"] is None else f"{d['cosine']:.6f}",
+            "" if d["sqnr_db"] is None else f"{d['sqnr_db']:.1f}", "" if d["top1"] is None else f"{d['top1']:.1%}",
+        )  # fmt: skip
+    out.print(table)
+    if len(outputs) > 6:
+        out.print(f"  … and {len(outputs) - 6} more outputs, all closer")
+
+
+def _g(x: float | None) -> str:
+    return "" if x is None else f"{x:.2g}"
+
+
+def show_evaluation(e: dict[str, Any], console: Console | None = None) -> None:
+    """Print an evaluation of model b against model a."""
+    out = console if console is not None else Console(highlight=False)
+    table = Table(box=None, padding=(0, 2))
+    for head in ("", "A", "B"):
+        table.add_column(head)
+    a, b = e["a"], e["b"]
+    table.add_row("file", a["path"], b["path"])
+    table.add_row("size", size(a["bytes"]), size(b["bytes"]))
+    table.add_row("latency", _duration(e["paired"]["a"]["median"]), _duration(e["paired"]["b"]["median"]))
+    if a.get("load_s") is not None and b.get("load_s") is not None:
+        table.add_row("load time", _duration(a["load_s"]), _duration(b["load_s"]))
+    if a.get("peak_bytes") is not None and b.get("peak_bytes") is not None:
+        table.add_row("peak memory", size(a["peak_bytes"]), size(b["peak_bytes"]))
+    out.print(table)
+    out.print(f"B is {e['paired']['text']}")
+    _outputs(e, out)

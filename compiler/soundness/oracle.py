@@ -1,0 +1,243 @@
+"""Runs a model without the runtime that rules are written for, and compares what came out.
+
+The reference evaluator of onnx runs every model that it can; operators that it lacks (those of com.microsoft) run on
+ONNX Runtime with its optimizations off.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from .data import show
+
+Arrays = list[np.ndarray]
+
+_FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+_ROUNDING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+# How many roundings of the output's dtype a CLOSE rule may add, relative to the largest number about.
+_ALLOWED = {"float64": 4096, "float32": 64, "float16": 16, "bfloat16": 8}
+
+
+class CannotRun(Exception):  # noqa: N818 - the engine lacks an operator or a kernel; says nothing about the model
+    """Neither engine implements the model."""
+
+
+class Fails(Exception):  # noqa: N818 - the model rejects these inputs
+    """The model was run and raised."""
+
+
+def reference(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> Arrays:
+    """Outputs by onnx's reference evaluator.
+
+    Raises:
+        CannotRun: it lacks an operator.
+        Fails: the model raises.
+    """
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import RuntimeContextError, RuntimeImplementationError
+
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            outputs = ReferenceEvaluator(proto).run(None, dict(feed))
+        except (NotImplementedError, RuntimeImplementationError, RuntimeContextError) as e:
+            raise CannotRun(str(e)) from None
+        except Exception as e:  # the evaluator raises whatever numpy raises
+            raise Fails(f"{type(e).__name__}: {e}") from None
+    return [_as_array(o) for o in outputs]
+
+
+def _as_array(o: Any) -> np.ndarray:
+    return np.asarray(o if not isinstance(o, list) else np.array(o, dtype=object))
+
+
+def runtime(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> Arrays:
+    """Outputs by ONNX Runtime, its optimizations off."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as e:
+        raise CannotRun(f"{type(e).__name__}: {e}") from None
+    try:
+        return [_as_array(o) for o in session.run(None, dict(feed))]
+    except Exception as e:
+        raise Fails(f"{type(e).__name__}: {e}") from None
+
+
+def run(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> Arrays:
+    """Outputs by the reference evaluator, or by ONNX Runtime where that lacks an operator."""
+    try:
+        return reference(proto, feed)
+    except CannotRun:
+        return runtime(proto, feed)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two runs differ: output, flat position and what stands there."""
+
+    output: str
+    at: int | None
+    text: str
+
+
+def compare(
+    level: str, before: onnx.ModelProto, after: onnx.ModelProto, feed: Mapping[str, np.ndarray], original: Arrays | None = None
+) -> Difference | None:
+    """How the second model's results break the promise of the safety level; None where they keep it.
+
+    Args:
+        original: outputs of ``before`` on the feed by ``reference``, where they are known already.
+
+    Raises:
+        CannotRun: one of the models runs on neither engine.
+        Fails: ``before`` rejects the feed.
+    """
+    try:
+        old = original if original is not None else reference(before, feed)
+        engine = reference
+    except CannotRun:
+        old, engine = runtime(before, feed), runtime
+    names = [o.name for o in before.graph.output]
+    try:
+        try:
+            new = engine(after, feed)
+        except CannotRun:
+            new = runtime(after, feed)
+            if level == "EXACT":
+                old = runtime(before, feed)
+    except Fails as e:
+        return Difference(names[0], None, f"the original runs, the result fails: {e}")
+    if level == "CLOSE":
+        truth = _in_double(before, feed, old)
+        scale = max((_largest(a) for a in [*feed.values(), *_initializers(before), *truth]), default=0.0)
+    for i, name in enumerate(names):
+        a, b = old[i], new[i]
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return Difference(name, None, f"{name} was {a.dtype}{list(a.shape)}, is {b.dtype}{list(b.shape)}")
+        if level == "EXACT" or a.dtype.kind in "biuOUS":
+            at = _first_unequal(a, b) if level != "LOSSY" or a.dtype.kind == "b" else None
+        elif level == "CLOSE":
+            at = _first_far(a, b, truth[i], scale)
+        else:
+            at = _unlike(a, b)
+        if at is not None:
+            return Difference(name, at, f"{name} before {show(a)}, after {show(b)}, first at flat index {at}")
+    return None
+
+
+def _first_unequal(a: np.ndarray, b: np.ndarray) -> int | None:
+    """Flat position of the first element whose bits differ, all NaN being one."""
+    if a.dtype.kind == "c":
+        parts = (_first_unequal(p.copy(), q.copy()) for p, q in ((a.real, b.real), (a.imag, b.imag)))
+        return next((p for p in parts if p is not None), None)
+    x, y = np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1)
+    if _is_float(a):
+        bits = np.dtype(f"u{a.dtype.itemsize}")
+        bad = (x.view(bits) != y.view(bits)) & ~(np.isnan(x) & np.isnan(y))
+    else:
+        bad = x != y
+    return int(np.flatnonzero(bad)[0]) if bad.any() else None
+
+
+def _is_float(a: np.ndarray) -> bool:
+    return a.dtype.kind == "f" or a.dtype.name == "bfloat16"
+
+
+def _largest(a: np.ndarray) -> float:
+    if a.size == 0 or not _is_float(a):
+        return 0.0
+    x = np.abs(a.astype(np.float64))
+    return float(x[np.isfinite(x)].max(initial=0.0))
+
+
+def _first_far(old: np.ndarray, new: np.ndarray, truth: np.ndarray, scale: float) -> int | None:
+    """Position of the first element that is farther from the truth than its dtype's rounding and the original's own
+    error allow. Only where the truth and the original are finite: elsewhere the real-number function says nothing."""
+    if truth.shape != old.shape:
+        truth = old
+    a, b, t = (np.asarray(x).astype(np.float64).reshape(-1) for x in (old, new, truth))
+    judged = np.isfinite(t) & np.isfinite(a)
+    name = old.dtype.name
+    with np.errstate(all="ignore"):
+        own = np.abs(a - t)[judged].max(initial=0.0)
+        room = _ALLOWED.get(name, 64) * _ROUNDING.get(name, 2.0**-23) * max(scale, 1e-6) + 16 * own
+        bad = judged & ~((np.abs(b - t) <= room) & np.isfinite(b))
+    return int(np.flatnonzero(bad)[0]) if bad.any() else None
+
+
+def _unlike(a: np.ndarray, b: np.ndarray) -> int | None:
+    """For LOSSY: finite where the original is, and pointing the same way (cosine 0.9)."""
+    x, y = a.astype(np.float64).reshape(-1), b.astype(np.float64).reshape(-1)
+    bad = np.isfinite(x) & ~np.isfinite(y)
+    if bad.any():
+        return int(np.flatnonzero(bad)[0])
+    ok = np.isfinite(x) & np.isfinite(y)
+    x, y = x[ok], y[ok]
+    size = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return 0 if x.size and size > 0 and float(x @ y) / size < 0.9 else None
+
+
+def _in_double(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], native: Arrays) -> Arrays:
+    """Outputs of the model computed in float64 where the reference evaluator can; else the native ones."""
+    try:
+        wide = {k: v.astype(np.float64) if _is_float(v) else v for k, v in feed.items()}
+        return reference(in_double(proto), wide)
+    except (CannotRun, Fails):
+        return native
+
+
+def in_double(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every float, Cast and constant as float64."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(proto)
+    _widen_graph(wide.graph)
+    for f in wide.functions:
+        for n in f.node:
+            _widen_node(n)
+    return wide
+
+
+def _widen_graph(g: onnx.GraphProto) -> None:
+    for v in [*g.input, *g.output, *g.value_info]:
+        if v.type.tensor_type.elem_type in _FLOAT_TYPES:
+            v.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    for t in g.initializer:
+        _widen_tensor(t)
+    for n in g.node:
+        _widen_node(n)
+
+
+def _widen_tensor(t: onnx.TensorProto) -> None:
+    if t.data_type in _FLOAT_TYPES:
+        t.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(t).astype(np.float64), t.name))
+
+
+def _widen_node(n: onnx.NodeProto) -> None:
+    for a in n.attribute:
+        if a.type == onnx.AttributeProto.TENSOR:
+            _widen_tensor(a.t)
+        elif a.type == onnx.AttributeProto.GRAPH:
+            _widen_graph(a.g)
+        elif a.name in ("to", "dtype") and a.i in _FLOAT_TYPES:
+            a.i = onnx.TensorProto.DOUBLE
+        elif n.op_type == "Constant" and a.name in ("value_float", "value_floats"):
+            numbers = np.asarray(a.f if a.name == "value_float" else list(a.floats), dtype=np.float64)
+            a.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(numbers)))
+
+
+def _initializers(proto: onnx.ModelProto) -> Arrays:
+    """The constants that the model holds, for the scale of its numbers."""
+    found = [onnx.numpy_helper.to_array(t) for t in proto.graph.initializer]
+    return found + [onnx.numpy_helper.to_array(a.t) for n in proto.graph.node for a in n.attribute if a.type == a.TENSOR]

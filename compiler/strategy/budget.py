@@ -1,0 +1,40 @@
+"""The accuracy budget: how far a lossy rewrite may move a model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bounds on the distance from the source model.
+
+    Attributes:
+        cosine: lowest cosine of any floating-point output, in the worst sample.
+        top1: lowest share of rows that keep their best class, where an output is a distribution over classes.
+    """
+
+    cosine: float = 0.99
+    top1: float = 0.99
+
+    def breach(self, differences: Iterable[Any]) -> str | None:
+        """The first output that is outside the budget, in words, or None. Takes ``numerics.OutputDifference``."""
+        for d in differences:
+            if d.problem is not None:
+                return f"output {d.name!r}: {d.problem}"
+            if d.misplaced:
+                return f"output {d.name!r}: {d.misplaced} elements are NaN or infinite on one side only"
+            if d.cosine is None and d.mismatches:
+                return f"output {d.name!r}: {d.mismatches} of {d.elements} elements differ"
+            if d.cosine_min is not None and d.cosine_min < self.cosine:
+                return f"output {d.name!r}: cosine {d.cosine_min:.4f} is below {self.cosine}"
+            if d.top1 is not None and d.top1 < self.top1:
+                return f"output {d.name!r}: top-1 agreement {d.top1:.1%} is below {self.top1:.0%}"
+        return None
+
+    @staticmethod
+    def error(differences: Iterable[Any]) -> float:
+        """One number for the distance: 1 - the lowest cosine."""
+        return max((1.0 - d.cosine_min for d in differences if d.cosine_min is not None), default=0.0)

@@ -1,0 +1,139 @@
+"""The plan: what is done, where, why and with how much gain. Text that a person can read, edit and run again."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from ..pipeline import Options
+from ..session import SessionOptions
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Keep or drop something, and why.
+
+    Attributes:
+        gain: measured speed with it over speed without it, or None where nothing was measured.
+    """
+
+    keep: bool
+    why: str
+    gain: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a compile needs to give the same model again.
+
+    Attributes:
+        groups: groups of CLOSE rules. A group that is not named is kept: rules that come later are not shut out.
+        sites: (rule, node name) of LOSSY rewrites to what was decided.
+        notes: facts that the decisions rest on, a sentence each.
+    """
+
+    target: str
+    level: int
+    source: str = ""
+    groups: dict[str, Choice] = field(default_factory=dict)
+    sites: dict[tuple[str, str], Choice] = field(default_factory=dict)
+    session: SessionOptions = field(default_factory=SessionOptions)
+    notes: tuple[str, ...] = ()
+
+    def options(self, all_groups: Iterable[str], **others: Any) -> Options:
+        """Pipeline options that carry the plan out."""
+        dropped = {g for g, c in self.groups.items() if not c.keep}
+        sites: dict[str, set[str]] = {}
+        for (rule, node), choice in self.sites.items():
+            if choice.keep:
+                sites.setdefault(rule, set()).add(node)
+        return Options(
+            level=self.level,
+            groups=frozenset(all_groups) - dropped if dropped else None,
+            sites={r: frozenset(n) for r, n in sites.items()},
+            **others,
+        )
+
+    def dumps(self) -> str:
+        """The plan as TOML; ``loads`` reads it back."""
+        lines = [
+            "# olc plan. Edit it and run it: olc compile MODEL --plan FILE",
+            f"target = {_q(self.target)}",
+            f"level = {self.level}",
+            f"source = {_q(self.source)}",
+            f"notes = {json.dumps(list(self.notes), ensure_ascii=False)}",
+            "",
+            "[session]",
+            f"optimization = {_q(self.session.optimization)}",
+        ]
+        if self.session.threads is not None:
+            lines.append(f"threads = {self.session.threads}")
+        if self.session.disabled_optimizers:
+            lines.append(f"disabled_optimizers = {json.dumps(list(self.session.disabled_optimizers))}")
+        if self.session.config:
+            lines += ["", "[session.config]", *(f"{_q(k)} = {_q(v)}" for k, v in sorted(self.session.config.items()))]
+        for name, c in sorted(self.groups.items()):
+            lines += ["", f"[groups.{_q(name)}]", *_choice(c)]
+        for (rule, node), c in sorted(self.sites.items()):
+            lines += ["", "[[sites]]", f"rule = {_q(rule)}", f"node = {_q(node)}", *_choice(c)]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def loads(cls, text: str, where: str = "plan") -> Plan:
+        """Read a plan.
+
+        Raises:
+            BadInput: the text is not TOML or not a plan.
+        """
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as e:
+            raise BadInput(f"the plan is not TOML: {e}", where=where) from e
+        known = {"target", "level", "source", "notes", "session", "groups", "sites"}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise BadInput(f"the plan has an unknown entry {unknown[0]!r}", where=where, hint=f"known: {sorted(known)}")
+        try:
+            return cls(
+                target=str(data["target"]),
+                level=int(data["level"]),
+                source=str(data.get("source", "")),
+                groups={str(k): _read(v) for k, v in data.get("groups", {}).items()},
+                sites={(str(s["rule"]), str(s["node"])): _read(s) for s in data.get("sites", [])},
+                session=SessionOptions.from_dict(data.get("session", {}), where=where),
+                notes=tuple(map(str, data.get("notes", []))),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise BadInput(f"the plan lacks or misuses {e}", where=where, hint="olc plan MODEL writes a valid one") from e
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """Read a plan file.
+
+        Raises:
+            BadInput: no such file, or not a plan.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise BadInput(f"the plan cannot be read: {e}", where=str(path)) from e
+        return cls.loads(text, str(path))
+
+
+def _q(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _choice(c: Choice) -> list[str]:
+    lines = [f"keep = {'true' if c.keep else 'false'}", f"why = {_q(c.why)}"]
+    return lines if c.gain is None else [*lines, f"gain = {c.gain:.4f}"]
+
+
+def _read(data: dict[str, Any]) -> Choice:
+    gain = data.get("gain")
+    return Choice(bool(data["keep"]), str(data.get("why", "")), None if gain is None else float(gain))

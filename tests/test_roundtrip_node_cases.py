@@ -1,0 +1,47 @@
+"""Every model that ships in onnx's own backend tests says the same after load and save."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import warnings
+from typing import Any
+
+import onnx
+import pytest
+from proto_tools import difference, normal
+
+from olc import storage
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Any]:
+    from onnx.backend.test.case import model as model_cases
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the cases compute infinities on purpose
+        found = list(collect_testcases(None))
+        for module in pkgutil.iter_modules(model_cases.__path__):
+            importlib.import_module(f"{model_cases.__name__}.{module.name}")
+        found += model_cases.collect_testcases()
+    return [c for c in found if c.model is not None]
+
+
+def test_all_cases_are_there(cases: list[Any]) -> None:
+    assert len(cases) > 1_850
+    assert {c.kind for c in cases} >= {"node", "simple"}
+
+
+def test_every_case_round_trips(cases: list[Any]) -> None:
+    wrong = {}
+    for case in cases:
+        before = case.model.SerializeToString(deterministic=True)
+        saved = storage.to_bytes(storage.load_proto(case.model))
+        assert case.model.SerializeToString(deterministic=True) == before, f"{case.name}: the caller's proto changed"
+        said = difference(normal(case.model), normal(onnx.ModelProto.FromString(saved)))
+        if said:
+            wrong[case.name] = said
+        elif storage.to_bytes(storage.load_bytes(saved)) != saved:
+            wrong[case.name] = "saving twice gives other bytes"
+    assert not wrong, "\n".join(f"{name}\n{said}" for name, said in list(wrong.items())[:5])
