@@ -13,9 +13,9 @@ What is kept where:
 * a sparse initializer is a value whose ``const_value`` is a ``SparseTensor``.
 * ``ProtoType``: a type that onnx-ir has no class for (map, opaque, sequence of unknown).
 
-What is not kept, because it says nothing: the difference between an absent and an empty string, an explicit domain
-``ai.onnx`` (written as ``""``), a repeated metadata key (the last one counts), a negative or empty declared dimension
-(read as unknown, as ONNX Runtime does).
+What is not kept, because it says nothing: the difference between an absent and an empty string or type, an explicit
+domain ``ai.onnx`` (written as ``""``), a repeated metadata key (the last one counts), a negative or empty declared
+dimension (read as unknown, as ONNX Runtime does).
 """
 
 from __future__ import annotations

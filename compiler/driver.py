@@ -19,7 +19,8 @@ from .diff import diff
 from .errors import OutputError, VerificationFailed
 from .evaluation import data as data_files
 from .evaluation import inputs as sample_inputs
-from .evaluation.evaluate import Evaluation, evaluate
+from .evaluation.evaluate import Evaluation, evaluate, external_files
+from .files import write_text
 from .ir import Model
 from .passes import Context
 from .pipeline import Options, Result, optimize
@@ -123,8 +124,7 @@ class _Compile:
         self.rules: Registry = registry(settings.rules)
         self.trials: list[Trial] = []
         self.notes: list[str] = []
-        self.described: list[str] = []
-        self.feeds: list[dict[str, Any]] | None = None
+        self.inputs: dict[str, Any] = {}
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
@@ -139,8 +139,9 @@ class _Compile:
         result = self.optimize(plan, level)
         built = self.save(result.model, plan)
         evaluation = self.evaluate(built, plan, level) if s.evaluate else None
-        if evaluation is not None and level == 3 and s.plan is None and evaluation.paired.verdict == "slower":
-            self.notes.append(f"-O3 was {evaluation.paired.text} than the source in the final check; -O1 is given instead")
+        timing = evaluation.latency if evaluation is not None else None
+        if timing is not None and level == 3 and s.plan is None and timing.verdict == "slower":
+            self.notes.append(f"in the final check -O3 was {timing.text}; -O1 is given instead")
             plan, level = None, 1
             result = self.optimize(None, 1)
             built = self.save(result.model, None)
@@ -163,14 +164,16 @@ class _Compile:
     def sample(self, seed: int) -> list[dict[str, Any]]:
         """Inputs to run: the user's data, or synthesised ones. The data's last quarter judges, the rest chooses."""
         s = self.settings
+        opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
         if s.data is not None:
-            feeds = list(data_files.load(s.data, self.model))
+            loaded = data_files.load(s.data, data_files.expected(opened))
+            feeds = list(loaded)
             choosing, judging = data_files.split(feeds)
-            self.described = [f"{len(feeds)} samples from {s.data}: {len(choosing)} to choose, {len(judging)} to judge"]
-            return list(choosing if seed == s.seed else judging)[: max(1, s.samples)]
-        found = sample_inputs.synthesize(self.model, dict(s.dims or {}), seed=seed, count=s.samples)
-        self.described = sample_inputs.describe(self.model, dict(s.dims or {}))
-        return found
+            self.inputs = {**loaded.to_dict(), "choosing": len(choosing), "judging": len(judging)}
+            return list(choosing if seed == s.seed else judging)[: s.samples]
+        made = sample_inputs.plan(self.model, s.dims, seed, lambda feed: run(opened, feed, where=str(self.path)))
+        self.inputs = made.to_dict()
+        return [made.make(i) for i in range(s.samples)]
 
     def search(self) -> Plan:
         s = self.settings
@@ -226,7 +229,7 @@ class _Compile:
         feeds = self.sample(s.seed + 1)
         found = evaluate(
             self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
-            options_b=self.session_options(plan),
+            options_a=SessionOptions(threads=s.threads), options_b=self.session_options(plan),
         )  # fmt: skip
         lossy = plan is not None and any(c.keep for c in plan.sites.values())
         if lossy:
@@ -256,8 +259,10 @@ class _Compile:
                 f"{len(overridable)} initializers are also inputs (first: {overridable[0]!r}); a caller may override them, "
                 "so nothing was folded into them"
             )
-        if self.described and s.data is None and evaluation is not None:
-            notes.append("no --data was given: accuracy was judged on synthesised inputs")
+        if evaluation is not None:
+            notes += evaluation.problems
+            if s.data is None:
+                notes.append("no --data was given: accuracy was judged on synthesised inputs")
         return Report(
             source={"path": str(self.path.name), "sha256": _sha256(self.path), "bytes": _size(self.path)},
             artifact={"path": self.out.name, "sha256": _sha256(built), "bytes": _size(built)},
@@ -275,7 +280,7 @@ class _Compile:
             quarantined=result.outcome.quarantined,
             changes=diff(self.model, result.model).to_dict(),
             evaluation=None if evaluation is None else evaluation.to_dict(),
-            inputs=self.described,
+            inputs=self.inputs,
             session_options=self.session_options(plan).to_dict(),
             notes=notes,
             seconds=result.seconds,
@@ -291,13 +296,13 @@ class _Compile:
             os.replace(built, self.out)
         except OSError as e:
             raise OutputError(f"the artifact cannot be put in place: {e.strerror}", where=str(self.out)) from e
-        storage.write_text(side, report.dumps())
+        write_text(side, report.dumps())
 
 
 def _sha256(path: Path) -> str:
     """Of the model file and, after it, of the external data files that it names, sorted."""
     digest = hashlib.sha256()
-    for file in [path, *storage.external_files(path)]:
+    for file in [path, *external_files(path)]:
         with open(file, "rb") as f:
             while block := f.read(1 << 22):
                 digest.update(block)
@@ -305,6 +310,6 @@ def _sha256(path: Path) -> str:
 
 
 def _size(path: Path) -> int:
-    return sum(f.stat().st_size for f in [path, *storage.external_files(path)])
+    return sum(f.stat().st_size for f in [path, *external_files(path)])
 
 

@@ -64,7 +64,7 @@ class Builder:
         for other in others:
             tree = self.Mul(tree, other if scale is None or place != 2 else self.Mul(scale, other))
             scale = None if place == 2 else scale
-        return self.Mul(tree, scale) if scale is not None and place == 3 else tree
+        return self.Mul(tree, scale) if scale is not None and place >= 2 else tree
 
     def oneof(self, *names: str) -> Callable[..., Any]:
         return self._make(names[self._choices(len(names))])
@@ -113,6 +113,10 @@ class Builder:
             same = formal is None or (f := _formal(schema, j)) is None or f.type_str == formal.type_str
             if same and isinstance(other, Value) and other.dtype is not None:
                 return other.dtype
+        # Nothing ties it (the exponent of Pow): as wide as the first input, where the operator takes that.
+        first = inputs[0]
+        if isinstance(first, Value) and first.dtype is not None and f"tensor({first.dtype.short_name()})" in ():
+            return first.dtype
         raise Refusal(f"the dtype of a constant of {op_type} is unknown, because that of its other inputs is")
 
     def discard(self) -> None:

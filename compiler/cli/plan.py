@@ -27,7 +27,7 @@ def command(model: str, output: str | None, level: int, tune_time: float, **opti
     their plan says only what they are.
     """
     from ..driver import plan
-    from ..storage import write_text
+    from ..files import write_text
     from ..strategy.plan import Plan
 
     if level < 3:

@@ -43,7 +43,8 @@ def run(model: ir.Model, ctx: Context) -> int:
             if function is None:
                 stack.extend(ir.subgraphs(node))
             elif identifier in kept or _has_kernel(ctx, model, node):
-                ctx.record(NAME, node.name, f"{node.op_type} stays a call: {kept.get(identifier, 'the target runs it')}")
+                why = kept.get(identifier, "the target runs it")
+                ctx.record(NAME, node.name, f"{node.op_type} stays a call: {why}")
                 stack.extend(ir.subgraphs(node))
             else:
                 # The body's nodes follow the call, so this walk reaches calls among them.
@@ -126,8 +127,10 @@ def _same_meaning(graph: ir.Graph, domain: str, theirs: int, ours: int) -> bool:
 def _has_kernel(ctx: Context, model: ir.Model, node: ir.Node) -> bool:
     """True where the target runs an operator of that name: the function is then only a definition for others."""
     version = model.opset_imports.get(node.domain)
-    return ctx.target is not None and version is not None and bool(
-        ctx.target.table.supports(node.op_type, node.domain, version)
+    return (
+        ctx.target is not None
+        and version is not None
+        and bool(ctx.target.table.supports(node.op_type, node.domain, version))
     )
 
 
@@ -219,7 +222,7 @@ class _Copy:
         return self.names.value(f"{self.prefix}/{old.name}") if old.name else ""
 
     def fill(self, new: ir.Value, old: ir.Value) -> None:
-        """Type and documentation, but no shape: that was written for one call, and its dims' names mean nothing here."""
+        """Type and documentation, but no shape: that was written for one call, and names of dims mean nothing here."""
         new.type = old.type
         if old.const_value is not None:
             new.shape = old.shape

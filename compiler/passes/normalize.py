@@ -11,7 +11,7 @@ Only what is exactly the same by the operator's own definition:
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from .. import ir
@@ -89,9 +89,9 @@ def _is_inference(node: ir.Node, version: int) -> bool:
     """Dropout at opset 7 to 11 is always in test mode; from 12 on when its third input is absent or constant false."""
     if version < 7 or not node.inputs or node.inputs[0] is None:
         return False
-    if version >= 12 and len(node.inputs) > 2 and node.inputs[2] is not None:
-        if ir.scalar(node.inputs[2]) is not False:
-            return False
+    training = node.inputs[2] if version >= 12 and len(node.inputs) > 2 else None
+    if training is not None and ir.scalar(training) is not False:
+        return False
     masks = node.outputs[1:]
     return not any(m.uses() or m.is_graph_output() for m in masks)
 
@@ -110,7 +110,7 @@ def _drop_defaults(node: ir.Node, version: int) -> int:
     return len(equal)
 
 
-@lru_cache(maxsize=None)
+@cache
 def declared_defaults(op_type: str, domain: str, version: int) -> dict[str, tuple[Any, ...]]:
     """Attributes for which the schema declares a default, with that in the form of :func:`exact`."""
     import onnx.helper

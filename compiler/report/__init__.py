@@ -46,7 +46,7 @@ class Report:
     quarantined: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
-    inputs: list[str] = field(default_factory=list)
+    inputs: dict[str, Any] = field(default_factory=dict)
     session_options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)

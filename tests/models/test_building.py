@@ -156,7 +156,7 @@ def test_command_line_names_the_culprit(arguments, said):
 
 
 def test_check_takes_compiled_files_from_a_folder(tmp_path):
-    good = models.recipe("keras-mlp").build()["classifier"]
+    good = models.find("keras-mlp").build()["classifier"]
     (tmp_path / "keras-mlp.onnx").write_bytes(good.read_bytes())
     done = run("check", "keras-mlp", "--dir", str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -13,20 +13,20 @@ import pytest
 import models
 from models import registry
 
-CASES = [(recipe.name, variant.name) for recipe in models.recipes().values() for variant in recipe.variants]
-FILES = [file.stem for recipe in models.recipes().values() for v in recipe.variants for file in v.files.values()]
+CASES = [(recipe.name, variant.name) for recipe in models.all_recipes().values() for variant in recipe.variants]
+FILES = [file.stem for recipe in models.all_recipes().values() for v in recipe.variants for file in v.files.values()]
 FOLDER = Path(models.__file__).parent
 
 
 @pytest.fixture(scope="session")
 def built() -> dict[tuple[str, str], dict[str, Path]]:
     """Every variant's files, role -> path; downloads what the cache lacks."""
-    return {(name, variant): models.recipe(name).build(variant) for name, variant in CASES}
+    return {(name, variant): models.find(name).build(variant) for name, variant in CASES}
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_model_does_its_job(built, name, variant):
-    result = models.recipe(name).check(built[name, variant])
+    result = models.find(name).check(built[name, variant])
     assert result.passed, result.text
     assert np.isfinite(result.score)
 
@@ -40,10 +40,10 @@ def test_file_is_a_valid_model_without_machine_paths(built, name, variant):
         assert b"olc.skeleton" not in data
 
 
-@pytest.mark.parametrize("name", models.recipes())
+@pytest.mark.parametrize("name", models.all_recipes())
 def test_feeds_run(built, name):
     """Real inputs are given for every role, with the graph's names and dtypes, and give finite outputs."""
-    recipe = models.recipe(name)
+    recipe = models.find(name)
     paths = built[name, recipe.variants[0].name]
     feeds = recipe.feeds(paths)
     assert set(feeds) == set(paths)
@@ -57,22 +57,22 @@ def test_feeds_run(built, name):
 def test_second_build_does_nothing(built):
     path = built["keras-mlp", "keras_op18"]["classifier"]
     before = path.stat().st_mtime_ns
-    models.recipe("keras-mlp").build()
+    models.find("keras-mlp").build()
     assert path.stat().st_mtime_ns == before
 
 
 def test_build_gives_the_same_bytes_each_time(built, tmp_path):
     for name in ("keras-mlp", "efficientnet-lite0"):
-        variant = models.recipe(name).variants[0]
+        variant = models.find(name).variants[0]
         (file,) = variant.files.values()
         file.write(tmp_path / "again.onnx")
         assert (tmp_path / "again.onnx").read_bytes() == built[name, variant.name]["classifier"].read_bytes()
 
 
-@pytest.mark.parametrize("name", models.recipes())
+@pytest.mark.parametrize("name", models.all_recipes())
 def test_check_can_fail(built, tmp_path, name):
     """A model with its weights shuffled must not pass: otherwise check() shows nothing."""
-    recipe = models.recipe(name)
+    recipe = models.find(name)
     paths = dict(built[name, recipe.variants[0].name])
     role = {"whisper-tiny-en": "encoder", "ppocrv4": "rec"}.get(name, next(iter(paths)))
     model = onnx.load(paths[role])
@@ -109,12 +109,13 @@ def test_frameworks_are_imported_by_exporters_only():
 
 def test_every_recipe_states_licence_source_and_what_it_shows():
     readme = (FOLDER / "README.md").read_text()
-    for recipe in models.recipes().values():
+    for recipe in models.all_recipes().values():
         assert recipe.licence
         assert recipe.source
         assert recipe.shows
         assert f"| {recipe.name} |" in readme
-        for package in recipe.packages:
+        files = [file for variant in recipe.variants for file in variant.files.values()]
+        for package in {*recipe.packages, *(package for file in files for package in file.packages)}:
             assert package.requirement in readme
             assert len(package.sha256) == 64
 
@@ -124,3 +125,13 @@ def test_locate_finds_a_file_by_name():
     assert (recipe.name, variant.name, role) == ("whisper-tiny-en", "ts_op17", "decoder-kv")
     with pytest.raises(models.ModelsError, match="no-such-file"):
         registry.locate("no-such-file")
+
+
+def test_feeds_are_had_by_file_name(built):
+    import models.feeds
+
+    feeds = list(models.feeds.ppocrv4_rec())
+    assert len(feeds) == 5
+    assert all(feed["x"].shape[:3] == (1, 3, 48) for feed in feeds)
+    with pytest.raises(AttributeError, match="ppocrv4_rec"):
+        _ = models.feeds.nonesuch

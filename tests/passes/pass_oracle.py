@@ -9,7 +9,6 @@ import onnx
 import onnx.parser
 import onnx_ir
 import onnxruntime as ort
-
 from olc import ir
 from olc.passes import Context
 

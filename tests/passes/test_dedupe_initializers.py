@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
-
 from olc import ir
 from olc.passes import Context, contents, dedupe_initializers
+from onnx import helper, numpy_helper
 from pass_oracle import load, parse, save, transform
 
 
@@ -63,7 +62,9 @@ def _tensor(proto: Any) -> Any:
 
 
 def test_typed_fields_and_raw_bytes_are_the_same_content() -> None:
-    proto = parse("g (float[2] x) => (float[2] y) { p = Add(x, a) y = Sub(p, b) }" .replace("=> (float[2] y)", "=> (float[2] y) <float[2] a = {1, 2}, float[2] b = {1, 2}>"))  # fmt: skip  # noqa: E501
+    proto = parse("""g (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {1, 2}> {
+        p = Add(x, a) y = Sub(p, b)
+    }""")
     del proto.graph.initializer[:]
     proto.graph.initializer.append(helper.make_tensor("a", onnx.TensorProto.FLOAT, [2], [1.0, 2.0]))
     proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 2], np.float32), "b"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
-
 from olc.analysis import shapes
 from olc.passes import Context, known_if
 from pass_oracle import assert_same, feeds, load, ops, parse, run, save, transform
+
+
+def simple() -> str:
+    return branches("{ a0 = Exp(x) }", "{ b0 = Neg(x) }")
 
 
 def branches(then: str, other: str, outputs: int = 1) -> str:
@@ -28,13 +31,13 @@ def test_the_taken_branch_stays(condition: str, kept: str) -> None:
 
 
 def test_an_unknown_condition_stays() -> None:
-    proto = parse(f"g (bool c, float[2] x) => (float[2] y) {{ y = If (c) {branches('{ a0 = Exp(x) }', '{ b0 = Neg(x) }')} }}")
+    proto = parse(f"g (bool c, float[2] x) => (float[2] y) {{ y = If (c) {simple()} }}")
     _, changes, _ = transform(known_if, proto)
     assert changes == 0
 
 
 def test_a_default_that_a_caller_may_override_is_not_known() -> None:
-    text = f"g (bool c, float[2] x) => (float[2] y) <bool c = {{1}}> {{ y = If (c) {branches('{ a0 = Exp(x) }', '{ b0 = Neg(x) }')} }}"
+    text = f"g (bool c, float[2] x) => (float[2] y) <bool c = {{1}}> {{ y = If (c) {simple()} }}"
     assert known_if.run(load(parse(text)), Context()) == 0
 
 
@@ -75,9 +78,13 @@ def test_the_branchs_initializers_and_names_come_along_without_clashes() -> None
 def test_graph_outputs_keep_their_names() -> None:
     """One result is given twice, one is an initializer, one a value from outside by Identity."""
     proto = parse(f"""g (float[2] x) => (float[2] y0, float[2] y1, float[2] y2, float[2] y3) <bool c = {{1}}> {{
-        y0, y1, y2, y3 = If (c) {branches(
-        "<float[2] a2 = {5, 6}> { a0 = Exp(x) a1 = Identity(a0) a3 = Identity(x) }",
-        "{ b0 = Exp(x) b1 = Neg(x) b2 = Neg(x) b3 = Neg(x) }", 4)}
+        y0, y1, y2, y3 = If (c) {
+        branches(
+            "<float[2] a2 = {5, 6}> { a0 = Exp(x) a1 = Identity(a0) a3 = Identity(x) }",
+            "{ b0 = Exp(x) b1 = Neg(x) b2 = Neg(x) b3 = Neg(x) }",
+            4,
+        )
+    }
     }}""")
     after, changes, _ = transform(known_if, proto)
     assert changes == 1
@@ -117,13 +124,14 @@ def test_an_if_in_a_body_that_stays() -> None:
 
 
 def test_metadata_of_the_branchs_nodes_survives() -> None:
-    proto = parse(f"g (float[2] x) => (float[2] y) <bool c = {{1}}> {{ y = If (c) {branches('{ a0 = Exp(x) }', '{ b0 = Neg(x) }')} }}")
+    proto = parse(f"g (float[2] x) => (float[2] y) <bool c = {{1}}> {{ y = If (c) {simple()} }}")
     proto.graph.node[0].attribute[0].g.node[0].metadata_props.add(key="namespace", value="/m")
     after, _, _ = transform(known_if, proto)
     assert after.graph.node[0].metadata_props[0].value == "/m"
 
 
-LOOP = """g (float[2] x, int64 n, bool t) => (float[2] y%s) <int64 zero = {0}, int64 two = {2}, bool true = {1}, bool no = {0}> {
+LOOP = """g (float[2] x, int64 n, bool t) => (float[2] y%s)
+<int64 zero = {0}, int64 two = {2}, bool true = {1}, bool no = {0}> {
     e = Exp(x)
     y, s = Loop (%s, e) <body = l (int64 i, bool c, float[2] a) => (bool k, float[2] a2, float[2] s1) {
         k = Identity(c) a2 = Add(a, x) s1 = Neg(a) }>

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
-
 from olc import ir
 from olc.passes import Context, lift_constants
+from onnx import helper, numpy_helper
 from pass_oracle import assert_same, feeds, load, ops, parse, run, save, transform
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from onnx_ir import SequenceType
+
 from ... import ir
 from .. import dims as d
 from ..dims import Dim
@@ -170,3 +172,13 @@ def scan(s: Site) -> None:
             continue
         axis = normal_axis(places[i - held], len(each) + 1)
         s.out(i, (*each[:axis], s.fresh() if length is None else length, *each[axis:]))
+
+
+@rule("SequenceMap")
+def sequence_map(s: Site) -> None:
+    body: ir.Graph = s.attr("body")
+    given: list[State] = [(None, None, s.dtype(i)) for i in range(len(s.inputs))]
+    s.engine.body(body, given)
+    for out, inner in zip(s.outputs, body.outputs, strict=False):
+        if out.type is None and inner.type is not None:
+            out.type = SequenceType(inner.type)

@@ -67,6 +67,69 @@ def attention(s: Site) -> None:
     s.out(3, (q[0], heads, length, every))
 
 
+@rule("FlexAttention", domain="ai.onnx.preview")
+def flex_attention(s: Site) -> None:
+    s.out(0, (*s.dims(0)[:3], s.dims(2)[3]))
+
+
+@rule("LinearAttention")
+def linear_attention(s: Site) -> None:
+    """Operands [batch, length, heads*size]; state [batch, heads, key size, value size]."""
+    q, k, v = s.dims(0), s.dims(1), s.dims(2)
+    heads, few = s.attr("q_num_heads"), s.attr("kv_num_heads")
+    size = d.floordiv(v[2], few)
+    s.out(0, (q[0], q[1], d.mul(size, heads)))
+    s.out(1, (q[0], few, d.floordiv(k[2], few), size), dtype=s.dtype(3) if s.has(3) else None)
+
+
+@rule("CausalConvWithState")
+def causal_conv_with_state(s: Site) -> None:
+    x, w = s.dims(0), s.dims(1)
+    s.out(0, x)
+    s.out(1, (x[0], x[1], d.sub(w[2], 1)))
+
+
+@rule("SwiGLU")
+def swiglu(s: Site) -> None:
+    s.out(0, s.dims(0))
+
+
+# ----------------------------------------------------------------------------------------------------- signals
+
+
+@rule("STFT")
+def stft(s: Site) -> None:
+    """Signal [batch, length, 1 or 2] to [batch, frames, bins, 2]."""
+    signal, step = s.dims(0), s.vector(1)[0]
+    if s.has(3):
+        length = s.vector(3)[0]
+    elif s.has(2):
+        length = s.dims(2)[0]
+    else:
+        raise Unknown
+    frames = d.add(d.floordiv(d.sub(signal[1], length), step, nonzero=True), 1)
+    bins = d.add(d.floordiv(length, 2), 1) if s.attr("onesided", 1) else length
+    s.out(0, (signal[0], frames, bins, 2))
+
+
+@rule("DFT")
+def dft(s: Site) -> None:
+    """Signal [..., 1 or 2], transformed along one axis."""
+    out = list(s.dims(0))
+    axis = s.attr("axis", 1) if s.version < 20 else (s.ints(2)[0] if s.has(2) else -2)
+    axis = normal_axis(axis, len(out))
+    half, inverse = s.attr("onesided", 0), s.attr("inverse", 0)
+    if half and inverse:
+        out[-1] = 1
+        n = s.vector(1)[0] if s.has(1) else d.mul(d.sub(out[axis], 1), 2)
+    else:
+        out[-1] = 2
+        n = s.vector(1)[0] if s.has(1) else out[axis]
+        n = d.add(d.floordiv(n, 2), 1) if half else n
+    out[axis] = n
+    s.out(0, tuple(out))
+
+
 # --------------------------------------------------------------------------------------------------- recurrent
 
 

@@ -1,0 +1,229 @@
+"""Inputs that the user gives: an .npz file, a folder of them, or a Python function that yields feeds.
+
+Feeds are read one at a time, so a folder may be larger than memory, and each is checked against the model's inputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput
+
+Feed = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the model declares for one input.
+
+    Attributes:
+        dtype: numpy's or ml_dtypes' name (``float32``, ``bfloat16``), or ``"string"``.
+        shape: sizes, None for one that may vary; None where even the rank may.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+_ORT_TYPES = {
+    "float": "float32", "double": "float64", "float8e4m3fn": "float8_e4m3fn", "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2", "float8e5m2fnuz": "float8_e5m2fnuz",
+}  # fmt: skip
+
+
+def expected(opened: Any) -> list[Expected]:
+    """The inputs of an ``onnxruntime.InferenceSession``. Sequences and maps are named, but not checked."""
+    found = []
+    for item in opened.get_inputs():
+        inner = item.type.removeprefix("optional(").removesuffix(")") if item.type.startswith("optional(") else item.type
+        if not inner.startswith("tensor("):
+            found.append(Expected(item.name, "any", None))
+            continue
+        plain = inner[len("tensor(") :].rstrip(")")
+        shape = None if item.shape is None else tuple(d if isinstance(d, int) and d >= 0 else None for d in item.shape)
+        found.append(Expected(item.name, _ORT_TYPES.get(plain, plain), shape))
+    return found
+
+
+class Data:
+    """Feeds from where ``spec`` says; may be iterated any number of times.
+
+    Attributes:
+        spec: as the user gave it.
+    """
+
+    def __init__(self, spec: str, source: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]],
+                 inputs: Sequence[Expected] | None) -> None:  # fmt: skip
+        self.spec = spec
+        self._source = source
+        self._inputs = inputs
+
+    def __iter__(self) -> Iterator[Feed]:
+        empty = True
+        for where, feed in self._source():
+            empty = False
+            yield dict(feed) if self._inputs is None else check(feed, self._inputs, where)
+        if empty:
+            raise BadInput("holds no sample", where=self.spec, hint="give at least one feed")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"synthesised": False, "data": self.spec}
+
+
+def load(spec: str | os.PathLike[str], inputs: Sequence[Expected] | None = None) -> Data:
+    """Feeds from a file ``x.npz`` (arrays named as the inputs), a folder of such files in order of name, or ``module:function``.
+
+    The function takes no argument and returns an iterable of dicts input name -> array; the current folder is importable.
+
+    Args:
+        inputs: check and convert each feed against these.
+
+    Raises:
+        BadInput: there is nothing of that name, or (while iterating) a feed does not fit the model.
+    """
+    text = os.fspath(spec)
+    path = Path(text)
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise BadInput("the folder holds no .npz file", where=text, hint="save feeds with numpy.savez")
+        return Data(text, lambda: ((str(f), _read(f)) for f in files), inputs)
+    if path.is_file():
+        return Data(text, lambda: [(text, _read(path))], inputs)
+    module, colon, name = text.partition(":")
+    if colon and module and name.isidentifier() and all(p.isidentifier() for p in module.split(".")):
+        function = _function(module, name, text)
+        return Data(text, lambda: _called(function, text), inputs)
+    raise BadInput(
+        "no such file or folder", where=text,
+        hint="give an .npz file, a folder of .npz files, or module:function yielding dicts of arrays",
+    )  # fmt: skip
+
+
+def _read(file: Path) -> Feed:
+    try:
+        # Pickled arrays could run code; strings are kept as numpy's own text type instead.
+        with np.load(file, allow_pickle=False) as held:
+            if not hasattr(held, "files"):
+                raise BadInput("is one array, not an .npz of named arrays", where=str(file),
+                               hint="save it with numpy.savez(file, input_name=array)")  # fmt: skip
+            return {name: held[name] for name in held.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BadInput(f"cannot be read as .npz: {error}", where=str(file), hint="save it with numpy.savez") from error
+
+
+def _function(module: str, name: str, spec: str) -> Callable[[], Any]:
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise BadInput(f"module {module!r} cannot be imported: {error}", where=spec,
+                       hint="run olc in the module's folder, or install it") from error  # fmt: skip
+    finally:
+        if added:
+            sys.path.remove(here)
+    if not callable(found):
+        raise BadInput(f"module {module!r} has no function {name!r}", where=spec, hint="check the name")
+    return found  # type: ignore[no-any-return]
+
+
+def _called(function: Callable[[], Any], spec: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    produced = function()
+    if isinstance(produced, Mapping):
+        produced = [produced]
+    if not isinstance(produced, Iterable):
+        raise BadInput(f"returned {type(produced).__name__}, not feeds", where=spec, hint="yield dicts name -> array")
+    for number, feed in enumerate(produced):
+        if not isinstance(feed, Mapping):
+            raise BadInput(f"sample {number} is a {type(feed).__name__}, not a dict of arrays", where=spec,
+                           hint="yield dicts input name -> array")  # fmt: skip
+        yield f"{spec}, sample {number}", feed
+
+
+def check(feed: Mapping[str, Any], inputs: Sequence[Expected], where: str | None = None) -> Feed:
+    """The feed with each array in the model's dtype.
+
+    Raises:
+        BadInput: a name is missing or unknown, a rank or fixed size differs, or a value does not survive the cast.
+    """
+    names = [i.name for i in inputs]
+    missing = [n for n in names if n not in feed]
+    unknown = [n for n in feed if n not in names]
+    if missing:
+        raise BadInput(f"input {missing[0]!r} is missing", where=where,
+                       hint=f"the model takes {', '.join(names)}; given were {', '.join(feed) or 'none'}")  # fmt: skip
+    if unknown:
+        raise BadInput(f"the model has no input {unknown[0]!r}", where=where, hint=f"it takes {', '.join(names) or 'none'}")
+    return {i.name: _fitted(feed[i.name], i, where) for i in inputs}
+
+
+def _fitted(value: Any, item: Expected, where: str | None) -> Any:
+    if item.dtype == "any":
+        return value
+    array = np.asarray(value)
+    if item.shape is not None:
+        wanted = ["?" if d is None else d for d in item.shape]
+        fits = array.ndim == len(item.shape) and all(
+            d is None or d == size for d, size in zip(item.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise BadInput(f"input {item.name!r} has shape {list(array.shape)}, the model takes {wanted}", where=where,
+                           hint="a single sample needs a batch axis too" if array.ndim < len(item.shape) else None)  # fmt: skip
+    if item.dtype == "string":
+        if array.dtype.kind not in "OUS":
+            raise BadInput(f"input {item.name!r} is {array.dtype.name}, the model takes strings", where=where)
+        return array.astype(object)
+    return _cast(array, item, where)
+
+
+def _cast(array: np.ndarray, item: Expected, where: str | None) -> np.ndarray:
+    import ml_dtypes
+
+    wanted = np.dtype(getattr(ml_dtypes, item.dtype, item.dtype))
+    if array.dtype == wanted:
+        return array
+    hint = f"save it as {item.dtype}"
+    if array.dtype.kind in "OUSV" or array.dtype.kind == "c":
+        raise BadInput(f"input {item.name!r} is {array.dtype.name}, the model takes {item.dtype}", where=where, hint=hint)
+    with np.errstate(all="ignore"):
+        cast = array.astype(wanted)
+        back = cast.astype(array.dtype)
+    numeric = array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float"))
+    same = (back == array) | (np.isnan(array) & np.isnan(back)) if numeric else back == array
+    # A float that is true of 2**63 comes back from int64 saturated, and an int in a bool as 1: the round trip shows it.
+    if not bool(np.all(same)):
+        raise BadInput(
+            f"input {item.name!r} is {array.dtype.name}, and casting it to the model's {item.dtype} would change values",
+            where=where, hint=hint,
+        )  # fmt: skip
+    return cast
+
+
+class _Part:
+    def __init__(self, feeds: Iterable[Feed], remainder: int) -> None:
+        self._feeds = feeds
+        self._remainder = remainder
+
+    def __iter__(self) -> Iterator[Feed]:
+        return (feed for number, feed in enumerate(self._feeds) if number % 2 == self._remainder)
+
+
+def split(feeds: Iterable[Feed]) -> tuple[Iterable[Feed], Iterable[Feed]]:
+    """(calibration, judging): the odd samples and the even ones, so that no sample does both and sorted data is spread evenly.
+
+    Both are lazy and may be iterated again if ``feeds`` may. A single sample goes to judging, and calibration is empty.
+    """
+    return _Part(feeds, 1), _Part(feeds, 0)

@@ -1,0 +1,9 @@
+"""What several rule files share."""
+
+from olc.rules import BF16, F16
+
+
+def near(number, wanted, dtype, tolerance=1e-4):
+    """Is a number from the graph the wanted one, up to the tolerance or what its dtype can hold, whichever is wider?"""
+    rounding = {F16: 1e-3, BF16: 8e-3}.get(dtype, 0.0)
+    return abs(number - wanted) <= max(tolerance, rounding) * abs(wanted)

@@ -1,0 +1,1 @@
+"""Activations written out in elementary operators become one operator."""

@@ -1,0 +1,1 @@
+"""Chains of additions and multiplications by constants become one."""

@@ -1,0 +1,1 @@
+"""Chains of operators that rearrange, convert or clip collapse into one."""

@@ -1,0 +1,1 @@
+"""Gelu in its erf, tanh and sigmoid forms becomes one operator."""

@@ -1,0 +1,36 @@
+"""Gelu by the error function: ``x/2 * (1 + erf(x / sqrt(2)))``."""
+
+from olc.rules import CLOSE, Case, Refused, f16, f32, floats, rule
+
+from .. import _helpers as h
+
+
+@rule(group="gelu", safety=CLOSE("the same function, rounded elsewhere"), since=20)
+class ErfGelu:
+    """The five operators of an exact Gelu are Gelu.
+
+    Sound because the factors are those of the definition, in any order, and ``x`` is the same value in both places;
+    the number inside Erf may be off by 1e-4, which is how exporters write 1/sqrt(2).
+    """
+
+    def pattern(op, x: floats, r):
+        erf = op.Erf(op.product(x, scale=r))
+        return op.either(
+            op.product(x, op.Add(erf, 1.0), scale=0.5),
+            op.product(x, op.Add(op.Mul(erf, 0.5), 0.5)),
+        )
+
+    def unless(m):
+        if not h.near(m.r, 0.5**0.5, m.x.dtype):
+            return f"Erf takes x times {m.r:.6g}, not x / sqrt(2)"
+
+    def rewrite(op, m):
+        return op.Gelu(m.x)
+
+    cases = [
+        Case("a hidden layer", x=f32["B", "S", 8], r=0.5**0.5),
+        Case("exporters' rounding", x=f32["N"], r=1 / 1.4142),
+        Case("half precision", x=f16["N", 4], r=0.70703125),
+        Refused("another slope", x=f32["N"], r=0.75, because="not x / sqrt(2)"),
+        Refused("not a Gelu in float32", x=f32["N"], r=0.7073, because="not x / sqrt(2)"),
+    ]

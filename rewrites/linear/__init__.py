@@ -1,0 +1,1 @@
+"""Biases and constant scales around matrix products move into the product."""

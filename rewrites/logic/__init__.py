@@ -1,0 +1,1 @@
+"""Boolean algebra: And, Or, Not and Where with known or repeated operands."""

@@ -1,0 +1,1 @@
+"""Nodes that return their input unchanged."""

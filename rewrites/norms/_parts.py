@@ -1,0 +1,47 @@
+"""What the two normalisations share."""
+
+import numpy as np
+
+from olc.rules import F16, F32, Spec, array, dims, scalar
+
+half_or_single = Spec((F32, F16))
+
+
+def over_root(op, x, mean_square):
+    """``x / sqrt(mean_square)`` in its spellings."""
+    root = op.Sqrt(mean_square)
+    inverse = op.either(op.Reciprocal(root), op.Div(1.0, root), op.Pow(mean_square, -0.5))
+    return op.either(op.Div(x, root), op.Mul(x, inverse))
+
+
+def why_not(m, *axes):
+    """Why this is no normalisation over trailing axes of known size; else sets ``m.shape`` and ``m.epsilon``."""
+    d = dims(m.x)
+    if d is None:
+        return "the rank of the input is unknown"
+    first, *others = ({int(a) % len(d) for a in array(v).reshape(-1)} for v in axes)
+    if any(other != first for other in others):
+        return "the two means are over different axes"
+    if first != set(range(len(d) - len(first), len(d))) or not first:
+        return "the means are not over the last axes"
+    m.shape = d[len(d) - len(first) :]
+    if not all(isinstance(n, int) for n in m.shape):
+        return "the size of the normalised axes is unknown"
+    m.epsilon = float(scalar(m.eps))
+    if not 0 <= m.epsilon < np.inf:
+        return "epsilon is not a finite number of at least 0"
+    return None
+
+
+def aligned(c, x, shape):
+    """The constant ``c`` as an array of a norm's ``shape``, or None where it varies along other axes of ``x`` too."""
+    a, d = array(c), dims(x)
+    if a.ndim > len(shape):
+        extra = a.ndim - len(shape)
+        if d is None or a.ndim > len(d) or a.shape[:extra] != (1,) * extra:
+            return None
+        a = a.reshape(a.shape[extra:])
+    try:
+        return np.broadcast_to(a, shape)
+    except ValueError:
+        return None

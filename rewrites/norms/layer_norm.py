@@ -1,0 +1,102 @@
+"""LayerNormalization from its parts, then its scale and its bias."""
+
+import numpy as np
+
+from olc.rules import CLOSE, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
+
+from ._parts import aligned, half_or_single, over_root, why_not
+
+LAST = np.array([-1])
+
+
+@rule(group="norms", safety=CLOSE("the same function, rounded elsewhere"), since=18)
+class LayerNorm:
+    """Centre, square, mean, root and quotient over the last axes are LayerNormalization with a scale of ones.
+
+    Sound because those are its definition: both means are over the same trailing axes, the exponent is 2, the value
+    that is divided is the one whose square is averaged, and epsilon is added under the root. Scale and bias, where the
+    model has them, are taken in by two other rules.
+    """
+
+    def pattern(op, x: half_or_single, axes: Const, axes2: Const, eps: Scalar):
+        centred = op.Sub(x, op.ReduceMean(x, axes))
+        square = op.either(op.Pow(centred, 2.0), op.Mul(centred, centred))
+        return over_root(op, centred, op.Add(op.ReduceMean(square, axes2), eps))
+
+    def unless(m):
+        return why_not(m, m.axes, m.axes2)
+
+    def rewrite(op, m):
+        ones = op.constant(np.ones(m.shape), m.x.dtype)
+        return op.LayerNormalization(m.x, ones, axis=-len(m.shape), epsilon=m.epsilon)
+
+    cases = [
+        Case("a block", x=f32["B", "S", 8], axes=LAST, axes2=LAST, eps=1e-5),
+        Case("two axes", x=f32["B", 3, 4], axes=np.array([-1, -2]), axes2=np.array([1, 2]), eps=1e-12),
+        Case("half precision", x=f16["B", 8], axes=LAST, axes2=LAST, eps=1e-3),
+        Refused("unequal axes", x=f32["B", 4, 4], axes=LAST, axes2=np.array([1]), eps=1e-5,
+                because="different axes"),
+        Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), axes2=np.array([1]), eps=1e-5,
+                because="not over the last axes"),
+        Refused("unknown size", x=f32["B", "D"], axes=LAST, axes2=LAST, eps=1e-5,
+                because="the size of the normalised axes is unknown"),
+        Refused("unknown rank", x=half_or_single, axes=LAST, axes2=LAST, eps=1e-5,
+                because="the rank of the input is unknown"),
+        Refused("negative epsilon", x=f32["B", 8], axes=LAST, axes2=LAST, eps=-1e-5, because="epsilon"),
+    ]  # fmt: skip
+
+
+@rule(group="norms", safety=CLOSE("scale and constant are multiplied beforehand"), since=17)
+class ScaleOfLayerNorm:
+    """A constant factor after LayerNormalization goes into its scale, and into its bias if it has one.
+
+    Sound because ``(n * w + b) * c = n * (w c) + b c``, where ``c`` varies only along the normalised axes.
+    """
+
+    def pattern(op, x, w: Const, b: Const | None, c: Const, attrs: Attrs):
+        return op.Mul(op.LayerNormalization(x, w, b, **attrs), c)
+
+    def unless(m):
+        m.factor = aligned(m.c, m.x, array(m.w).shape)
+        if m.factor is None:
+            return "the factor does not have the shape of the scale"
+
+    def rewrite(op, m):
+        bias = None if m.b is None else array(m.b) * m.factor
+        return op.LayerNormalization(m.x, array(m.w) * m.factor, bias, **m.attrs)
+
+    cases = [
+        Case("a block", x=f32["B", "S", 8], w=np.ones(8, np.float32), b=None, c=f32[8], attrs={"epsilon": 1e-5}),
+        Case("with bias", x=f32["B", "S", 8], w=f32[8], b=f32[8], c=f32[1, 1, 8], attrs={"axis": -1}),
+        Case("a number", x=f32["B", 8], w=f32[8], b=f32[8], c=0.125, attrs={}),
+        Refused("a factor for each position", x=f32["B", 5, 8], w=f32[8], b=None, c=f32[5, 1], attrs={},
+                because="shape of the scale"),
+    ]  # fmt: skip
+
+
+@rule(group="norms", safety=CLOSE("two constants may be added beforehand"), since=17)
+class BiasOfLayerNorm:
+    """A constant added after LayerNormalization becomes its bias, or is added to the bias that it has.
+
+    Sound because the bias is added last, and ``c`` varies only along the normalised axes.
+    """
+
+    def pattern(op, x, w: Const, b: Const | None, c: Const, attrs: Attrs):
+        return op.Add(op.LayerNormalization(x, w, b, **attrs), c)
+
+    def unless(m):
+        m.bias = aligned(m.c, m.x, array(m.w).shape)
+        if m.bias is None:
+            return "the constant does not have the shape of the scale"
+
+    def rewrite(op, m):
+        bias = m.bias if m.b is None else m.bias + array(m.b)
+        return op.LayerNormalization(m.x, m.w, np.ascontiguousarray(bias), **m.attrs)
+
+    cases = [
+        Case("a block", x=f32["B", "S", 8], w=f32[8], b=None, c=f32[8], attrs={"epsilon": 1e-5}),
+        Case("with bias", x=f32["B", "S", 8], w=f32[8], b=f32[8], c=f32[1, 1, 8], attrs={"axis": 2}),
+        Case("a number", x=f32["B", 8], w=f32[8], b=None, c=0.5, attrs={}),
+        Refused("a position embedding", x=f32["B", 5, 8], w=f32[8], b=None, c=f32[5, 8], attrs={},
+                because="shape of the scale"),
+    ]  # fmt: skip

@@ -1,0 +1,100 @@
+"""RMSNormalization from its parts, its scale, and its half-precision form."""
+
+import numpy as np
+
+from olc.rules import CLOSE, F16, F32, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
+
+from ._parts import aligned, half_or_single, over_root, why_not
+
+LAST = np.array([-1])
+
+
+@rule(group="norms", safety=CLOSE("the same function, rounded elsewhere"), since=23)
+class RmsNorm:
+    """Square, mean, root and quotient over the last axes are RMSNormalization with a scale of ones.
+
+    Sound because those are its definition: the mean is over trailing axes, the exponent is 2, the value that is divided
+    is the one whose square is averaged, and epsilon is added under the root. The scale is taken in by another rule.
+    """
+
+    def pattern(op, x: half_or_single, axes: Const, eps: Scalar):
+        square = op.either(op.Pow(x, 2.0), op.Mul(x, x))
+        return over_root(op, x, op.Add(op.ReduceMean(square, axes), eps))
+
+    def unless(m):
+        return why_not(m, m.axes)
+
+    def rewrite(op, m):
+        ones = op.constant(np.ones(m.shape), m.x.dtype)
+        return op.RMSNormalization(m.x, ones, axis=-len(m.shape), epsilon=m.epsilon)
+
+    cases = [
+        Case("a block", x=f32["B", "S", 8], axes=LAST, eps=1e-5),
+        Case("heads", x=f32["B", "S", 2, 4], axes=LAST, eps=1e-6),
+        Case("two axes", x=f32["B", 3, 4], axes=np.array([-2, -1]), eps=1e-5),
+        Case("half precision", x=f16["B", 8], axes=LAST, eps=1e-3),
+        Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), eps=1e-5,
+                because="not over the last axes"),
+        Refused("unknown size", x=f32["B", "D"], axes=LAST, eps=1e-5,
+                because="the size of the normalised axes is unknown"),
+        Refused("unknown rank", x=half_or_single, axes=LAST, eps=1e-5, because="the rank of the input"),
+        Refused("negative epsilon", x=f32["B", 8], axes=LAST, eps=-1e-5, because="epsilon"),
+    ]  # fmt: skip
+
+
+@rule(group="norms", safety=CLOSE("scale and constant are multiplied beforehand"), since=23)
+class ScaleOfRmsNorm:
+    """A constant factor after RMSNormalization goes into its scale.
+
+    Sound because the scale is the last factor, and ``c`` varies only along the normalised axes.
+    """
+
+    def pattern(op, x, w: Const, c: Const, attrs: Attrs):
+        return op.Mul(op.RMSNormalization(x, w, **attrs), c)
+
+    def unless(m):
+        m.factor = aligned(m.c, m.x, array(m.w).shape)
+        if m.factor is None:
+            return "the factor does not have the shape of the scale"
+
+    def rewrite(op, m):
+        return op.RMSNormalization(m.x, array(m.w) * m.factor, **m.attrs)
+
+    cases = [
+        Case("a block", x=f32["B", "S", 8], w=np.ones(8, np.float32), c=f32[8], attrs={"epsilon": 1e-5}),
+        Case("leading ones", x=f32["B", "S", 8], w=f32[8], c=f32[1, 8], attrs={"axis": -1}),
+        Case("a number", x=f32["B", 8], w=f32[8], c=0.125, attrs={}),
+        Refused("a factor for each position", x=f32["B", 5, 8], w=f32[8], c=f32[5, 1], attrs={},
+                because="shape of the scale"),
+    ]  # fmt: skip
+
+
+@rule(group="norms", safety=CLOSE("a product is rounded twice"), since=23)
+class RmsNormInHalf:
+    """RMSNormalization between casts to float32 and back is RMSNormalization of the half-precision value.
+
+    Sound because the operator computes in float32 anyway (``stash_type=1``) and rounds before the scale, which must be
+    exact in half precision; ones are, and exporters put the real scale after the cast back.
+    """
+
+    def pattern(op, x: f16, w: Const, attrs: Attrs):
+        return op.Cast(op.RMSNormalization(op.Cast(x, to=F32), w, **attrs), to=F16)
+
+    def unless(m):
+        with np.errstate(over="ignore"):
+            m.scale = array(m.w).astype(np.float16)
+        if not np.array_equal(m.scale, array(m.w)):
+            return "the scale is not exact in half precision"
+        if "stash_type" in m.attrs and m.attrs["stash_type"].value != 1:
+            return "the operator does not compute in float32"
+
+    def rewrite(op, m):
+        return op.RMSNormalization(m.x, m.scale, **m.attrs)
+
+    cases = [
+        Case("Llama's", x=f16["B", "S", 8], w=np.ones(8, np.float32), attrs={"epsilon": 1e-5}),
+        Refused("a scale of more digits", x=f16["B", 8], w=np.full(8, 0.1, np.float32), attrs={},
+                because="exact in half precision"),
+        Refused("computed in half", x=f16["B", 8], w=np.ones(8, np.float32), attrs={"stash_type": 10},
+                because="does not compute in float32"),
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Quantization: smaller weights and integer arithmetic, within an accuracy budget."""

@@ -1,0 +1,1 @@
+"""One spelling for operators that change shapes, with constants wherever the sizes are proved."""

@@ -1,0 +1,1 @@
+"""Products of a value with its sigmoid or hard sigmoid: SiLU and HardSwish become one operator."""
