@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import ir
+from .signatures import Problem
 from .tensor_reader import TensorReader
-from .verifier import Problem
 
 QUANTIZATION = "quant_parameter_tensor_names"  # onnx-ir's own key
 VALUE_INFO = "olc.value_info"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,11 @@ class _Compile:
         opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
         if s.data is not None:
             loaded = data_files.load(s.data, data_files.expected(opened))
-            feeds = list(loaded)
-            choosing, judging = data_files.split(feeds)
+            choosing, judging = (list(islice(part, s.samples)) for part in data_files.split(loaded))
             self.inputs = {**loaded.to_dict(), "choosing": len(choosing), "judging": len(judging)}
-            return list(choosing if seed == s.seed else judging)[: s.samples]
+            if not choosing:
+                self.notes.append("--data holds one sample: it both chose and judged")
+            return choosing if seed == s.seed and choosing else judging
         made = sample_inputs.plan(self.model, s.dims, seed, lambda feed: run(opened, feed, where=str(self.path)))
         self.inputs = made.to_dict()
         return [made.make(i) for i in range(s.samples)]

@@ -36,8 +36,12 @@ class Builder:
     operator's schema ties to its other inputs (``op.Mul(x, 0.5)`` is as wide as ``x``).
     """
 
-    def __init__(self, opsets: dict[str, int], domain: str = "", parent: Builder | None = None) -> None:
+    def __init__(
+        self, opsets: dict[str, int], domain: str = "", parent: Builder | None = None,
+        infer: Callable[[Node], None] | None = None,
+    ) -> None:  # fmt: skip
         self._opsets = opsets
+        self._infer = infer if parent is None else parent._infer
         self._domain = domain
         self.nodes: list[Node] = [] if parent is None else parent.nodes
         self.constants: list[Value] = [] if parent is None else parent.constants
@@ -105,6 +109,10 @@ class Builder:
         return self.constant(v, self._dtype_for(op_type, i, inputs))
 
     def _dtype_for(self, op_type: str, i: int, inputs: tuple[Any, ...]) -> DataType:
+        if self._infer is not None:
+            for n in self.nodes:  # a dtype further up may be needed, and nothing was inferred yet
+                if any(o.dtype is None for o in n.outputs):
+                    self._infer(n)
         schema = ir.schema_of(op_type, self._domain, self._opsets.get(self._domain, 1))
         formal = _formal(schema, i)
         if formal is not None and formal.type_str.startswith("tensor("):
@@ -115,8 +123,10 @@ class Builder:
                 return other.dtype
         # Nothing ties it (the exponent of Pow): as wide as the first input, where the operator takes that.
         first = inputs[0]
-        if isinstance(first, Value) and first.dtype is not None and f"tensor({first.dtype.short_name()})" in ():
-            return first.dtype
+        if formal is not None and isinstance(first, Value) and first.dtype is not None:
+            name = first.dtype.name.lower()
+            if f"tensor({name})" in formal.types:
+                return first.dtype
         raise Refusal(f"the dtype of a constant of {op_type} is unknown, because that of its other inputs is")
 
     def discard(self) -> None:
@@ -275,7 +285,7 @@ class Rewriter:
         return False
 
     def _apply(self, r: Rule, m: Match) -> bool:
-        op = Builder(self.opsets)
+        op = Builder(self.opsets, infer=lambda n: shapes.infer_node(n, self.model))
         before = _fingerprint(m) if self.strict else None
         try:
             result = r.rewrite(op, m)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,7 +93,8 @@ def recommended(path: str | os.PathLike[str]) -> SessionOptions:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"is not JSON: {error}", where=str(file), hint="compile the model again, or delete the file") from error
+        hint = "compile the model again, or delete the file"
+        raise BadInput(f"is not JSON: {error}", where=str(file), hint=hint) from error
     options = data.get("session_options", {}) if isinstance(data, dict) else None
     if not isinstance(options, dict):
         raise BadInput("holds no table 'session_options'", where=str(file), hint="compile the model again")
@@ -122,11 +124,14 @@ def session(
     """
     import onnxruntime
 
-    in_memory = isinstance(path, bytes)
-    where = "<model in memory>" if in_memory else os.fspath(path)
-    if not in_memory and not Path(where).is_file():
-        raise BadInput("no such file", where=where, hint="give the path of an ONNX model")
-    chosen = options if options is not None else SessionOptions() if in_memory else recommended(path)
+    if isinstance(path, bytes):
+        where, found = "<model in memory>", SessionOptions()
+    else:
+        where = os.fspath(path)
+        if not Path(where).is_file():
+            raise BadInput("no such file", where=where, hint="give the path of an ONNX model")
+        found = recommended(where) if options is None else options
+    chosen = found if options is None else options
     if threads is not None:
         chosen = replace(chosen, threads=threads)
     native = native_options(chosen)
@@ -134,7 +139,7 @@ def session(
         native.register_custom_ops_library(os.fspath(library))
     try:
         return onnxruntime.InferenceSession(
-            path if in_memory else where,
+            path if isinstance(path, bytes) else where,
             native,
             providers=list(providers),
             disabled_optimizers=list(chosen.disabled_optimizers) or None,
@@ -183,7 +188,7 @@ def run(
     outputs: list[str] | None = None,
     where: str | None = None,
 ) -> dict[str, Any]:
-    """Run once; outputs by name. Takes and gives bfloat16 and float8 (ml_dtypes), which the runtime's own ``run`` cannot.
+    """Run once; outputs by name. Takes and gives bfloat16 and float8 (ml_dtypes), as the runtime's ``run`` does not.
 
     Args:
         feed: input name -> array (lists of arrays for sequences), dtypes as the model declares.
@@ -193,8 +198,8 @@ def run(
     Raises:
         OlcError: inference failed; the message holds the runtime's reason.
     """
-    names = outputs if outputs is not None else [o.name for o in opened.get_outputs()]
-    kinds = {o.name: o.type for o in opened.get_outputs()}
+    kinds = _output_types(opened)
+    names = outputs if outputs is not None else list(kinds)
     special = any(_exotic(v) for v in feed.values()) or any(kinds.get(n) in _EXOTIC_OUTPUTS for n in names)
     try:
         if not special:
@@ -210,8 +215,9 @@ def prepared(opened: onnxruntime.InferenceSession, feed: Mapping[str, Any]) -> C
 
     Its result is the runtime's own, of no use where bfloat16 or float8 is among the outputs.
     """
-    names = [o.name for o in opened.get_outputs()]
-    if any(_exotic(v) for v in feed.values()) or any(o.type in _EXOTIC_OUTPUTS for o in opened.get_outputs()):
+    kinds = _output_types(opened)
+    names = list(kinds)
+    if any(_exotic(v) for v in feed.values()) or any(t in _EXOTIC_OUTPUTS for t in kinds.values()):
         values = {k: _to_ort(v) for k, v in feed.items()}
         return lambda: opened.run_with_ort_values(names, values)
     arrays = dict(feed)
@@ -226,6 +232,17 @@ _EXOTIC = {
     "float8_e5m2fnuz": "FLOAT8E5M2FNUZ",
 }
 _EXOTIC_OUTPUTS = {f"tensor({name.replace('_', '')})": name for name in _EXOTIC}
+
+
+_types: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
+
+
+def _output_types(opened: Any) -> dict[str, str]:
+    """Output name -> type, asked once a session: a model with 60 outputs pays for it in every run otherwise."""
+    found = _types.get(opened)
+    if found is None:
+        found = _types[opened] = {o.name: o.type for o in opened.get_outputs()}
+    return found
 
 
 def _exotic(value: Any) -> bool:

@@ -8,12 +8,28 @@ the schema's type variables. Of an operator without schema (another domain) noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from . import ir
 
 Complaint = tuple[str, str, str | None]  # kind, what, hint
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, in the same three parts as an error."""
+
+    kind: str
+    what: str
+    where: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return text if self.hint is None else f"{text} ({self.hint})"
+
 
 _TENSOR_NAMES = {
     t: f"tensor({name})"

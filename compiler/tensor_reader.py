@@ -14,8 +14,8 @@ import numpy as np
 
 from . import ir
 from .errors import BadInput
+from .signatures import Problem
 from .tensors import DataFile, MappedTensor, SparseTensor
-from .verifier import Problem
 
 _T = ir.DataType
 _INT32 = {

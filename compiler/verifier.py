@@ -10,29 +10,16 @@ count, opset, version, body, empty, tensor, limit``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from . import ir
 from .errors import VerificationFailed
-from .signatures import Signature, signature, standard_domains
+from .signatures import Problem, Signature, signature, standard_domains
+
+__all__ = ["LIMIT", "Problem", "check", "find_cycle", "label", "verify"]
 
 LIMIT = 200
 _GRAPH, _GRAPHS = ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong, in the same three parts as an error."""
-
-    kind: str
-    what: str
-    where: str
-    hint: str | None = None
-
-    def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        return text if self.hint is None else f"{text} ({self.hint})"
 
 
 def verify(model: ir.Model) -> list[Problem]:

@@ -1,6 +1,9 @@
 """What several rule files share."""
 
-from olc.rules import BF16, F16
+from olc.rules import BF16, F16, F32, Spec
+
+narrow_floats = Spec((F32, F16, BF16))
+"""Floats that are no finer than the constants of an ONNX attribute (float32), and than exporters' literals."""
 
 
 def near(number, wanted, dtype, tolerance=1e-4):

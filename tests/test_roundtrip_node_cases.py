@@ -10,7 +10,8 @@ from typing import Any
 import onnx
 import pytest
 from olc import storage
-from proto_tools import difference, normal
+
+from tests.proto_tools import difference, normal
 
 
 @pytest.fixture(scope="module")

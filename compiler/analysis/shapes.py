@@ -18,7 +18,7 @@ from .shape_rules import core
 from .shape_rules.core import DIMS
 from .shape_rules.engine import Engine
 
-__all__ = ["dims", "elements", "first_unknown", "infer", "infer_node"]
+__all__ = ["dims", "elements", "first_unknown", "infer", "infer_node", "known"]
 
 _ENGINE = "olc.shapes"
 
@@ -46,6 +46,11 @@ def infer(model: ir.Model) -> None:
     engine = Engine(model)
     model.meta[_ENGINE] = engine
     engine.run()
+
+
+def known(model: ir.Model) -> bool:
+    """Whether `infer` has seen the model."""
+    return _ENGINE in model.meta
 
 
 def infer_node(node: ir.Node, model: ir.Model) -> None:

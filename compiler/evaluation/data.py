@@ -12,11 +12,14 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from ..errors import BadInput
+
+if TYPE_CHECKING:
+    from .. import ir
 
 Feed = dict[str, Any]
 
@@ -45,13 +48,26 @@ def expected(opened: Any) -> list[Expected]:
     """The inputs of an ``onnxruntime.InferenceSession``. Sequences and maps are named, but not checked."""
     found = []
     for item in opened.get_inputs():
-        inner = item.type.removeprefix("optional(").removesuffix(")") if item.type.startswith("optional(") else item.type
+        inner = item.type[len("optional(") : -1] if item.type.startswith("optional(") else item.type
         if not inner.startswith("tensor("):
             found.append(Expected(item.name, "any", None))
             continue
         plain = inner[len("tensor(") :].rstrip(")")
         shape = None if item.shape is None else tuple(d if isinstance(d, int) and d >= 0 else None for d in item.shape)
         found.append(Expected(item.name, _ORT_TYPES.get(plain, plain), shape))
+    return found
+
+
+def declared(model: ir.Model) -> list[Expected]:
+    """The inputs of a graph that a caller must give."""
+    from .inputs import NUMPY
+    from .roles import inputs
+
+    found = []
+    for item in inputs(model):
+        shape = None if item.axes is None else tuple(d if isinstance(d, int) else None for d in item.axes)
+        dtype = "any" if item.sequence else "string" if item.dtype == "string" else NUMPY.get(item.dtype, "any")
+        found.append(Expected(item.name, dtype, None if item.sequence else shape))
     return found
 
 
@@ -80,19 +96,22 @@ class Data:
         return {"synthesised": False, "data": self.spec}
 
 
-def load(spec: str | os.PathLike[str], inputs: Sequence[Expected] | None = None) -> Data:
-    """Feeds from a file ``x.npz`` (arrays named as the inputs), a folder of such files in order of name, or ``module:function``.
+def load(spec: str | os.PathLike[str], inputs: Sequence[Expected] | ir.Model | None = None) -> Data:
+    """Feeds from an ``.npz`` file (arrays named as the inputs), a folder of them by name, or ``module:function``.
 
-    The function takes no argument and returns an iterable of dicts input name -> array; the current folder is importable.
+    The function takes no argument and returns an iterable of dicts input name -> array; the current folder is
+    importable.
 
     Args:
-        inputs: check and convert each feed against these.
+        inputs: check and convert each feed against these, or against those of a model.
 
     Raises:
         BadInput: there is nothing of that name, or (while iterating) a feed does not fit the model.
     """
     text = os.fspath(spec)
     path = Path(text)
+    if inputs is not None and not isinstance(inputs, Sequence):
+        inputs = declared(inputs)
     if path.is_dir():
         files = sorted(path.glob("*.npz"))
         if not files:
@@ -166,7 +185,8 @@ def check(feed: Mapping[str, Any], inputs: Sequence[Expected], where: str | None
         raise BadInput(f"input {missing[0]!r} is missing", where=where,
                        hint=f"the model takes {', '.join(names)}; given were {', '.join(feed) or 'none'}")  # fmt: skip
     if unknown:
-        raise BadInput(f"the model has no input {unknown[0]!r}", where=where, hint=f"it takes {', '.join(names) or 'none'}")
+        raise BadInput(f"the model has no input {unknown[0]!r}", where=where,
+                       hint=f"it takes {', '.join(names) or 'none'}")  # fmt: skip
     return {i.name: _fitted(feed[i.name], i, where) for i in inputs}
 
 
@@ -180,8 +200,9 @@ def _fitted(value: Any, item: Expected, where: str | None) -> Any:
             d is None or d == size for d, size in zip(item.shape, array.shape, strict=True)
         )
         if not fits:
+            hint = "a single sample needs a batch axis too" if array.ndim < len(item.shape) else "give it that shape"
             raise BadInput(f"input {item.name!r} has shape {list(array.shape)}, the model takes {wanted}", where=where,
-                           hint="a single sample needs a batch axis too" if array.ndim < len(item.shape) else None)  # fmt: skip
+                           hint=hint)  # fmt: skip
     if item.dtype == "string":
         if array.dtype.kind not in "OUS":
             raise BadInput(f"input {item.name!r} is {array.dtype.name}, the model takes strings", where=where)
@@ -197,7 +218,8 @@ def _cast(array: np.ndarray, item: Expected, where: str | None) -> np.ndarray:
         return array
     hint = f"save it as {item.dtype}"
     if array.dtype.kind in "OUSV" or array.dtype.kind == "c":
-        raise BadInput(f"input {item.name!r} is {array.dtype.name}, the model takes {item.dtype}", where=where, hint=hint)
+        raise BadInput(f"input {item.name!r} is {array.dtype.name}, the model takes {item.dtype}", where=where,
+                       hint=hint)  # fmt: skip
     with np.errstate(all="ignore"):
         cast = array.astype(wanted)
         back = cast.astype(array.dtype)
@@ -206,7 +228,7 @@ def _cast(array: np.ndarray, item: Expected, where: str | None) -> np.ndarray:
     # A float that is true of 2**63 comes back from int64 saturated, and an int in a bool as 1: the round trip shows it.
     if not bool(np.all(same)):
         raise BadInput(
-            f"input {item.name!r} is {array.dtype.name}, and casting it to the model's {item.dtype} would change values",
+            f"input {item.name!r} is {array.dtype.name}; the model takes {item.dtype}, which would change its values",
             where=where, hint=hint,
         )  # fmt: skip
     return cast
@@ -221,9 +243,19 @@ class _Part:
         return (feed for number, feed in enumerate(self._feeds) if number % 2 == self._remainder)
 
 
-def split(feeds: Iterable[Feed]) -> tuple[Iterable[Feed], Iterable[Feed]]:
-    """(calibration, judging): the odd samples and the even ones, so that no sample does both and sorted data is spread evenly.
+@overload
+def split(feeds: Sequence[Feed]) -> tuple[list[Feed], list[Feed]]: ...
 
-    Both are lazy and may be iterated again if ``feeds`` may. A single sample goes to judging, and calibration is empty.
+
+@overload
+def split(feeds: Iterable[Feed]) -> tuple[Iterable[Feed], Iterable[Feed]]: ...
+
+
+def split(feeds: Iterable[Feed]) -> tuple[Iterable[Feed], Iterable[Feed]]:
+    """(calibration, judging): the odd samples and the even ones. No sample does both, and sorted data is spread evenly.
+
+    Lists are split into lists; other feeds lazily, to be iterated as often as they may be. A single sample goes to
+    judging, and calibration is empty.
     """
-    return _Part(feeds, 1), _Part(feeds, 0)
+    parts = _Part(feeds, 1), _Part(feeds, 0)
+    return (list(parts[0]), list(parts[1])) if isinstance(feeds, Sequence) else parts

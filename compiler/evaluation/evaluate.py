@@ -1,4 +1,4 @@
-"""Two models, one verdict: do they compute the same, and which is faster, smaller, quicker to load, leaner in memory."""
+"""Two models, one verdict: do they compute the same, and which is faster, smaller, quicker to load, leaner."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ class ModelFacts:
     def to_dict(self) -> dict[str, Any]:
         return {
             "path": self.path, "bytes": self.bytes, "external_bytes": self.external_bytes, "load_s": self.load_s,
-            "session_options": self.options.to_dict(), "process": None if self.process is None else self.process.to_dict(),
+            "peak_bytes": None if self.process is None else self.process.peak_bytes,
+            "process": None if self.process is None else self.process.to_dict(),
+            "session_options": self.options.to_dict(),
         }  # fmt: skip
 
 
@@ -59,7 +61,7 @@ class Evaluation:
     Attributes:
         inputs: where the feeds came from (``Plan.to_dict``, ``Data.to_dict``).
         outputs: one record per output, over all samples.
-        latency: None where it was not asked for.
+        paired: the timing of the two; None where it was not asked for.
         problems: measurements that could not be made, in words.
     """
 
@@ -68,7 +70,7 @@ class Evaluation:
     inputs: dict[str, Any]
     samples: int
     outputs: list[OutputDifference]
-    latency: Paired | None
+    paired: Paired | None
     threads: int | None
     seed: int
     problems: list[str] = field(default_factory=list)
@@ -86,6 +88,7 @@ class Evaluation:
     @property
     def worst(self) -> OutputDifference | None:
         """The output with the largest relative error, incomparable ones first."""
+
         def badness(o: OutputDifference) -> tuple[bool, bool, float]:
             return o.problem is not None or o.misplaced > 0, not o.within(), o.max_rel or float(o.mismatches > 0)
 
@@ -102,10 +105,13 @@ class Evaluation:
         else:
             reason = worst.why_not()
             cosine = "" if worst.cosine_min is None else f", cosine at least {worst.cosine_min:.6g}"
-            error = f"largest relative error {worst.max_rel:.1e} in {worst.name!r}{cosine}" if worst.max_rel is not None else ""
-            words = f"the same outputs up to rounding ({error})" if self.within else f"other outputs: {worst.name!r}: {reason}{cosine}"
+            if self.within:
+                error = f"largest relative error {worst.max_rel:.1e} in {worst.name!r}{cosine}"
+                words = f"the same outputs up to rounding ({error})"
+            else:
+                words = f"other outputs: {worst.name!r}: {reason}{cosine}"
         made_up = " on synthesised inputs" if self.inputs.get("synthesised") else ""
-        speed = "" if self.latency is None else f"; {self.latency.text}"
+        speed = "" if self.paired is None else f"; {self.paired.text}"
         return f"{words}, over {self.samples} sample{'s' if self.samples != 1 else ''}{made_up}{speed}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,8 +119,8 @@ class Evaluation:
         return {
             "a": self.a.to_dict(), "b": self.b.to_dict(), "inputs": self.inputs, "samples": self.samples,
             "outputs": [o.to_dict() for o in self.outputs], "within": self.within, "equal": self.equal,
-            "latency": None if self.latency is None else self.latency.to_dict(), "threads": self.threads, "seed": self.seed,
-            "problems": list(self.problems), "verdict": self.verdict,
+            "paired": None if self.paired is None else self.paired.to_dict(), "threads": self.threads,
+            "seed": self.seed, "problems": list(self.problems), "verdict": self.verdict,
         }  # fmt: skip
 
 
@@ -170,9 +176,7 @@ def evaluate(
     opened.clear()
     problems: list[str] = []
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]
-    facts = [
-        _facts(path, load, chosen, found) for path, load, chosen, found in zip(paths, loads, options, measured, strict=True)
-    ]
+    facts = [_facts(*of) for of in zip(paths, loads, options, measured, strict=True)]
     return Evaluation(facts[0], facts[1], origin, count, comparison.results(), timed, threads, seed, problems)
 
 

@@ -64,6 +64,10 @@ class Plan:
         """One note per input, in words."""
         return [Note(i.name, i.dtype, self.sizes.shape(i), i.role, self._text(i)) for i in self.inputs]
 
+    def lines(self) -> list[str]:
+        """``describe`` as text."""
+        return [f"{n.name} {n.dtype}{list(n.shape)}: {n.role}, {n.text}" for n in self.describe()]
+
     def _text(self, item: Input) -> str:
         if item.role == roles.IDS and item.trace.rows is not None:
             return f"uniform from 1 to {item.trace.rows - 1:,}, the rows of {item.trace.table!r}"
@@ -123,6 +127,13 @@ def synthesize(
     return [made.make(i) for i in range(count)]
 
 
+def describe(
+    model: ir.Model, dims: Mapping[str, int] | None = None, run: Callable[[Feed], Any] | None = None
+) -> list[str]:
+    """How ``synthesize`` chooses each input, one line each. Where a plan is at hand, ``plan.lines()`` is cheaper."""
+    return plan(model, dims, run=run).lines()
+
+
 def plan(
     model: ir.Model,
     dims: Mapping[str, int] | None = None,
@@ -152,7 +163,7 @@ def plan(
 def _refuse(item: Input) -> None:
     if item.axes is None and not item.sequence:
         raise BadInput(f"the shape of input {item.name!r} is not in the model", where=item.name, hint="give --data")
-    if item.dtype not in _NUMPY and item.dtype != "string":
+    if item.dtype not in NUMPY and item.dtype != "string":
         raise BadInput(f"no values can be made up for input {item.name!r} of type {item.dtype}", where=item.name,
                        hint="give --data")  # fmt: skip
 
@@ -203,7 +214,8 @@ def _failure(candidate: Plan, run: Callable[[Feed], Any]) -> OlcError | None:
     return None
 
 
-_NUMPY = {
+#: ONNX's dtype name -> numpy's or ml_dtypes' name.
+NUMPY = {
     "float": "float32", "double": "float64", "float16": "float16", "bfloat16": "bfloat16", "bool": "bool",
     "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
     "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64",
@@ -216,7 +228,7 @@ def numpy_dtype(name: str) -> np.dtype:
     """The numpy dtype (ml_dtypes for those numpy lacks) of an ONNX dtype name such as ``float`` or ``bfloat16``."""
     import ml_dtypes
 
-    plain = _NUMPY[name]
+    plain = NUMPY[name]
     return np.dtype(getattr(ml_dtypes, plain)) if plain.startswith(("bfloat", "float8")) else np.dtype(plain)
 
 
@@ -328,7 +340,8 @@ class _Sample:
     def _audio(self, item: Input, shape: tuple[int, ...]) -> np.ndarray:
         time = np.arange(shape[-1] if shape else 1) / 16000.0
         tones = sum(np.sin(2 * np.pi * f * time) for f in self.rng.uniform(80, 800, 4)) * 0.1
-        return np.clip(tones + 0.02 * self.rng.standard_normal(shape), -0.5, 0.5)
+        wave: np.ndarray = np.clip(tones + 0.02 * self.rng.standard_normal(shape), -0.5, 0.5)
+        return wave
 
     def _sample_rate(self, item: Input, shape: tuple[int, ...]) -> np.ndarray:
         return np.array(16000)

@@ -135,7 +135,7 @@ def _warm_up(
     before_pair: Callable[[int], None] | None,
     clock: Callable[[], float],
 ) -> float:
-    """Run both at least three times, longer where there is time; the shortest run seen of the faster one, in seconds."""
+    """Run both at least three times, longer where there is time; the shortest run seen of either, in seconds."""
     started = clock()
     best = [float("inf"), float("inf")]
     for round_ in range(20):
@@ -180,7 +180,8 @@ def _ratios(times: np.ndarray) -> np.ndarray:
     # A processor clock may not tick within a short run: both zero is equal, and no division by zero is let through.
     a, b = times[:, 0], times[:, 1]
     grain = 1e-9
-    return np.maximum(a, grain) / np.maximum(b, grain)
+    ratios: np.ndarray = np.maximum(a, grain) / np.maximum(b, grain)
+    return ratios
 
 
 def _side(wall: np.ndarray, cpu: np.ndarray) -> Side:

@@ -79,16 +79,20 @@ def measure(
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         dtypes = _store(feed, Path(folder) / "feed.npz")
         request.write_text(json.dumps({
-            "path": os.path.abspath(where), "feed": str(Path(folder) / "feed.npz"), "dtypes": dtypes, "threads": threads,
-            "options": None if options is None else options.to_dict(), "runs": runs, "memory_bytes": memory_bytes,
-            "answer": str(answer),
+            "path": os.path.abspath(where), "feed": str(Path(folder) / "feed.npz"), "dtypes": dtypes,
+            "threads": threads, "options": None if options is None else options.to_dict(), "runs": runs,
+            "memory_bytes": memory_bytes, "answer": str(answer),
         }))  # fmt: skip
         command = [sys.executable, "-m", __name__, str(request)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            )
         except subprocess.TimeoutExpired as error:
             raise OlcError(
-                f"did not load and run within {timeout_s:g} s", where=where, hint="allow more time, or give smaller inputs"
+                f"did not load and run within {timeout_s:g} s",
+                where=where,
+                hint="allow more time, or give smaller inputs",
             ) from error
         found = json.loads(answer.read_text()) if answer.is_file() else None
     if done.returncode == 0 and found is not None and "error" not in found:
@@ -121,7 +125,7 @@ def _advice(code: int, stderr: str) -> str:
 
 
 def _store(feed: Mapping[str, Any], file: Path) -> dict[str, str]:
-    """Write the arrays so that any dtype survives without pickling; the dtype names of those stored as something else."""
+    """Write the arrays so that any dtype survives without pickling; the dtypes of those stored as something else."""
     import numpy as np
 
     stored, dtypes = {}, {}
@@ -136,7 +140,7 @@ def _store(feed: Mapping[str, Any], file: Path) -> dict[str, str]:
             dtypes[name] = array.dtype.name
             array = array.view(np.uint8 if array.dtype.itemsize == 1 else np.uint16)
         stored[f"input:{name}"] = array
-    np.savez(file, **stored)
+    np.savez(file, allow_pickle=False, **stored)
     return dtypes
 
 
@@ -186,14 +190,12 @@ def _limit(memory_bytes: int | None) -> None:
 
 def child(request: str) -> None:
     """Do what the request file says and write the answer where it says."""
-    import numpy as np
-    import onnxruntime
+    import onnxruntime  # noqa: F401  loaded before the base is read, so as not to be counted
 
     from ..session import run, session
 
     asked = json.loads(Path(request).read_text())
     feed = _restore(asked["feed"], asked["dtypes"])
-    assert onnxruntime is not None and np is not None  # loaded before the base is read, so as not to be counted
     _limit(asked["memory_bytes"])
     base, _ = resident()
     options = None if asked["options"] is None else SessionOptions.from_dict(asked["options"])

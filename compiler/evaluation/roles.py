@@ -27,15 +27,17 @@ OTHER = "other"
 ORDER = (IDS, POSITIONS, SEGMENTS, IMAGE, AUDIO, CACHE, FEATURES, STATE, MASK, ADDED_MASK)
 
 _CACHE = re.compile(r"past|cache|key_values|(^|[_.])kv([_.]|$)")
-_STATE = re.compile(r"^(h|c|h_?[0n]|c_?[0n]|hx|cx|hidden|cell)$|(^|_)(state|memory)(_?in|_?h|_?c|_?\d)?$|^(hidden|cell)_state")
+_STATE = re.compile(
+    r"^(h|c|h_?[0n]|c_?[0n]|hx|cx|hidden|cell)$|(^|_)(state|memory)(_?in|_?h|_?c|_?\d)?$|^(hidden|cell)_state$"
+)
 _AUDIO = re.compile(r"audio|waveform|speech|^wav|input_values|^pcm")
 _FLAG = re.compile(r"use_cache|_branch$|^is_|^use_|^with_")
 _RATE = re.compile(r"^sr$|sampl\w*_?rate")
 
 #: Operators that hand on the elements of their first input: its values are those of the output.
 _PASSES = {
-    "Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten", "Expand", "Slice", "Split",
-    "Tile", "Clip", "Where", "Pad", "Concat",
+    "Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten", "Expand", "Slice",
+    "Split", "Tile", "Clip", "Where", "Pad", "Concat",
 }  # fmt: skip
 #: Lookup operators: (domain, operator) -> pairs (position of the indices, position of the table).
 _LOOKUPS = {
@@ -242,7 +244,8 @@ def _rows(table: ir.Value | None, axis: int) -> tuple[int | None, str]:
         held = ir.tensor(table)
         if held is not None:
             shape = [int(d) for d in held.shape]
-            return (shape[axis], table.name or "") if -len(shape) <= axis < len(shape) and len(shape) >= 2 else (None, "")
+            fits = len(shape) >= 2 and -len(shape) <= axis < len(shape)
+            return (shape[axis], table.name or "") if fits else (None, "")
         producer = table.producer()
         if producer is None or producer.op_type not in ("Cast", "DequantizeLinear", "Identity"):
             break

@@ -43,8 +43,8 @@ def of(built: Built, opset: int) -> Iterator[tuple[str, Mutate]]:
         yield f"interior value {name} is captured by an If branch", partial(_captured, name=name)
     for name in _unused_outputs(built):
         yield f"output {name} of a matched node is used", partial(_output, name=name)
-    yield "the root is followed by another operator", partial(_followed, keep=False)
-    yield "the root is a graph output and has a consumer", partial(_followed, keep=True)
+    yield "the root is followed by another operator", partial(followed, keep=False)
+    yield "the root is a graph output and has a consumer", partial(followed, keep=True)
     yield "the root is captured by an If branch", partial(_captured, name=built.roots[0])
     if built.inputs:
         yield "the inputs come from operators", _computed_inputs
@@ -141,7 +141,8 @@ def _unused_outputs(b: Built) -> list[str]:
     return [o for n in b.proto.graph.node for o in n.output if o and o not in b.interior and o not in b.roots and n.op_type != "Constant"]
 
 
-def _followed(b: Built, keep: bool) -> Candidate | None:
+def followed(b: Built, keep: bool) -> Candidate | None:
+    """Each root is read by another operator; with ``keep`` it stays a graph output too."""
     c = _copy(b)
     g = c.proto.graph
     for i, root in enumerate(b.roots):

@@ -37,7 +37,7 @@ class Target(Protocol):
         ...
 
     def opset_for(self, model: ir.Model) -> int:
-        """The version to raise this model to: ``opset``, or less where a newer form of one of its operators has no kernel."""
+        """The version to raise this model to: ``opset``, or less where one of its operators would lose its kernel."""
         ...
 
     def why_not(self, node: ir.Node, model: ir.Model) -> str | None:

@@ -1,7 +1,7 @@
-"""A target's abilities as data: which operators, of which versions, on which dtypes. Generated from a runtime, stored as JSON.
+"""A target's abilities as data: which operators, of which versions, on which dtypes. Generated from a runtime.
 
-Dtype names are ONNX's (``float``, ``double``, ``int64``, ``bfloat16``, ``float8e4m3fn``), which are ``ir.DataType`` names
-in lower case; other types keep ONNX's spelling (``seq(tensor(float))``).
+Dtype names are ONNX's (``float``, ``double``, ``int64``, ``bfloat16``, ``float8e4m3fn``), those of ``ir.DataType`` in
+lower case; other types keep ONNX's spelling (``seq(tensor(float))``).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One implementation: opset range (``until`` None: no end declared) and dtypes per constraint (type variable or formal name)."""
+    """One implementation: opset range (``until`` None: open), and dtypes per type variable or formal name."""
 
     since: int
     until: int | None
@@ -217,7 +217,7 @@ def _kernel(k: Kernel) -> list[Any]:
 
 
 def merge(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
-    """The same implementations in fewer records: two that differ in one constraint only become one with both dtype sets.
+    """The same implementations in fewer records: two that differ in one constraint become one with both dtype sets.
 
     Exact, because dtypes of different constraints combine freely within a record.
     """

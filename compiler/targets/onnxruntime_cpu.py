@@ -213,7 +213,7 @@ class OnnxRuntimeCpu:
 
         Args:
             opsets: the opset imports in force where the node is; the model's where None.
-            lowered: ask what runs once ``lower`` has written bodies out, rather than what the runtime can expand itself.
+            lowered: ask what runs once ``lower`` has written bodies out, not what the runtime can expand itself.
         """
         opsets = model.opset_imports if opsets is None else opsets
         if (node.domain, node.op_type, node.overload) in model.functions:
@@ -297,20 +297,21 @@ class OnnxRuntimeCpu:
         table = self.table
         if (model.ir_version or 0) > table.ir_version:
             problems.append(
-                f"the model's IR version {model.ir_version} is newer than {table.ir_version}, the last that {table.runtime} "
-                f"{table.version} loads; save it with an older IR version or install a newer runtime"
+                f"the model's IR version {model.ir_version} is newer than {table.ir_version}, the last that "
+                f"{table.runtime} {table.version} loads; save it with an older IR version or install a newer runtime"
             )
         for domain in ("", "ai.onnx.ml"):
             version = ir.opset_of(model, domain)
             if version is not None and version > table.opset(domain):
                 problems.append(
-                    f"the model's opset {version} of domain {domain or 'ai.onnx'!r} is newer than {table.opset(domain)}, the last that "
-                    f"{table.runtime} {table.version} knows; export it at an older opset or install a newer runtime"
+                    f"the model's opset {version} of domain {domain or 'ai.onnx'!r} is newer than "
+                    f"{table.opset(domain)}, the last that {table.runtime} {table.version} knows; export it at an "
+                    "older opset or install a newer runtime"
                 )
         return problems + [str(c) for c in self.culprits(model)]
 
     def lower(self, model: ir.Model, ctx: Context) -> int:
-        """Write out the bodies of operators without a kernel, as far as the standard gives them; the number of nodes replaced.
+        """Write out the bodies of operators without a kernel, where the standard has one; the number of nodes replaced.
 
         ONNX Runtime can expand some by itself, but not bodies within bodies, and what it expands is out of reach
         of rules and of the report.
@@ -353,8 +354,8 @@ class OnnxRuntimeCpu:
         domain = "" if node.domain == "ai.onnx" else node.domain
         if domain not in self.table.domains:
             return (
-                f"operators of domain {domain!r} come from a custom-operator library or must be functions of the model: "
-                "register the library, or export the model with the function's body"
+                f"operators of domain {domain!r} come from a custom-operator library or must be functions of the "
+                "model: register the library, or export the model with the function's body"
             )
         if self.table.signature(node.op_type, domain, 2**31 - 1) is None:
             return "check the operator's name and domain, and the version of the exporter"
@@ -400,7 +401,9 @@ def _opsets(node: ir.Node, model: ir.Model) -> Mapping[str, int]:
 
 TARGET = OnnxRuntimeCpu()
 
-__all__ = ["CAST", "DECOMPOSED", "NO", "TARGET", "YES", "OnnxRuntimeCpu", "Support", "generate", "load_table", "table_path"]
+__all__ = [
+    "CAST", "DECOMPOSED", "NO", "TARGET", "YES", "OnnxRuntimeCpu", "Support", "generate", "load_table", "table_path",
+]  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

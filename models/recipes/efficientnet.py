@@ -36,7 +36,7 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 RIGHT = {
     "cat": {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"},
     "coffee": {"espresso", "cup", "coffee mug", "espresso maker"},
-    "rocket": {"missile", "projectile"},
+    "rocket": {"missile", "projectile", "space shuttle"},
 }
 
 

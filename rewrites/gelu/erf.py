@@ -1,6 +1,6 @@
 """Gelu by the error function: ``x/2 * (1 + erf(x / sqrt(2)))``."""
 
-from olc.rules import CLOSE, Case, Refused, f16, f32, floats, rule
+from olc.rules import CLOSE, Case, Refused, f16, f32, rule
 
 from .. import _helpers as h
 
@@ -13,7 +13,7 @@ class ErfGelu:
     the number inside Erf may be off by 1e-4, which is how exporters write 1/sqrt(2).
     """
 
-    def pattern(op, x: floats, r):
+    def pattern(op, x: h.narrow_floats, r):
         erf = op.Erf(op.product(x, scale=r))
         return op.either(
             op.product(x, op.Add(erf, 1.0), scale=0.5),

@@ -1,6 +1,6 @@
 """Gelu by the hyperbolic tangent: ``x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))``."""
 
-from olc.rules import CLOSE, Case, Refused, f16, f32, floats, rule
+from olc.rules import CLOSE, Case, Refused, f16, f32, rule
 
 from .. import _helpers as h
 
@@ -17,7 +17,7 @@ class TanhGelu:
     multiplied into it (``c1`` and ``c3``), or x taken out of it. The erf form is another function and is not touched.
     """
 
-    def pattern(op, x: floats, k, c, c1, c3):
+    def pattern(op, x: h.narrow_floats, k, c, c1, c3):
         def cube(scale):
             return op.either(op.product(op.Pow(x, 3.0), scale=scale), op.product(x, x, x, scale=scale))
 

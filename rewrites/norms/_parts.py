@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from olc.rules import F16, F32, Spec, array, dims, scalar
-
-half_or_single = Spec((F32, F16))
+from olc.rules import array, dims, scalar
 
 
 def over_root(op, x, mean_square):
@@ -33,15 +31,26 @@ def why_not(m, *axes):
     return None
 
 
-def aligned(c, x, shape):
-    """The constant ``c`` as an array of a norm's ``shape``, or None where it varies along other axes of ``x`` too."""
-    a, d = array(c), dims(x)
+def aligned(c, m):
+    """The constant ``c`` as an array of the shape of a norm's scale ``m.w``, in float64; a text where it has no place
+    there."""
+    shape, d = array(m.w).shape, dims(m.x)
+    if d is None or d[len(d) - len(shape) :] != shape:
+        return "the scale is not known to have the shape of the normalised axes"
+    a = array(c).astype(np.float64)
     if a.ndim > len(shape):
         extra = a.ndim - len(shape)
-        if d is None or a.ndim > len(d) or a.shape[:extra] != (1,) * extra:
-            return None
+        if a.ndim > len(d) or a.shape[:extra] != (1,) * extra:
+            return "the constant varies along other axes than the scale"
         a = a.reshape(a.shape[extra:])
     try:
         return np.broadcast_to(a, shape)
     except ValueError:
-        return None
+        return "the constant varies along other axes than the scale"
+
+
+def rounded(a, like):
+    """An array in the dtype of the value ``like``; a text where that makes a number infinite."""
+    with np.errstate(all="ignore"):
+        out = a.astype(like.dtype.numpy())
+    return out if np.isfinite(out.astype(np.float64)).all() else "the combined constant is not finite"

@@ -4,7 +4,8 @@ import numpy as np
 
 from olc.rules import CLOSE, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
 
-from ._parts import aligned, half_or_single, over_root, why_not
+from .._helpers import narrow_floats
+from ._parts import aligned, over_root, rounded, why_not
 
 LAST = np.array([-1])
 
@@ -18,7 +19,7 @@ class LayerNorm:
     model has them, are taken in by two other rules.
     """
 
-    def pattern(op, x: half_or_single, axes: Const, axes2: Const, eps: Scalar):
+    def pattern(op, x: narrow_floats, axes: Const, axes2: Const, eps: Scalar):
         centred = op.Sub(x, op.ReduceMean(x, axes))
         square = op.either(op.Pow(centred, 2.0), op.Mul(centred, centred))
         return over_root(op, centred, op.Add(op.ReduceMean(square, axes2), eps))
@@ -38,10 +39,6 @@ class LayerNorm:
                 because="different axes"),
         Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), axes2=np.array([1]), eps=1e-5,
                 because="not over the last axes"),
-        Refused("unknown size", x=f32["B", "D"], axes=LAST, axes2=LAST, eps=1e-5,
-                because="the size of the normalised axes is unknown"),
-        Refused("unknown rank", x=half_or_single, axes=LAST, axes2=LAST, eps=1e-5,
-                because="the rank of the input is unknown"),
         Refused("negative epsilon", x=f32["B", 8], axes=LAST, axes2=LAST, eps=-1e-5, because="epsilon"),
     ]  # fmt: skip
 
@@ -57,20 +54,26 @@ class ScaleOfLayerNorm:
         return op.Mul(op.LayerNormalization(x, w, b, **attrs), c)
 
     def unless(m):
-        m.factor = aligned(m.c, m.x, array(m.w).shape)
-        if m.factor is None:
-            return "the factor does not have the shape of the scale"
+        factor = aligned(m.c, m)
+        if isinstance(factor, str):
+            return factor
+        m.scale = rounded(array(m.w) * factor, m.w)
+        m.bias = None if m.b is None else rounded(array(m.b) * factor, m.b)
+        return next((text for text in (m.scale, m.bias) if isinstance(text, str)), None)
 
     def rewrite(op, m):
-        bias = None if m.b is None else array(m.b) * m.factor
-        return op.LayerNormalization(m.x, array(m.w) * m.factor, bias, **m.attrs)
+        return op.LayerNormalization(m.x, m.scale, m.bias, **m.attrs)
 
     cases = [
         Case("a block", x=f32["B", "S", 8], w=np.ones(8, np.float32), b=None, c=f32[8], attrs={"epsilon": 1e-5}),
         Case("with bias", x=f32["B", "S", 8], w=f32[8], b=f32[8], c=f32[1, 1, 8], attrs={"axis": -1}),
         Case("a number", x=f32["B", 8], w=f32[8], b=f32[8], c=0.125, attrs={}),
         Refused("a factor for each position", x=f32["B", 5, 8], w=f32[8], b=None, c=f32[5, 1], attrs={},
-                because="shape of the scale"),
+                because="the constant varies along other axes"),
+        Refused("unknown size", x=f32["B", "D"], w=np.ones(2, np.float32), b=None, c=2.0, attrs={},
+                because="not known to have the shape"),
+        Refused("overflow", x=f32["B", 2], w=np.full(2, 1e30, np.float32), b=None, c=1e30, attrs={},
+                because="the combined constant is not finite"),
     ]  # fmt: skip
 
 
@@ -85,18 +88,23 @@ class BiasOfLayerNorm:
         return op.Add(op.LayerNormalization(x, w, b, **attrs), c)
 
     def unless(m):
-        m.bias = aligned(m.c, m.x, array(m.w).shape)
-        if m.bias is None:
-            return "the constant does not have the shape of the scale"
+        bias = aligned(m.c, m)
+        if isinstance(bias, str):
+            return bias
+        m.bias = rounded(bias if m.b is None else bias + array(m.b), m.c)
+        return m.bias if isinstance(m.bias, str) else None
 
     def rewrite(op, m):
-        bias = m.bias if m.b is None else m.bias + array(m.b)
-        return op.LayerNormalization(m.x, m.w, np.ascontiguousarray(bias), **m.attrs)
+        return op.LayerNormalization(m.x, m.w, m.bias, **m.attrs)
 
     cases = [
         Case("a block", x=f32["B", "S", 8], w=f32[8], b=None, c=f32[8], attrs={"epsilon": 1e-5}),
         Case("with bias", x=f32["B", "S", 8], w=f32[8], b=f32[8], c=f32[1, 1, 8], attrs={"axis": 2}),
         Case("a number", x=f32["B", 8], w=f32[8], b=None, c=0.5, attrs={}),
         Refused("a position embedding", x=f32["B", 5, 8], w=f32[8], b=None, c=f32[5, 8], attrs={},
-                because="shape of the scale"),
+                because="the constant varies along other axes"),
+        Refused("unknown size", x=f32["B", "D"], w=np.ones(2, np.float32), b=None, c=2.0, attrs={},
+                because="not known to have the shape"),
+        Refused("overflow", x=f32["B", 2], w=f32[2], b=np.full(2, 3e38, np.float32), c=3e38, attrs={},
+                because="the combined constant is not finite"),
     ]  # fmt: skip

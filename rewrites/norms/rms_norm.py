@@ -4,7 +4,8 @@ import numpy as np
 
 from olc.rules import CLOSE, F16, F32, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
 
-from ._parts import aligned, half_or_single, over_root, why_not
+from .._helpers import narrow_floats
+from ._parts import aligned, over_root, rounded, why_not
 
 LAST = np.array([-1])
 
@@ -17,7 +18,7 @@ class RmsNorm:
     is the one whose square is averaged, and epsilon is added under the root. The scale is taken in by another rule.
     """
 
-    def pattern(op, x: half_or_single, axes: Const, eps: Scalar):
+    def pattern(op, x: narrow_floats, axes: Const, eps: Scalar):
         square = op.either(op.Pow(x, 2.0), op.Mul(x, x))
         return over_root(op, x, op.Add(op.ReduceMean(square, axes), eps))
 
@@ -35,9 +36,6 @@ class RmsNorm:
         Case("half precision", x=f16["B", 8], axes=LAST, eps=1e-3),
         Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), eps=1e-5,
                 because="not over the last axes"),
-        Refused("unknown size", x=f32["B", "D"], axes=LAST, eps=1e-5,
-                because="the size of the normalised axes is unknown"),
-        Refused("unknown rank", x=half_or_single, axes=LAST, eps=1e-5, because="the rank of the input"),
         Refused("negative epsilon", x=f32["B", 8], axes=LAST, eps=-1e-5, because="epsilon"),
     ]  # fmt: skip
 
@@ -53,19 +51,25 @@ class ScaleOfRmsNorm:
         return op.Mul(op.RMSNormalization(x, w, **attrs), c)
 
     def unless(m):
-        m.factor = aligned(m.c, m.x, array(m.w).shape)
-        if m.factor is None:
-            return "the factor does not have the shape of the scale"
+        factor = aligned(m.c, m)
+        if isinstance(factor, str):
+            return factor
+        m.scale = rounded(array(m.w) * factor, m.w)
+        return m.scale if isinstance(m.scale, str) else None
 
     def rewrite(op, m):
-        return op.RMSNormalization(m.x, array(m.w) * m.factor, **m.attrs)
+        return op.RMSNormalization(m.x, m.scale, **m.attrs)
 
     cases = [
         Case("a block", x=f32["B", "S", 8], w=np.ones(8, np.float32), c=f32[8], attrs={"epsilon": 1e-5}),
         Case("leading ones", x=f32["B", "S", 8], w=f32[8], c=f32[1, 8], attrs={"axis": -1}),
         Case("a number", x=f32["B", 8], w=f32[8], c=0.125, attrs={}),
         Refused("a factor for each position", x=f32["B", 5, 8], w=f32[8], c=f32[5, 1], attrs={},
-                because="shape of the scale"),
+                because="the constant varies along other axes"),
+        Refused("unknown size", x=f32["B", "D"], w=np.ones(2, np.float32), c=2.0, attrs={},
+                because="not known to have the shape"),
+        Refused("overflow", x=f32["B", 2], w=np.full(2, 1e30, np.float32), c=1e30, attrs={},
+                because="the combined constant is not finite"),
     ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """HardSigmoid and HardSwish from their parts."""
 
-from olc.rules import CLOSE, Case, Refused, f32, floats, rule
+from olc.rules import CLOSE, Case, Refused, f32, rule
 
 from .. import _helpers as h
 
@@ -19,7 +19,7 @@ class HardSwish:
     Sound because HardSwish is ``x * max(0, min(1, x/6 + 1/2))``, and the factors are those six times as large.
     """
 
-    def pattern(op, x: floats, scale):
+    def pattern(op, x: h.narrow_floats, scale):
         return op.product(x, op.Clip(op.Add(x, 3.0), 0.0, 6.0), scale=scale)
 
     unless = _not_a_sixth
@@ -37,7 +37,7 @@ class HardSwish:
 class HardSwishOfHardSigmoid:
     """``x * hard_sigmoid(x)`` with slope 1/6 and offset 1/2 is HardSwish, by its definition."""
 
-    def pattern(op, x: floats, alpha):
+    def pattern(op, x: h.narrow_floats, alpha):
         return op.Mul(x, op.HardSigmoid(x, alpha=alpha, beta=0.5))
 
     def unless(m):

@@ -109,6 +109,7 @@ def test_frameworks_are_imported_by_exporters_only():
 
 def test_every_recipe_states_licence_source_and_what_it_shows():
     readme = (FOLDER / "README.md").read_text()
+    assert [stem for stem in FILES if f"| {stem} |" not in readme] == []
     for recipe in models.all_recipes().values():
         assert recipe.licence
         assert recipe.source

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios and growth, never absolutes. Each prints the command that reproduces it."""
