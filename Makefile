@@ -19,9 +19,9 @@ $(READY): pyproject.toml setup.py
 demo: $(READY)  ## set up, build MiniLM from packaged weights, compile it at -O3, show the report
 	$(BIN)/python -m models build minilm-l6_dynamo_op18
 	$(BIN)/olc compile models/.cache/onnx/minilm-l6_dynamo_op18.onnx -O3 -o models/.cache/minilm.olc.onnx
-	$(BIN)/python -m models check minilm-l6_dynamo_op18 models/.cache/minilm.olc.onnx
 
 test: $(READY)  ## set up and run the tests
+	$(BIN)/python -m models build
 	$(BIN)/python -m pytest -n auto
 
 check: $(READY)  ## formatting, lint and types
@@ -32,8 +32,14 @@ check: $(READY)  ## formatting, lint and types
 models: $(READY)  ## build every real model from packaged weights
 	$(BIN)/python -m models build
 
-export: $(READY)  ## export the models again with torch and rewrite the skeletons (downloads torch)
-	$(BIN)/python -m models export
+export: .venv-export/.ready  ## export the models again with torch and rewrite the skeletons (downloads torch)
+	.venv-export/bin/python -m models export
+
+.venv-export/.ready: models/exporters/requirements.txt
+	$(PYTHON) -m venv .venv-export
+	.venv-export/bin/python -m pip install -q -r models/exporters/requirements.txt
+	.venv-export/bin/python -m pip install -q --no-deps efficientnet-lite-pytorch==0.1.0
+	@touch $@
 
 conformance: $(READY)  ## ONNX's node tests through -O1 and -O2
 	$(BIN)/python -m tests.conformance

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import ir
-from .signatures import Problem
-from .tensor_reader import TensorReader
+from .signatures import Problem, short
+from .tensor_reader import NotText, TensorReader, plain_text, props
 
 QUANTIZATION = "quant_parameter_tensor_names"  # onnx-ir's own key
 VALUE_INFO = "olc.value_info"
@@ -76,7 +76,12 @@ class ProtoType:
 def from_proto(proto: Any, folder: str | None = None, limits: Limits = LIMITS) -> tuple[ir.Model, list[Problem]]:
     """The model and what is wrong with it. The model refers to ``proto``: hand over one that nobody else changes."""
     reader = _Reader(TensorReader(folder), limits)
-    return reader.model(proto), reader.problems
+    try:
+        return reader.model(proto), reader.problems
+    except NotText:
+        what, hint = "a name or text is not UTF-8", "the file is damaged: download or export it again"
+        empty = ir.Model(ir.Graph([], [], nodes=[]), ir_version=1)
+        return empty, [Problem("text", what, _find_bytes(proto), hint)]
 
 
 class _Reader:
@@ -92,6 +97,9 @@ class _Reader:
     # models, graphs, functions
 
     def model(self, proto: Any) -> ir.Model:
+        plain_text(proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
+        for c in proto.configuration:
+            plain_text(c.name, *c.device)
         graph = self.graph(proto.graph, [], "")
         graph.opset_imports.update(self.opsets(proto.opset_import, "model"))
         functions: dict[Any, ir.Function] = {}
@@ -110,7 +118,7 @@ class _Reader:
             model_version=proto.model_version or None,
             doc_string=proto.doc_string or None,
             functions=list(functions.values()),
-            metadata_props=_props(proto.metadata_props),
+            metadata_props=props(proto.metadata_props),
             device_configurations=tuple(ir.serde.deserialize_model_configuration(c) for c in proto.configuration),
         )
         if proto.training_info:
@@ -120,6 +128,7 @@ class _Reader:
     def opsets(self, protos: Iterable[Any], where: str) -> dict[str, int]:
         opsets: dict[str, int] = {}
         for o in protos:
+            plain_text(o.domain)
             domain = "" if o.domain == "ai.onnx" else o.domain
             if opsets.setdefault(domain, o.version) != o.version:
                 what = f"domain {domain or 'ai.onnx'!r} is imported at versions {opsets[domain]} and {o.version}"
@@ -127,12 +136,15 @@ class _Reader:
         return opsets
 
     def function(self, proto: Any) -> ir.Function:
-        where = f"function {proto.domain}:{proto.name}"
+        plain_text(proto.domain, proto.name, proto.overload, proto.doc_string)
+        plain_text(*proto.input, *proto.output, *proto.attribute)
+        where = f"function {short(proto.domain)}:{short(proto.name)}"
         values: dict[str, ir.Value] = {}
         inputs = [ir.Value(name=name) for name in proto.input]
         for v in inputs:
             values.setdefault(v.name or "", v)
         infos = {i.name: i for i in proto.value_info}
+        plain_text(*infos)
         for v in inputs:
             if v.name in infos:
                 self.info(v, infos.pop(v.name), where)
@@ -145,7 +157,7 @@ class _Reader:
             doc_string=proto.doc_string or None,
             opset_imports=self.opsets(proto.opset_import, where),
             name=proto.name,
-            metadata_props=_props(proto.metadata_props),
+            metadata_props=props(proto.metadata_props),
         )
         if infos:
             graph.meta[VALUE_INFO] = list(infos.values())
@@ -156,7 +168,8 @@ class _Reader:
         return ir.Function(proto.domain, proto.name, proto.overload, graph=graph, attributes=attributes)
 
     def graph(self, proto: Any, scopes: list[dict[str, ir.Value]], where: str) -> ir.Graph:
-        where = f"{where}/{proto.name}" if where else f"graph {proto.name!r}"
+        plain_text(proto.name, proto.doc_string)
+        where = f"{where}/{short(proto.name)}" if where else f"graph {short(proto.name)!r}"
         values: dict[str, ir.Value] = {}
         inputs = []
         for i in proto.input:
@@ -170,6 +183,7 @@ class _Reader:
         infos: dict[str, Any] = {}
         strays = []
         for i in proto.value_info:
+            plain_text(i.name)
             if i.name in infos:
                 strays.append(i)
             infos[i.name] = i
@@ -182,6 +196,7 @@ class _Reader:
         nodes, dangling = self.body(proto.node, [*scopes, values], infos, where)
         outputs = []
         for o in proto.output:
+            plain_text(o.name)
             found = values.get(o.name)
             if found is None:
                 found = dangling.setdefault(o.name, ir.Value(name=o.name))
@@ -196,7 +211,7 @@ class _Reader:
             initializers=initializers,
             doc_string=proto.doc_string or None,
             name=proto.name or None,
-            metadata_props=_props(proto.metadata_props),
+            metadata_props=props(proto.metadata_props),
         )
         strays += infos.values()
         if strays:
@@ -225,11 +240,12 @@ class _Reader:
     def annotations(self, graph: ir.Graph, protos: Iterable[Any], values: dict[str, ir.Value]) -> None:
         strays = []
         for a in protos:
-            v = values.get(a.tensor_name)
+            plain_text(a.tensor_name)
+            v, parameters = values.get(a.tensor_name), props(a.quant_parameter_tensor_names)
             if v is None or QUANTIZATION in v.meta:
                 strays.append(a)
             else:
-                v.meta[QUANTIZATION] = {e.key: e.value for e in a.quant_parameter_tensor_names}
+                v.meta[QUANTIZATION] = parameters or {}
         if strays:
             graph.meta[STRAY_QUANTIZATION] = strays
 
@@ -254,6 +270,7 @@ class _Reader:
         values = scopes[-1]
         outputs = []
         for p in protos:
+            plain_text(p.name, p.op_type, p.domain, p.overload, p.doc_string, *p.input, *p.output)
             outs = []
             for name in p.output:
                 v = ir.Value(name=name)
@@ -284,7 +301,7 @@ class _Reader:
     ) -> ir.Node:
         attributes = []
         if p.attribute:
-            here = f"{where}: node {p.name or p.op_type!r}"
+            here = f"{where}: node {short(p.name or p.op_type)!r}"
             seen = set()
             for a in p.attribute:
                 if a.name in seen:
@@ -296,6 +313,8 @@ class _Reader:
         devices = ()
         if p.device_configurations:
             names = ChainMap(*scopes[::-1])
+            for d in p.device_configurations:
+                self.device(d, where)
             devices = tuple(
                 ir.serde.deserialize_node_device_configuration(d, values=names) for d in p.device_configurations
             )
@@ -308,11 +327,20 @@ class _Reader:
             outputs=outputs,
             name=p.name,
             doc_string=p.doc_string or None,
-            metadata_props=_props(p.metadata_props),
+            metadata_props=props(p.metadata_props),
             device_configurations=devices,
         )
 
+    def device(self, p: Any, where: str) -> None:
+        """onnx-ir reads a configuration without names, and cannot write it again."""
+        plain_text(p.configuration_id, *(s.tensor_name for s in p.sharding_spec))
+        for spec in p.sharding_spec:
+            plain_text(*(x.dim_param for d in spec.sharded_dim for x in d.simple_sharding))
+        if not p.configuration_id or not all(s.tensor_name for s in p.sharding_spec):
+            self.complain("name", "a device configuration lacks its name or that of its tensor", where)
+
     def attribute(self, p: Any, scopes: list[dict[str, ir.Value]], where: str) -> ir.Attr | None:
+        plain_text(p.name, p.doc_string, p.ref_attr_name)
         doc = p.doc_string or None
         kind = p.type or _guess_type(p)
         T = ir.AttributeType
@@ -359,9 +387,10 @@ class _Reader:
     # values and types
 
     def info(self, value: ir.Value, proto: Any, where: str) -> None:
+        plain_text(proto.name, proto.doc_string)
         value.type, value.shape = self.type(proto.type, where)
         if proto.metadata_props:
-            value.metadata_props.update(_props(proto.metadata_props) or {})
+            value.metadata_props.update(props(proto.metadata_props) or {})
         if proto.doc_string:
             value.doc_string = proto.doc_string
 
@@ -369,6 +398,8 @@ class _Reader:
         """onnx-ir's form: nested types, with the shape of the innermost tensor beside them."""
         kind = proto.WhichOneof("value")
         denotation = proto.denotation or None
+        if denotation:
+            plain_text(denotation)
         if kind in ("tensor_type", "sparse_tensor_type"):
             leaf = proto.tensor_type if kind == "tensor_type" else proto.sparse_tensor_type
             shape = _shape(leaf.shape) if leaf.HasField("shape") else None
@@ -401,13 +432,12 @@ def _shape(proto: Any) -> ir.Shape:
         if kind == "dim_value":
             dims.append(d.dim_value if d.dim_value >= 0 else None)
         else:
+            plain_text(d.dim_param)
             dims.append(d.dim_param or None)
+        if d.denotation:
+            plain_text(d.denotation)
         denotations.append(d.denotation or None)
     return ir.Shape(dims, denotations=denotations, frozen=True)
-
-
-def _props(entries: Any) -> dict[str, str] | None:
-    return {e.key: e.value for e in entries} if entries else None
 
 
 def _text(raw: bytes) -> str | bytes:
@@ -427,3 +457,18 @@ _BY_FIELD = {
 def _guess_type(proto: Any) -> int:
     """Files of IR version 1 state no attribute type: the field that is set tells it."""
     return next((_BY_FIELD[f.name] for f, _ in proto.ListFields() if f.name in _BY_FIELD), 0)
+
+
+def _find_bytes(message: Any, path: str = "") -> str:
+    """Where in a proto a string field holds what is no UTF-8: ``graph.node[3].input[0]``, empty if nowhere."""
+    for field, value in message.ListFields():
+        many = field.is_repeated
+        here = f"{path}.{field.name}" if path else field.name
+        for i, part in enumerate(value if many else [value]):
+            place = f"{here}[{i}]" if many else here
+            if field.type == field.TYPE_STRING and isinstance(part, bytes):
+                return place
+            found = _find_bytes(part, place) if field.type == field.TYPE_MESSAGE else ""
+            if found:
+                return found
+    return ""

@@ -140,7 +140,7 @@ class _Compile:
         result = self.optimize(plan, level)
         built = self.save(result.model, plan)
         evaluation = self.evaluate(built, plan, level) if s.evaluate else None
-        timing = evaluation.latency if evaluation is not None else None
+        timing = evaluation.paired if evaluation is not None else None
         if timing is not None and level == 3 and s.plan is None and timing.verdict == "slower":
             self.notes.append(f"in the final check -O3 was {timing.text}; -O1 is given instead")
             plan, level = None, 1

@@ -13,7 +13,6 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x80\x02", "a Python pickle, not an ONNX model", "export it to ONNX first (torch.onnx.export)"),
     (b"%PDF", "a PDF, not an ONNX model", "was the right file given?"),
 )  # fmt: skip
-_MAX_DEPTH = 100
 
 
 def explain(raw: bytes, broken: bool = False) -> tuple[str, str | None] | None:
@@ -41,7 +40,7 @@ def explain(raw: bytes, broken: bool = False) -> tuple[str, str | None] | None:
 
 
 def _scan(raw: bytes) -> tuple[str, str | None]:
-    """Why protobuf refused the bytes: cut off, nested too deep, or not protobuf at all."""
+    """Why protobuf refused the bytes: cut off, damaged within, or not protobuf at all."""
     at, fields, end = 0, 0, len(raw)
     while at < end:
         start = at
@@ -67,8 +66,6 @@ def _scan(raw: bytes) -> tuple[str, str | None]:
             return f"cut off at byte {end:,}", "download or export it again"
         fields += 1
     else:
-        if _depth(raw) > _MAX_DEPTH:
-            return f"nested deeper than protobuf's {_MAX_DEPTH} levels", "the file is damaged or hostile"
         return "damaged: its outer structure is ONNX, but its parts are not", "download or export it again"
     return "not an ONNX model: its bytes are no protobuf", "give the .onnx file of a model"
 
@@ -84,28 +81,3 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
     return 0, -1
-
-
-def _depth(raw: bytes) -> int:
-    """How deep the first chain of nested bodies and types goes, without recursion and within the bytes given."""
-    depth, at, end = 0, 0, len(raw)
-    while at < end and depth <= _MAX_DEPTH:
-        key, at = _varint(raw, at)
-        if at < 0:
-            break
-        kind = key & 7
-        if kind == 2:
-            size, at = _varint(raw, at)
-            if at < 0 or at + size > end:
-                break
-            if size * 2 > end - at:  # the chain is where the bytes are
-                depth, end = depth + 1, at + size
-            else:
-                at += size
-        elif kind == 0:
-            _, at = _varint(raw, at)
-            if at < 0:
-                break
-        else:
-            at += 8 if kind == 1 else 4
-    return depth

@@ -42,7 +42,7 @@ __all__ = [
     "OptionalType", "PackedTensor", "SequenceType", "Shape", "SparseTensorType", "StringTensor", "SymbolicDim",
     "Tensor", "TensorProtoTensor", "TensorType", "TypeAndShape", "Value", "all_graphs", "array", "attr", "graph_of",
     "is_constant", "make_attr", "make_constant", "make_node", "opset_of", "owner", "replace_value", "scalar",
-    "schema_of", "serde", "subgraphs", "tensor",
+    "schema_of", "serde", "subgraphs", "tensor", "with_bodies",
 ]  # fmt: skip
 
 
@@ -55,7 +55,8 @@ def subgraphs(node: Node) -> Iterator[Graph]:
             yield from a.value
 
 
-def _with_bodies(graph: Graph) -> Iterator[Graph]:
+def with_bodies(graph: Graph) -> Iterator[Graph]:
+    """The graph and every body below it."""
     stack = [graph]
     while stack:
         g = stack.pop()
@@ -65,10 +66,10 @@ def _with_bodies(graph: Graph) -> Iterator[Graph]:
 
 def all_graphs(model: Model, functions: bool = True) -> Iterator[Graph]:
     """The main graph, every body below it, then the bodies of the model's functions."""
-    yield from _with_bodies(model.graph)
+    yield from with_bodies(model.graph)
     if functions:
         for f in model.functions.values():
-            yield from _with_bodies(f.graph)
+            yield from with_bodies(f.graph)
 
 
 def owner(node: Node) -> Graph | None:

@@ -127,7 +127,8 @@ class Builder:
             name = first.dtype.name.lower()
             if f"tensor({name})" in formal.types:
                 return first.dtype
-        raise Refusal(f"the dtype of a constant of {op_type} is unknown, because that of its other inputs is")
+        what = f"the dtype of a constant of {op_type} is unknown, because that of its other inputs is"
+        raise Refusal(what, fault=False)
 
     def discard(self) -> None:
         """Undo the uses that the detached nodes registered on values of the graph."""
@@ -328,33 +329,34 @@ class Rewriter:
                 raise Refusal(f"the result {new.name!r} is not visible there")
             if old.dtype is not None and new.dtype is not None and old.dtype != new.dtype:
                 raise Refusal(f"the result would be {new.dtype.name.lower()}, not {old.dtype.name.lower()}")
-            self._check_shape(old, new, fresh)
+            self._check_shape(old, new, fresh or r.keeps_shape)
             if m.root.op_type == "Identity" and old.is_graph_output() and not _can_carry(new, old, made):
                 raise Refusal("the Identity carries a graph output", fault=False)
         if len(m.roots) > 1:
             self._check_acyclic(m, op)
         return results
 
-    def _check_shape(self, old: Value, new: Value, fresh: bool) -> None:
-        """The result must have the shape it replaces. Where inference cannot say what a new node gives, the facts of
-        the old value hold for it; a value that was there before must be proved to have the same shape."""
+    def _check_shape(self, old: Value, new: Value, given: bool) -> None:
+        """The result must have the shape it replaces. ``given``: it has, where inference cannot say (a new node, or
+        the rule keeps shapes); a value that was there before must be proved to have the same shape."""
         a, b = shapes.dims(old), shapes.dims(new)
         if a is None or b is None:
-            if not fresh:
+            if not given:
                 raise Refusal("the shape is unknown, so it is not proved that it stays the same", fault=False)
             if a is not None:
                 new.meta["olc.dims"] = a
             return
         if len(a) != len(b):
             raise Refusal(f"the result would have shape [{_join(b)}], not [{_join(a)}]")
+        best = []
         for x, y in zip(a, b, strict=True):
-            if x == y or (fresh and _unknown(y)):
-                continue
-            raise Refusal(
-                f"the result has shape [{_join(b)}], which is not proved to be [{_join(a)}]",
-                fault=dim.known_different(x, y),
-            )
-        new.meta["olc.dims"] = a
+            if x != y and not (given and (_unknown(x) or _unknown(y)) and not dim.known_different(x, y)):
+                raise Refusal(
+                    f"the result has shape [{_join(b)}], which is not proved to be [{_join(a)}]",
+                    fault=dim.known_different(x, y),
+                )
+            best.append(x if _unknown(y) else y)
+        new.meta["olc.dims"] = tuple(best)
 
     def _check_node(self, n: Node) -> None:
         version = self.opsets.get(n.domain)

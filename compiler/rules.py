@@ -98,6 +98,8 @@ class Rule:
     Attributes:
         since, until: opset versions of the default domain between which the rule may act (both included).
         targets: names of targets it is for; empty for all.
+        keeps_shape: the result has the shape of what it replaces by the operators' meaning, whatever that shape is
+            (dropping an Identity); without it, a value that was there before must be *proved* to have that shape.
         source: file that declares it.
     """
 
@@ -113,6 +115,7 @@ class Rule:
     until: int | None
     targets: tuple[str, ...]
     source: str
+    keeps_shape: bool = False
 
     def applies(self, opset: int, target: str | None) -> bool:
         """May the rule act in a model of that opset, compiled for that target (None: any target)?"""
@@ -122,7 +125,8 @@ class Rule:
 
 
 def rule(
-    *, group: str, safety: Safety, since: int = 7, until: int | None = None, targets: Iterable[str] = ()
+    *, group: str, safety: Safety, since: int = 7, until: int | None = None, targets: Iterable[str] = (),
+    keeps_shape: bool = False,
 ) -> Callable[[type], Rule]:
     """Turn a class with ``pattern``, ``rewrite``, ``cases`` and perhaps ``unless`` into a registered Rule.
 
@@ -164,7 +168,7 @@ def rule(
                 raise RuleError(f"case {case.title!r} sets unknown {sorted(unknown)}", where=f"rule {name!r}")
         made = Rule(
             name, group, safety, doc, pattern, body["rewrite"], body.get("unless", _never), cases,
-            since, until, tuple(targets), inspect.getsourcefile(cls) or cls.__module__,
+            since, until, tuple(targets), inspect.getsourcefile(cls) or cls.__module__, keeps_shape,
         )  # fmt: skip
         _found.append(made)
         return made

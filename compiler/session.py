@@ -125,13 +125,12 @@ def session(
     import onnxruntime
 
     if isinstance(path, bytes):
-        where, found = "<model in memory>", SessionOptions()
+        where, chosen = "<model in memory>", options if options is not None else SessionOptions()
     else:
         where = os.fspath(path)
         if not Path(where).is_file():
             raise BadInput("no such file", where=where, hint="give the path of an ONNX model")
-        found = recommended(where) if options is None else options
-    chosen = found if options is None else options
+        chosen = options if options is not None else recommended(where)
     if threads is not None:
         chosen = replace(chosen, threads=threads)
     native = native_options(chosen)
@@ -257,6 +256,8 @@ def _to_ort(value: Any) -> Any:
     if isinstance(value, list):
         raise TypeError("a sequence input cannot be fed where another input or output is bfloat16 or float8")
     array = np.ascontiguousarray(value)
+    if array.dtype.kind in "OUS":
+        raise TypeError("a string input cannot be fed where another input or output is bfloat16 or float8")
     if not _exotic(array):
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
     bits = array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)

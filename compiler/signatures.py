@@ -15,6 +15,13 @@ from typing import Any
 from . import ir
 
 Complaint = tuple[str, str, str | None]  # kind, what, hint
+_NAME = 80  # characters of a name that messages show: a hostile file may hold names of megabytes
+
+
+def short(name: str | None) -> str:
+    """A name cut to what a message can show."""
+    text = name or ""
+    return text if len(text) <= _NAME else f"{text[: _NAME - 1]}…"
 
 
 @dataclass(frozen=True)

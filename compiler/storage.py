@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import io
 import os
 import stat
@@ -29,7 +30,7 @@ from .deserialize import LIMITS, Limits, from_proto
 from .errors import BadInput, OutputError
 from .file_kinds import explain
 from .serialize import to_proto
-from .tensors import DataFile, MappedTensor
+from .tensors import DataFile, MappedTensor, SparseTensor
 from .verifier import Problem, check, find_cycle, label, verify
 
 __all__ = ["Limits", "load", "load_bytes", "load_proto", "save", "to_bytes", "to_proto"]
@@ -55,7 +56,7 @@ def load(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> ir.Model:
         BadInput: says what is wrong, where, and what to do.
     """
     path = os.fspath(path)
-    raw = _read(path)
+    raw = read_file(path)
     proto = _parse(raw, path)
     del raw
     model = _accept(proto, path, os.path.dirname(path) or ".", limits)
@@ -77,16 +78,17 @@ def load_proto(
     return _accept(own, where, folder, limits)
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str, limit: int = PROTOBUF_BYTES) -> bytes:
+    """The content of a regular file that may be anything. Raises BadInput."""
     try:
         with open(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 raise BadInput("not a regular file", where=path, hint="give the path of an .onnx file")
-            if info.st_size > PROTOBUF_BYTES:
-                what = f"{info.st_size:,} bytes; a protobuf file ends at {PROTOBUF_BYTES:,}"
+            if info.st_size > limit:
+                what = f"{info.st_size:,} bytes; such a file ends at {limit:,}"
                 raise BadInput(what, where=path, hint="save the model with external data")
-            return file.read(PROTOBUF_BYTES)
+            return file.read(limit)
     except FileNotFoundError:
         raise BadInput("no such file", where=path, hint="check the path") from None
     except IsADirectoryError:
@@ -111,9 +113,15 @@ def _parse(raw: bytes, where: str) -> Any:
         raise BadInput(reason[0], where=where, hint=reason[1])
     try:
         return onnx.ModelProto.FromString(raw)
-    except DecodeError:
-        what, hint = explain(raw, broken=True) or ("not an ONNX model", None)
+    except DecodeError as error:
+        what, hint = _protobuf_says(error) or explain(raw, broken=True) or ("not an ONNX model", None)
         raise BadInput(what, where=where, hint=hint) from None
+
+
+def _protobuf_says(error: Exception) -> tuple[str, str | None] | None:
+    if "MaxDepth" in str(error):
+        return "nested deeper than protobuf allows (100 levels)", "no real model is: the file is damaged or hostile"
+    return None
 
 
 def _accept(proto: Any, where: str, folder: str | None, limits: Limits) -> ir.Model:
@@ -124,7 +132,11 @@ def _accept(proto: Any, where: str, folder: str | None, limits: Limits) -> ir.Mo
             hint = "export the model again; onnx.helper.make_model sets opset imports"
             raise BadInput("the model imports no operator set", where=where, hint=hint)
         proto.opset_import.add(domain="", version=1)  # what IR versions 1 and 2 mean by silence
-    model, problems = from_proto(proto, folder, limits)
+    try:
+        with _no_collection():
+            model, problems = from_proto(proto, folder, limits)
+    except RecursionError:  # only a proto that was built in memory can be so deep: protobuf's reader stops before
+        raise BadInput("nested too deep to be a real model", where=where) from None
     _refuse(problems, where)
     _unshadow(model)
     problems = verify(model)
@@ -133,6 +145,18 @@ def _accept(proto: Any, where: str, folder: str | None, limits: Limits) -> ir.Mo
         problems = verify(model)
     _refuse(problems, where)
     return model
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Building a large graph makes a million objects that all stay: looking for garbage among them doubles the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _refuse(problems: list[Problem], where: str) -> None:
@@ -164,33 +188,29 @@ def _unshadow(model: ir.Model) -> None:
     (A node output that hides one is not legal, and is left for the verifier to refuse.)
     """
     for root in (model.graph, *(f.graph for f in model.functions.values())):
-        if not any(True for node in root for _ in ir.subgraphs(node)):
-            continue
-        names = {v.name for g in _with_bodies(root) for v in _defined(g)}
-        _unshadow_body(root, set(), names)
+        if any(True for node in root for _ in ir.subgraphs(node)):
+            taken = {v.name or "" for g in ir.with_bodies(root) for v in _defined(g)}
+            _unshadow_body(root, set(), taken, {})
 
 
-def _unshadow_body(graph: ir.Graph, outer: set[str | None], taken: set[str | None]) -> None:
+def _unshadow_body(graph: ir.Graph, scope: set[str], taken: set[str], numbers: dict[str, int]) -> None:
+    """``scope`` holds the names around; it is added to and restored, not copied, so that the walk stays linear."""
     for v in (*graph.inputs, *graph.initializers.values()):
-        if v.name in outer:
-            number = 1
-            while f"{v.name}_{number}" in taken:
+        base = v.name or ""
+        if base in scope:
+            number = numbers.get(base, 0) + 1
+            while f"{base}_{number}" in taken:
                 number += 1
-            v.name = f"{v.name}_{number}"
+            numbers[base] = number
+            v.name = f"{base}_{number}"
             taken.add(v.name)
     bodies = [s for node in graph for s in ir.subgraphs(node)]
     if bodies:
-        inner = outer | {v.name for v in _defined(graph)}
+        own = {v.name or "" for v in _defined(graph)} - scope
+        scope |= own
         for body in bodies:
-            _unshadow_body(body, inner, taken)
-
-
-def _with_bodies(root: ir.Graph) -> Iterator[ir.Graph]:
-    stack = [root]
-    while stack:
-        graph = stack.pop()
-        yield graph
-        stack.extend(s for node in graph for s in ir.subgraphs(node))
+            _unshadow_body(body, scope, taken, numbers)
+        scope -= own
 
 
 def _defined(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -252,8 +272,8 @@ def _serialize(proto: Any, where: str | None) -> bytes:
     try:
         raw: bytes = proto.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
-        hint = "save with external=True, so that the weights go to a data file"
-        raise OutputError("the model does not fit protobuf's 2 GiB", where=where, hint=hint) from error
+        hint = "if the model is large: save with external=True, so that the weights go to a data file"
+        raise OutputError(f"protobuf refuses the model: {error}", where=where, hint=hint) from error
     if len(raw) > PROTOBUF_BYTES:
         hint = "save with external=True, so that the weights go to a data file"
         raise OutputError(f"the model needs {len(raw):,} bytes; protobuf ends at 2 GiB", where=where, hint=hint)
@@ -275,7 +295,7 @@ def _tensors(model: ir.Model) -> Iterator[tuple[Any, bool]]:
 def _wants_data_file(model: ir.Model) -> bool:
     total = mapped = 0
     for tensor, _ in _tensors(model):
-        size = tensor.nbytes
+        size = 0 if isinstance(tensor, SparseTensor) else tensor.nbytes
         total += size
         if isinstance(tensor, ir.ExternalTensor):
             mapped += size
@@ -295,7 +315,9 @@ class _Layout:
             external = isinstance(tensor, ir.ExternalTensor)
             if isinstance(tensor, MappedTensor):
                 self.files.add(tensor.file)
-            if tensor.dtype == ir.DataType.STRING or tensor.nbytes < EXTERNAL_TENSOR:
+            if isinstance(tensor, SparseTensor) or tensor.dtype == ir.DataType.STRING:
+                continue
+            if tensor.nbytes < EXTERNAL_TENSOR:
                 continue
             if not initializer and not external:  # runtimes read attributes from the model only
                 continue

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import ir
 from .errors import BadInput
-from .signatures import Problem
+from .signatures import Problem, short
 from .tensors import DataFile, MappedTensor, SparseTensor
 
 _T = ir.DataType
@@ -45,6 +45,27 @@ class _Wrong(Exception):
     """A tensor that cannot be what it says: what, hint."""
 
 
+class NotText(Exception):
+    """A name or text is not UTF-8; protobuf then gives bytes where a str should be, which nothing may meet."""
+
+
+def plain_text(*parts: str) -> None:
+    """Raise NotText where one is bytes; joining is the fastest way to ask."""
+    try:
+        "".join(parts)
+    except TypeError:
+        raise NotText from None
+
+
+def props(entries: Any) -> dict[str, str] | None:
+    """Metadata entries as a dict, None where there are none."""
+    if not entries:
+        return None
+    found = {e.key: e.value for e in entries}
+    plain_text(*found, *found.values())
+    return found
+
+
 class TensorReader:
     """Reads the tensors of one model and keeps its data files, each opened once."""
 
@@ -72,10 +93,11 @@ class TensorReader:
 
     def _complain(self, name: str, where: str, wrong: _Wrong) -> None:
         what, hint = wrong.args
-        subject = f"tensor {name!r}" if name else "a tensor"
+        subject = f"tensor {short(name)!r}" if name else "a tensor"
         self.problems.append(Problem("tensor", f"{subject} {what}", where, hint))
 
     def _dense(self, proto: Any) -> Any:
+        plain_text(proto.name, proto.doc_string)
         dtype, dims = _dtype(proto.data_type), _dims(proto.dims)
         size = _product(dims)
         if proto.data_location == 1:  # TensorProto.EXTERNAL
@@ -89,8 +111,9 @@ class TensorReader:
                 shape=ir.Shape(dims),
                 name=proto.name,
                 doc_string=proto.doc_string or None,
-                metadata_props={e.key: e.value for e in proto.metadata_props} or None,
+                metadata_props=props(proto.metadata_props),
             )
+        props(proto.metadata_props)
         if proto.HasField("raw_data"):
             need, held = _bytes(dtype, size), len(proto.raw_data)
             if need != held:
@@ -102,7 +125,7 @@ class TensorReader:
     def _external(self, proto: Any, dtype: ir.DataType, dims: list[int], size: int) -> Any:
         if dtype == _T.STRING:
             raise _Wrong("holds strings in external data, which ONNX does not allow", "store the strings in the model")
-        entries = {e.key: e.value for e in proto.external_data}
+        entries = props(proto.external_data) or {}
         location = entries.pop("location", "")
         offset, length = _number(entries.pop("offset", "0"), "offset"), entries.pop("length", None)
         need = _bytes(dtype, size)
@@ -123,7 +146,7 @@ class TensorReader:
             ir.Shape(dims),
             name=proto.name,
             doc_string=proto.doc_string or None,
-            metadata_props={e.key: e.value for e in proto.metadata_props} or None,
+            metadata_props=props(proto.metadata_props),
             extra=entries,
         )
 
@@ -134,6 +157,8 @@ class TensorReader:
             hint = "load the model from its file, so that the folder of its data is known"
             raise _Wrong(f"lies in the external file {location!r}, but the model came without a folder", hint)
         keep = "external data must lie in the model's own folder: copy it there and export again"
+        if len(location) > 4096:
+            raise _Wrong("names external data by a path of more than 4,096 characters", _REPAIR)
         windows = location[1:2] == ":" or location.startswith("\\")
         if "\0" in location or os.path.isabs(location) or windows:
             raise _Wrong(f"names external data by an absolute path, {location!r}", keep)

@@ -4,21 +4,22 @@ Run at load (problems become ``BadInput``), between passes and before saving (``
 over the nodes, and says everything it finds up to ``LIMIT`` problems. It changes nothing.
 
 ``Problem.kind`` is one of: ``name, duplicate, shadow, dangling, order, uses, owner, type, shape, operator, attribute,
-count, opset, version, body, empty, tensor, limit``.
+count, opset, version, body, cycle, empty, tensor, text, limit``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from . import ir
 from .errors import VerificationFailed
-from .signatures import Problem, Signature, signature, standard_domains
+from .signatures import Problem, Signature, short, signature, standard_domains
 
 __all__ = ["LIMIT", "Problem", "check", "find_cycle", "label", "verify"]
 
 LIMIT = 200
+T = TypeVar("T")
 _GRAPH, _GRAPHS = ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS
 
 
@@ -45,9 +46,9 @@ def check(model: ir.Model, where: str | None = None) -> None:
 
 def label(node: ir.Node) -> str:
     """How messages name a node: its name and operator, or what it produces where it has no name."""
-    domain = f"{node.domain}." if node.domain else ""
+    op = short(f"{node.domain}.{node.op_type}" if node.domain else node.op_type)
     name = node.name or next((f"of {v.name}" for v in node.outputs if v.name), "")
-    return f"{domain}{node.op_type} {name!r}" if name else f"{domain}{node.op_type}"
+    return f"{op} {short(name)!r}" if name else op
 
 
 def find_cycle(graph: ir.Graph) -> list[ir.Node]:
@@ -55,19 +56,21 @@ def find_cycle(graph: ir.Graph) -> list[ir.Node]:
     waits: dict[ir.Node, list[ir.Node]] = {}
     for node in graph:
         read: list[Any] = list(node.inputs)
-        stack = list(ir.subgraphs(node))
-        while stack:
-            body = stack.pop()
-            for inner in body:
-                read.extend(inner.inputs)
-                stack.extend(ir.subgraphs(inner))
+        for body in ir.subgraphs(node):
+            for g in ir.with_bodies(body):
+                read.extend(v for inner in g for v in inner.inputs)
         producers = (v.producer() for v in read if v is not None)
         waits[node] = [p for p in producers if p is not None and ir.owner(p) is graph]
-    state: dict[ir.Node, int] = {}
-    for start in waits:
+    return _cycle(waits)
+
+
+def _cycle(edges: Mapping[T, Sequence[T]]) -> list[T]:
+    """One cycle of a directed graph, or nothing; depth first without recursion."""
+    state: dict[T, int] = {}
+    for start in edges:
         if start in state:
             continue
-        path, iterators = [start], [iter(waits[start])]
+        path, iterators = [start], [iter(edges[start])]
         state[start] = 1
         while path:
             after = next(iterators[-1], None)
@@ -79,7 +82,7 @@ def find_cycle(graph: ir.Graph) -> list[ir.Node]:
             elif after not in state:
                 state[after] = 1
                 path.append(after)
-                iterators.append(iter(waits.get(after, ())))
+                iterators.append(iter(edges.get(after, ())))
     return []
 
 
@@ -117,6 +120,25 @@ class _Verifier:
         for key, f in model.functions.items():
             if key != f.identifier():
                 self.say("name", f"function {f.identifier()} is filed under {key}", "model")
+        if model.functions:
+            self.recursion()
+
+    def recursion(self) -> None:
+        """Functions may call one another, but none may come back to itself: inlining it would never end."""
+        functions = self.model.functions
+        calls = {
+            key: [
+                called
+                for g in ir.with_bodies(f.graph)
+                for n in g
+                if (called := (n.domain, n.op_type, n.overload)) in functions
+            ]
+            for key, f in functions.items()
+        }
+        cycle = _cycle(calls)
+        if cycle:
+            names = " -> ".join(short(":".join(part for part in key if part)) for key in [*cycle[:6], cycle[0]])
+            self.say("cycle", f"functions call one another in a circle: {names}", "model")
 
     def imports(self, opsets: dict[str, int], where: str) -> None:
         for domain, newest in standard_domains().items():
@@ -131,7 +153,7 @@ class _Verifier:
                 self.say("opset", f"opset {version} of {name} does not exist", where, "export the model again")
 
     def function(self, f: ir.Function) -> None:
-        where = f"function {f.domain}:{f.name}"
+        where = f"function {short(f.domain)}:{short(f.name)}"
         self.scope, self.visible = {}, set()
         self.function_attributes = set(f.attributes)
         self.imports(f.opset_imports, where)
@@ -141,7 +163,8 @@ class _Verifier:
     # graphs
 
     def graph(self, graph: ir.Graph, outer: str, opsets: dict[str, int], function: ir.Function | None) -> None:
-        where = outer if function is not None else f"{outer}/{graph.name}" if outer else f"graph {graph.name!r}"
+        name = short(graph.name)
+        where = outer if function is not None else f"{outer}/{name}" if outer else f"graph {name!r}"
         nodes = list(graph)
         own = self.names(graph, nodes, where)
         for name, v in graph.initializers.items():
@@ -329,10 +352,10 @@ class _Verifier:
                 self.reference(node, a, where)
             elif a.type == _GRAPH:
                 bodies = True
-                self.graph(a.value, f"{where}/{node.name or node.op_type}.{name}", opsets, None)
+                self.graph(a.value, f"{where}/{short(node.name or node.op_type)}.{short(name)}", opsets, None)
             elif a.type == _GRAPHS:
                 for body in a.value:
-                    self.graph(body, f"{where}/{node.name or node.op_type}.{name}", opsets, None)
+                    self.graph(body, f"{where}/{short(node.name or node.op_type)}.{short(name)}", opsets, None)
             elif a.value is None:
                 self.say("attribute", f"attribute {name!r} has no value", f"{where}: {label(node)}")
         if bodies and node.domain == "":

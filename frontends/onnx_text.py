@@ -36,17 +36,11 @@ def load(source: Any) -> ir.Model:
     text = os.fspath(source)
     if _MODEL.match(text):
         return parse(text, "text")
-    where = text
+    raw = storage.read_file(text, MAX_BYTES)
     try:
-        with open(where, encoding="utf-8") as file:
-            text = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise BadInput("no such file", where=where, hint="check the path") from None
+        return parse(raw.decode("utf-8"), text)
     except UnicodeDecodeError:
-        raise BadInput("not text", where=where, hint="a binary model needs the suffix .onnx") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot be read: {error}", where=where) from error
-    return parse(text, where)
+        raise BadInput("not text", where=text, hint="a binary model needs the suffix .onnx") from None
 
 
 def parse(text: str, where: str) -> ir.Model:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from olc.analysis import dims as dim
-from olc.rules import attr, dims, elements, is_constant
+from olc.rules import array, attr, dims, elements, is_constant
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 LAST = (1 << 63) - 1
@@ -69,7 +68,8 @@ def view(src: Sequence[Any], dst: Sequence[Any], inferred: int | None = None) ->
             target.append(-1)
         else:
             return f"the sizes {dst[open_at]} and {d} are both known at run time only"
-    if open_at is not None and open_at != inferred and not all(dim.is_positive(d) for i, d in enumerate(dst) if i != open_at):
+    others = [d for i, d in enumerate(dst) if i != open_at]
+    if open_at not in (None, inferred) and not all(map(dim.is_positive, others)):
         return f"the size {dst[open_at]} cannot be inferred, should another be 0"
     return "Reshape", tuple(target)
 
@@ -102,6 +102,11 @@ def view_of(node: Any) -> Form | None:
         return None
     numbers = whole(node.inputs[1])
     return None if numbers is None else (node.op_type, numbers)
+
+
+def odd(nodes: Any) -> bool:
+    """Does a Reshape have an ``allowzero`` other than 0 and 1? Runtimes do not agree on what that means."""
+    return any(attr(n, "allowzero", 0) not in (0, 1) for n in nodes)
 
 
 def write(op: Any, x: Any, form: Form) -> Any:
@@ -137,10 +142,13 @@ def reduced_axes(node: Any, rank: int) -> tuple[int, ...] | None:
     return axes_of(given, rank)
 
 
+def others_used(node: Any) -> bool:
+    """Is another output than the first in use?"""
+    return any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
+
+
 def every(value: Any, test: Any) -> bool:
     """Does every element of a constant pass the test? Looks at one element first: most constants fail there."""
-    from olc.rules import array
-
     a = array(value)
     if a is None or a.size == 0:
         return False

@@ -14,320 +14,46 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from math import gcd
-from typing import Any
+
+from .poly import (
+    BROADCAST,
+    FLOOR,
+    INTEGER,
+    MAX,
+    MIN,
+    SYMBOL,
+    Atom,
+    Dim,
+    Monomial,
+    Poly,
+    Supply,
+    add,
+    atom,
+    divide,
+    divide_exact,
+    fresh,
+    make,
+    mul,
+    neg,
+    of_atom,
+    product,
+    sub,
+    symbol,
+    terms_of,
+    total,
+    unknown,
+    without,
+)
 
 __all__ = [
-    "Atom", "Dim", "Poly", "Supply", "add", "all_names", "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "floordiv",
-    "fresh", "is_nonnegative", "is_positive", "is_size", "known_different", "known_equal", "maximum", "minimum", "mod", "mul",
-    "neg", "parse", "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
+    "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names",
+    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "floordiv", "fresh", "is_nonnegative",
+    "is_positive", "is_size", "known_different", "known_equal", "maximum", "minimum", "mod", "mul", "neg", "parse",
+    "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
 
-SYMBOL, INTEGER, FLOOR, MAX, MIN, BROADCAST = "symbol", "integer", "floor", "max", "min", "broadcast"
-_ORDER = {SYMBOL: 0, INTEGER: 1, FLOOR: 2, MAX: 3, MIN: 4, BROADCAST: 5}
-
-# The bounds of `is_nonnegative`: how many bounds it may substitute one after another, and on how long a polynomial.
-_DEPTH, _TERMS = 4, 24
-
-
-class Atom:
-    """What a polynomial is over. Interned: two equal atoms are one object."""
-
-    __slots__ = ("args", "key", "kind", "name")
-
-    kind: str
-    name: str
-    args: tuple[Dim, ...]
-    key: tuple[int, str]
-
-    def __init__(self, kind: str, name: str, args: tuple[Dim, ...]) -> None:
-        self.kind = kind
-        self.name = name
-        self.args = args
-        self.key = (_ORDER[kind], name)
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-Monomial = tuple[Atom, ...]
-_atoms: dict[tuple[str, Any], Atom] = {}
-
-
-def _atom(kind: str, name: str | None, args: tuple[Dim, ...] = ()) -> Atom:
-    key = (kind, name if name is not None else args)
-    found = _atoms.get(key)
-    if found is None:
-        if name is None:
-            if kind == FLOOR:
-                top, bottom = (str(a) if isinstance(a, int) or len(a.terms) == 1 else f"({a})" for a in args)
-                if "*" in bottom or "/" in bottom:
-                    bottom = f"({bottom})"
-                name = f"floor({top}/{bottom})"
-            else:
-                name = f"{kind}({', '.join(str(a) for a in args)})"
-        found = _atoms[key] = Atom(kind, name, args)
-    return found
-
-
-def _monomial_key(m: Monomial) -> tuple[int, list[tuple[int, str]]]:
-    return (-len(m), [a.key for a in m])
-
-
-def _term_key(term: tuple[Monomial, int]) -> tuple[int, list[tuple[int, str]]]:
-    return _monomial_key(term[0])
-
-
-def _atom_key(a: Atom) -> tuple[int, str]:
-    return a.key
-
-
-class Poly:
-    """A non-constant polynomial; immutable. Made by the functions of this module, never directly."""
-
-    __slots__ = ("_hash", "_text", "terms")
-
-    terms: tuple[tuple[Monomial, int], ...]
-
-    def __init__(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
-        self.terms = terms
-        self._hash = hash(terms)
-        self._text: str | None = None
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return isinstance(other, Poly) and self._hash == other._hash and self.terms == other.terms
-
-    def __str__(self) -> str:
-        if self._text is None:
-            self._text = _text(self.terms)
-        return self._text
-
-    def __repr__(self) -> str:
-        return f"Poly({self})"
-
-    def __add__(self, other: Dim) -> Dim:
-        return add(self, other)
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Dim) -> Dim:
-        return sub(self, other)
-
-    def __rsub__(self, other: Dim) -> Dim:
-        return sub(other, self)
-
-    def __mul__(self, other: Dim) -> Dim:
-        return mul(self, other)
-
-    __rmul__ = __mul__
-
-    def __neg__(self) -> Dim:
-        return neg(self)
-
-    def __floordiv__(self, other: Dim) -> Dim:
-        return floordiv(self, other)
-
-    def __rfloordiv__(self, other: Dim) -> Dim:
-        return floordiv(other, self)
-
-    def __mod__(self, other: Dim) -> Dim:
-        return mod(self, other)
-
-    def __rmod__(self, other: Dim) -> Dim:
-        return mod(other, self)
-
-
-Dim = int | Poly
-
-
-def _text(terms: tuple[tuple[Monomial, int], ...]) -> str:
-    parts: list[str] = []
-    for m, c in terms:
-        size = abs(c)
-        factors = [a.name for a in m]
-        if size != 1 or not factors:
-            factors.insert(0, str(size))
-        sign = ("-" if c < 0 else "") if not parts else (" - " if c < 0 else " + ")
-        parts.append(sign + "*".join(factors))
-    return "".join(parts)
-
-
-def _make(terms: dict[Monomial, int]) -> Dim:
-    kept = [(m, c) for m, c in terms.items() if c]
-    if not kept:
-        return 0
-    if len(kept) > 1:
-        kept.sort(key=_term_key)
-    elif not kept[0][0]:
-        return kept[0][1]
-    return Poly(tuple(kept))
-
-
-def _of_atom(a: Atom) -> Poly:
-    return Poly((((a,), 1),))
-
-
-def _terms(d: Dim) -> tuple[tuple[Monomial, int], ...]:
-    if isinstance(d, int):
-        return (((), d),) if d else ()
-    return d.terms
-
-
-# ---------------------------------------------------------------------------------------------------- making
-
-
-@lru_cache(maxsize=4096)
-def symbol(name: str) -> Poly:
-    """The size called ``name``: an integer >= 0, the same wherever the name is the same."""
-    return _of_atom(_atom(SYMBOL, name))
-
-
-class Supply:
-    """A source of new symbols, each equal to itself only. One model has one, so that its names are deterministic."""
-
-    def __init__(self, prefix: str = "?") -> None:
-        self.prefix = prefix
-        self.count = 0
-
-    def fresh(self) -> Poly:
-        """A size (>= 0) about which nothing else is known."""
-        self.count += 1
-        return _of_atom(_atom(SYMBOL, f"{self.prefix}{self.count}"))
-
-    def unknown(self) -> Poly:
-        """An integer of unknown sign about which nothing else is known."""
-        self.count += 1
-        return _of_atom(_atom(INTEGER, f"{self.prefix}{self.count}"))
-
-    def reset(self) -> None:
-        self.count = 0
-
-
-_supply = Supply("?_")
-
-
-def fresh(supply: Supply | None = None) -> Poly:
-    """A new size; from the process-wide supply where none is given."""
-    return (supply or _supply).fresh()
-
-
-def unknown(supply: Supply | None = None) -> Poly:
-    """A new integer of unknown sign; from the process-wide supply where none is given."""
-    return (supply or _supply).unknown()
-
-
-# ------------------------------------------------------------------------------------------------ arithmetic
-
-
-def add(a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int):
-        if isinstance(b, int):
-            return a + b
-        if a == 0:
-            return b
-    elif b == 0:
-        return a
-    out = dict(_terms(a))
-    for m, c in _terms(b):
-        out[m] = out.get(m, 0) + c
-    return _make(out)
-
-
-def neg(a: Dim) -> Dim:
-    return -a if isinstance(a, int) else Poly(tuple((m, -c) for m, c in a.terms))
-
-
-def sub(a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int) and isinstance(b, int):
-        return a - b
-    if a == b:
-        return 0
-    return add(a, neg(b))
-
-
-def mul(a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int):
-        if isinstance(b, int):
-            return a * b
-        a, b = b, a
-    if isinstance(b, int):
-        if b == 0:
-            return 0
-        return a if b == 1 else Poly(tuple((m, c * b) for m, c in a.terms))
-    out: dict[Monomial, int] = {}
-    for m, c in a.terms:
-        for n, e in b.terms:
-            both = tuple(sorted(m + n, key=_atom_key)) if m and n else m or n
-            out[both] = out.get(both, 0) + c * e
-    return _make(out)
-
-
-def product(items: Iterable[Dim]) -> Dim:
-    out: Dim = 1
-    for d in items:
-        out = mul(out, d)
-    return out
-
-
-def total(items: Iterable[Dim]) -> Dim:
-    """The sum."""
-    out: Dim = 0
-    for d in items:
-        out = add(out, d)
-    return out
-
-
-def _without(m: Monomial, part: Monomial) -> Monomial | None:
-    """``m / part``, or None where ``part`` does not divide it."""
-    rest = list(m)
-    for a in part:
-        if a not in rest:
-            return None
-        rest.remove(a)
-    return tuple(rest)
-
-
-def _divmod(p: Dim, q: Dim) -> tuple[Dim, Dim]:
-    """Polynomials (a, r) with ``p = a*q + r``, by leading terms; r is 0 exactly where q divides p over the integers."""
-    lead, by = _terms(q)[0]
-    left = dict(_terms(p))
-    rest: dict[Monomial, int] = {}
-    quotient: dict[Monomial, int] = {}
-    while left:
-        m = min(left, key=_monomial_key)
-        c = left[m]
-        part = _without(m, lead)
-        k = c // by if part is not None else 0
-        if part is None or k == 0:
-            rest[m] = left.pop(m)
-            continue
-        quotient[part] = quotient.get(part, 0) + k
-        for n, e in _terms(q):
-            both = tuple(sorted(part + n, key=_atom_key))
-            now = left.get(both, 0) - k * e
-            if now:
-                left[both] = now
-            else:
-                left.pop(both, None)
-        if m in left:  # c was no multiple of by: what is left of this term is remainder
-            rest[m] = left.pop(m)
-    return _make(quotient), _make(rest)
-
-
-def divide_exact(p: Dim, q: Dim) -> Dim | None:
-    """The dim ``a`` with ``p = a*q`` as polynomials, or None. It is ``p/q`` wherever q is not 0, which the caller knows."""
-    if q == 0:
-        return None
-    if isinstance(p, int) and isinstance(q, int):
-        return p // q if p % q == 0 else None
-    if p == q:
-        return 1
-    a, r = _divmod(p, q)
-    return a if r == 0 else None
+# How many bounds `is_nonnegative` puts in for atoms one after another, on how long a polynomial, and how many in all.
+_DEPTH, _TERMS, _FUEL = 4, 24, 300
 
 
 def floordiv(p: Dim, q: Dim, nonzero: bool = False) -> Dim:
@@ -350,10 +76,10 @@ def floordiv(p: Dim, q: Dim, nonzero: bool = False) -> Dim:
     if p == 0 and nonzero:
         return 0
     if not nonzero and not is_positive(q) and not is_positive(neg(q)):
-        return _of_atom(_atom(FLOOR, None, (p, q)))
+        return of_atom(atom(FLOOR, None, (p, q)))
     if p == q:
         return 1
-    whole, rest = _divmod(p, q)
+    whole, rest = divide(p, q)
     if rest == 0:
         return whole
     rest, q = _cancel(rest, q)
@@ -361,12 +87,12 @@ def floordiv(p: Dim, q: Dim, nonzero: bool = False) -> Dim:
         return add(whole, floordiv(rest, q))
     if is_nonnegative(rest) and is_positive(sub(q, rest)):
         return whole
-    return add(whole, _of_atom(_atom(FLOOR, None, (rest, q))))
+    return add(whole, of_atom(atom(FLOOR, None, (rest, q))))
 
 
 def _cancel(p: Dim, q: Dim) -> tuple[Dim, Dim]:
-    """p and q without the factors that divide every term of both; q is known not to be 0, so neither are its factors."""
-    terms = (*_terms(p), *_terms(q))
+    """p and q without the factors that divide every term of both; q is not 0 in a run, so neither are its factors."""
+    terms = (*terms_of(p), *terms_of(q))
     number = gcd(*(c for _, c in terms))
     common = list(terms[0][0])
     for m, _ in terms[1:]:
@@ -379,21 +105,21 @@ def _cancel(p: Dim, q: Dim) -> tuple[Dim, Dim]:
         common = kept
     part = tuple(common)
 
-    def divide(d: Dim) -> Dim:
-        return _make({_without(m, part) or (): c // number for m, c in _terms(d)})
+    def reduced(d: Dim) -> Dim:
+        return make({without(m, part) or (): c // number for m, c in terms_of(d)})
 
-    return divide(p), divide(q)
+    return reduced(p), reduced(q)
 
 
 def _floor_by_int(p: Dim, q: int) -> Dim:
     whole: dict[Monomial, int] = {}
     rest: dict[Monomial, int] = {}
-    for m, c in _terms(p):
+    for m, c in terms_of(p):
         if c // q:
             whole[m] = c // q
         if c % q:
             rest[m] = c % q
-    a = _make(whole)
+    a = make(whole)
     if all(not m for m in rest):
         return a  # only a constant below q is left
     # floor((g*A + c) / (g*Q)) = floor((A + floor(c/g)) / Q)
@@ -404,17 +130,17 @@ def _floor_by_int(p: Dim, q: int) -> Dim:
         constant //= g
         q //= g
         if q == 1:
-            return add(a, _make({**rest, (): constant}))
+            return add(a, make({**rest, (): constant}))
     # floor((floor(n/k) + r) / q) = floor((n + k*r) / (k*q)) for integers r and k > 0
     for m, c in rest.items():
         if c == 1 and len(m) == 1 and m[0].kind == FLOOR:
             n, k = m[0].args
             if isinstance(k, int) and k > 0:
-                others = _make({**{n_: e for n_, e in rest.items() if n_ is not m}, (): constant})
+                others = make({**{n_: e for n_, e in rest.items() if n_ is not m}, (): constant})
                 return add(a, _floor_by_int(add(n, mul(others, k)), k * q))
     if constant:
         rest[()] = constant
-    return add(a, _of_atom(_atom(FLOOR, None, (_make(rest), q))))
+    return add(a, of_atom(atom(FLOOR, None, (make(rest), q))))
 
 
 def ceildiv(p: Dim, q: Dim, nonzero: bool = False) -> Dim:
@@ -428,10 +154,12 @@ def mod(p: Dim, q: Dim, nonzero: bool = False) -> Dim:
 
 
 def _flat(kind: str, a: Dim, b: Dim) -> list[Dim]:
+    """The arguments of nested atoms of one kind; a constant added to max or min goes to each of their arguments."""
     out: list[Dim] = []
     for d in (a, b):
-        only = _single(d)
-        out.extend(only.args if only is not None and only.kind == kind else (d,))
+        more = terms_of(d)[-1][1] if isinstance(d, Poly) and len(d.terms) == 2 and not d.terms[-1][0] else 0
+        only = _single(sub(d, more) if more and kind != BROADCAST else d)
+        out.extend([add(x, more) for x in only.args] if only is not None and only.kind == kind else [d])
     return out
 
 
@@ -469,7 +197,7 @@ def _extreme(kind: str, a: Dim, b: Dim, beats: Callable[[Dim, Dim], bool]) -> Di
         kept.append(d)
     if len(kept) == 1:
         return kept[0]
-    return _of_atom(_atom(kind, None, tuple(sorted(kept, key=_dim_key))))
+    return of_atom(atom(kind, None, tuple(sorted(kept, key=_dim_key))))
 
 
 def broadcast(a: Dim, b: Dim) -> Dim | None:
@@ -496,7 +224,7 @@ def broadcast(a: Dim, b: Dim) -> Dim | None:
         kept.append(d)
     if len(kept) == 1:
         return kept[0]
-    return _of_atom(_atom(BROADCAST, None, tuple(sorted(kept, key=_dim_key))))
+    return of_atom(atom(BROADCAST, None, tuple(sorted(kept, key=_dim_key))))
 
 
 def _covers(a: Dim, b: Dim) -> bool:
@@ -504,7 +232,7 @@ def _covers(a: Dim, b: Dim) -> bool:
     if is_nonnegative(sub(a, 2)):
         return True
     only = _single(b)
-    # b = min(a, others): b <= a, so they differ only where b is 1, or where b is 0 and a is 1, which others >= 1 exclude
+    # b = min(a, others) is at most a: they differ only where b is 1, or b is 0 and a is 1, which others >= 1 exclude
     if only is not None and only.kind == MIN and a in only.args:
         return all(o == a or is_positive(o) for o in only.args)
     return False
@@ -515,7 +243,7 @@ def _covers(a: Dim, b: Dim) -> bool:
 
 def is_nonnegative(d: Dim) -> bool:
     """True where the dim is proved >= 0 for all values of the symbols."""
-    return d >= 0 if isinstance(d, int) else _nonnegative(d, _DEPTH)
+    return d >= 0 if isinstance(d, int) else _nonnegative(d)
 
 
 def is_positive(d: Dim) -> bool:
@@ -546,43 +274,48 @@ def known_different(a: Dim, b: Dim) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def _nonnegative(p: Poly, depth: int) -> bool:
-    if all(c > 0 and _nonnegative_monomial(m, depth) for m, c in p.terms):
-        return True
-    if depth == 0 or len(p.terms) > _TERMS:
+def _nonnegative(p: Poly) -> bool:
+    return _shown(p, _DEPTH, [_FUEL])
+
+
+def _shown(d: Dim, depth: int, fuel: list[int]) -> bool:
+    """Search a proof of ``d >= 0``: all terms are >= 0, or become so when atoms are replaced by bounds of theirs."""
+    if isinstance(d, int):
+        return d >= 0
+    fuel[0] -= 1
+    if fuel[0] < 0 or depth < 0:
         return False
-    for i, (m, c) in enumerate(p.terms):
-        rest = p.terms[:i] + p.terms[i + 1 :]
+    if all(c > 0 and _shown_monomial(m, depth, fuel) for m, c in d.terms):
+        return True
+    if len(d.terms) > _TERMS:
+        return False
+    for i, (m, c) in enumerate(d.terms):
         for a in dict.fromkeys(m):
-            if a.kind in (SYMBOL, INTEGER):
+            if not a.args:
                 continue
-            others = _without(m, (a,)) or ()
-            if not _nonnegative_monomial(others, depth - 1):
+            others = without(m, (a,)) or ()
+            if not _shown_monomial(others, depth - 1, fuel):
                 continue
-            scaled = _make({others: c})
+            rest, scaled = make(dict(d.terms[:i] + d.terms[i + 1 :])), make({others: c})
             for bound, by in _bounds(a, upper=c < 0):
-                # c*others*a >= c*others*bound/by, so by*p >= by*rest + c*others*bound
-                weaker = add(mul(_make(dict(rest)), by), mul(scaled, bound))
-                if weaker >= 0 if isinstance(weaker, int) else _nonnegative(weaker, depth - 1):
+                # c*others*a >= c*others*bound/by, so by*d >= by*rest + c*others*bound
+                if _shown(add(mul(rest, by), mul(scaled, bound)), depth - 1, fuel):
                     return True
     return False
 
 
-def _nonnegative_monomial(m: Monomial, depth: int) -> bool:
-    return all(a.kind == SYMBOL or _nonnegative_atom(a, depth) or m.count(a) % 2 == 0 for a in m)
+def _shown_monomial(m: Monomial, depth: int, fuel: list[int]) -> bool:
+    return all(a.kind == SYMBOL or m.count(a) % 2 == 0 or _shown_atom(a, depth, fuel) for a in m)
 
 
-def _nonnegative_atom(a: Atom, depth: int) -> bool:
-    def shown(d: Dim) -> bool:
-        return d >= 0 if isinstance(d, int) else depth > 0 and _nonnegative(d, depth - 1)
-
+def _shown_atom(a: Atom, depth: int, fuel: list[int]) -> bool:
     if a.kind == FLOOR:
         # a zero divisor never gets this far: the operator that divides would have failed
-        return shown(a.args[0]) and shown(a.args[1])
+        return all(_shown(d, depth - 1, fuel) for d in a.args)
     if a.kind == MAX:
-        return any(shown(d) for d in a.args)
+        return any(_shown(d, depth - 1, fuel) for d in a.args)
     if a.kind == MIN:
-        return all(shown(d) for d in a.args)
+        return all(_shown(d, depth - 1, fuel) for d in a.args)
     return a.kind == BROADCAST
 
 
@@ -617,17 +350,8 @@ def is_size(d: Dim) -> bool:
     return isinstance(d, int) or all(a.kind == SYMBOL for a in _leaves(d))
 
 
-@lru_cache(maxsize=1 << 14)
-def _leaves(p: Poly) -> tuple[Atom, ...]:
-    out: dict[Atom, None] = {}
-    for m, _ in p.terms:
-        for a in m:
-            if a.kind in (SYMBOL, INTEGER):
-                out[a] = None
-            for d in a.args:
-                if isinstance(d, Poly):
-                    out.update(dict.fromkeys(_leaves(d)))
-    return tuple(out)
+def _leaves(p: Poly) -> Iterable[Atom]:
+    return (x for m, _ in p.terms for a in m for x in a.leaves)
 
 
 def substitute(d: Dim, values: Mapping[str, Dim]) -> Dim:
@@ -647,7 +371,7 @@ def substitute(d: Dim, values: Mapping[str, Dim]) -> Dim:
 
 def _substitute_atom(a: Atom, values: Mapping[str, Dim]) -> Dim:
     if a.kind in (SYMBOL, INTEGER):
-        return values.get(a.name, _of_atom(a))
+        return values.get(a.name, of_atom(a))
     args = [substitute(d, values) for d in a.args]
     if a.kind == FLOOR:
         return floordiv(args[0], args[1])
@@ -680,7 +404,7 @@ def evaluate(d: Dim, values: Mapping[str, int]) -> int:
 
 
 def parse(text: str) -> Dim | None:
-    """The dim that an exporter's text means (``s0 + s70``, ``2*seq``, ``(seq + 1)//2``), or None where it is no such text.
+    """The dim that an exporter's text means (``s0 + s70``, ``2*seq``, ``(seq + 1)//2``); None where it is no such text.
 
     A text that looks like a name is a name: ``batch-size`` is one symbol.
     """

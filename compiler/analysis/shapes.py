@@ -11,8 +11,8 @@ without a rule by onnx's own inference. They sit in ``value.meta`` and are never
 
 from __future__ import annotations
 
-from . import shape_rules  # noqa: F401  (registers the rules)
 from .. import ir
+from . import shape_rules  # noqa: F401  (registers the rules)
 from .dims import Dim
 from .shape_rules import core
 from .shape_rules.core import DIMS

@@ -132,13 +132,14 @@ def load(spec: str | os.PathLike[str], inputs: Sequence[Expected] | ir.Model | N
 def _read(file: Path) -> Feed:
     try:
         # Pickled arrays could run code; strings are kept as numpy's own text type instead.
-        with np.load(file, allow_pickle=False) as held:
-            if not hasattr(held, "files"):
-                raise BadInput("is one array, not an .npz of named arrays", where=str(file),
-                               hint="save it with numpy.savez(file, input_name=array)")  # fmt: skip
-            return {name: held[name] for name in held.files}
+        held = np.load(file, allow_pickle=False)
+        if isinstance(held, np.lib.npyio.NpzFile):
+            with held:
+                return {name: held[name] for name in held.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise BadInput(f"cannot be read as .npz: {error}", where=str(file), hint="save it with numpy.savez") from error
+    raise BadInput("is one array, not an .npz of named arrays", where=str(file),
+                   hint="save it with numpy.savez(file, input_name=array)")  # fmt: skip
 
 
 def _function(module: str, name: str, spec: str) -> Callable[[], Any]:

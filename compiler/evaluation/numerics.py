@@ -224,9 +224,12 @@ class Comparison:
         found.max_abs = max(found.max_abs or 0.0, float(error.max(initial=0.0)))
         relative = error / np.maximum(np.abs(r64[finite]), floor)
         found.max_rel = max(found.max_rel or 0.0, float(relative.max(initial=0.0)))
-        sums.signal += float(rt @ rt)
-        sums.noise += float(np.sum((rt - ct) ** 2))
-        cosine = 1.0 if error.max(initial=0.0) <= negligible else _cosine(rt, ct)
+        with np.errstate(over="ignore"):  # beyond float64: ``results`` then gives no SQNR
+            sums.signal += float(rt @ rt)
+            sums.noise += float(np.sum((rt - ct) ** 2))
+        # Where NaN or infinity took every number's place there is no direction left to compare.
+        lost = not rt.size and bool(r64.size) and not bool(same.all())
+        cosine = 0.0 if lost else 1.0 if error.max(initial=0.0) <= negligible else _cosine(rt, ct)
         sums.cosines += cosine
         found.cosine_min = cosine if found.cosine_min is None else min(found.cosine_min, cosine)
         self._best(found, sums, r64, c64)
@@ -239,10 +242,13 @@ class Comparison:
         rows_r, rows_c = r.reshape(-1, r.shape[-1]), c.reshape(-1, c.shape[-1])
         known = ~np.isnan(rows_r).any(axis=1)
         rows_r, rows_c = rows_r[known], rows_c[known]
-        # A NaN in the candidate wins argmax and is no largest element of the reference: it counts as wrong.
-        chosen = np.take_along_axis(rows_r, np.argmax(rows_c, axis=1)[:, None], axis=1)[:, 0] if len(rows_r) else rows_r
-        sums.same_best += int(np.count_nonzero(chosen == rows_r.max(axis=1))) if len(rows_r) else 0
         found.top1_rows += len(rows_r)
+        if not len(rows_r):
+            return
+        chosen = np.take_along_axis(rows_r, np.argmax(rows_c, axis=1)[:, None], axis=1)[:, 0]
+        # argmax takes a NaN for the largest, wherever it stands: such a row is wrong whatever it points at.
+        right = (chosen == rows_r.max(axis=1)) & ~np.isnan(rows_c).any(axis=1)
+        sums.same_best += int(np.count_nonzero(right))
 
 
 def is_distribution(name: str, values: np.ndarray) -> bool:

@@ -166,6 +166,8 @@ def _by_name(symbol: str, item: Input, by_place: str) -> str:
     if item.role == roles.AUDIO and by_place == SAMPLES:
         return SAMPLES
     low = symbol.lower()
+    if len(low) == 1 and by_place != OTHER:
+        return by_place  # a single letter says less than the place
     kind = next((k for k, pattern in _NAMES if re.search(pattern, low)), by_place)
     # "sequence" in an input of the encoder is the encoder's.
     return ENCODED if kind == SEQ and by_place == ENCODED else kind

@@ -8,7 +8,7 @@ reference evaluator for what that cannot run), so the numbers are those of a run
 Left alone, because it would not be the same, not be worth it, or not be safe:
 
 * random operators, Dropout, operators of other domains, nodes with bodies, strings, sequences and optionals;
-* DequantizeLinear and DynamicQuantizeLinear, and casts of small integers to wider types: they say how a weight is stored;
+* DequantizeLinear and DynamicQuantizeLinear, and casts of narrow integers to wider types: so a weight is stored;
 * what would grow the model: the size of a result is known before it is computed, and it is at most ``ctx.fold_bytes``
   or not larger than the constants that end with it; all results together add at most ``ctx.fold_total``;
 * products (MatMul, Conv) above ``ctx.fold_bytes``, whatever they replace: their time is not bounded by their size;
@@ -25,7 +25,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from onnx_ir import LazyTensor
 
 from .. import ir
 from ..analysis import shapes
@@ -39,15 +38,25 @@ NAME = "fold"
 _T = ir.DataType
 
 _NEVER = frozenset(
-    """Constant Identity Dropout RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli
-    DequantizeLinear DynamicQuantizeLinear If Loop Scan SequenceMap ImageDecoder""".split()
-)
+    (
+        "Constant", "Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+        "Multinomial", "Bernoulli", "DequantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Scan", "SequenceMap",
+        "ImageDecoder",
+    )
+)  # fmt: skip
 # Operators whose time grows no faster than their inputs and outputs: these may replace large constants.
 _LINEAR = frozenset(
-    """Abs Add Cast CastLike Clip Concat Div DepthToSpace Expand Flatten Gather Mul Neg Pad QuantizeLinear Reciprocal
-    Reshape Slice SpaceToDepth Split Sqrt Squeeze Sub Transpose Trilu Unsqueeze Where""".split()
-)
-_LAYOUT = frozenset("Cast Flatten Reshape Squeeze Transpose Unsqueeze".split())
+    (
+        "Abs", "Add", "Cast", "CastLike", "Clip", "Concat", "Div", "DepthToSpace", "Expand", "Flatten", "Gather",
+        "Identity", "Mul", "Neg", "Pad", "QuantizeLinear", "Reciprocal", "Reshape", "Slice", "SpaceToDepth", "Split",
+        "Sqrt", "Squeeze", "Sub", "Transpose", "Trilu", "Unsqueeze", "Where",
+    )
+)  # fmt: skip
+_LAYOUT = frozenset(
+    (
+        "Cast", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+    )
+)  # fmt: skip
 _LAZY_FLOATS = frozenset((_T.FLOAT, _T.DOUBLE, _T.FLOAT16, _T.BFLOAT16))
 # A cast from these of more elements than _SMALL tells how a weight is stored.
 _PACKED = frozenset(t for t in _T if t not in (_T.UNDEFINED, _T.STRING, _T.BOOL) and t.bitwidth <= 8)
@@ -127,11 +136,16 @@ class _Folder:
         for value in node.outputs:
             held = core.elements(value)
             shape = core.dims(value)
-            if held is None or shape is None or not _used(value) or value.dtype not in core.INTEGERS:
+            dtype = value.dtype
+            if held is None or shape is None or not _used(value) or dtype is None or dtype not in core.INTEGERS:
                 continue
-            if not all(isinstance(e, int) for e in held) or (node.op_type == "Identity" and value.is_graph_output()):
+            if (
+                core.count(shape) is None
+                or not all(isinstance(e, int) for e in held)
+                or (node.op_type == "Identity" and value.is_graph_output())
+            ):
                 continue
-            data = np.array(held, dtype=value.dtype.numpy()).reshape([int(n) for n in shape])  # type: ignore[union-attr, arg-type]
+            data = np.array(held, dtype=dtype.numpy()).reshape(core.static(shape))
             self._replace(graph, node, value, ir.Tensor(data), in_function)
         return not any(_used(v) for v in node.outputs)
 
@@ -158,6 +172,8 @@ class _Folder:
             return False
         if not all(v is None or v in self.pending or ir.is_constant(v) for v in node.inputs):
             return False
+        if node.op_type == "Identity" and node.inputs[0] not in self.pending:
+            return False  # of a constant, for a graph output: it is what folding would make
         if any(_is_graph(a) for a in node.attributes.values()):
             return False
         size = 0
@@ -243,18 +259,18 @@ class _Folder:
             return False
         if any(not ir.is_constant(v) for v in others) or any(a.is_ref() for a in node.attributes.values()):
             return False
-        tensor = ir.tensor(source)
+        tensor: Any = ir.tensor(source)
         casts = node.op_type == "Cast"
         if casts and not (tensor.dtype in _LAZY_FLOATS and result.dtype in _LAZY_FLOATS):
             return False
         if size > self.ctx.fold_bytes and (size > tensor.nbytes or len({u.node for u in source.uses()}) != 1):
             return False
         order = ir.attr(node, "perm") if node.op_type == "Transpose" else None
-        shape = [int(n) for n in core.dims(result) or ()]  # type: ignore[arg-type]
+        shape = core.static(core.dims(result) or ())
         dtype = result.dtype
         assert dtype is not None
         make = _transposed(tensor, order) if node.op_type == "Transpose" else _reshaped(tensor, shape, dtype)
-        lazy = LazyTensor(make, dtype=dtype, shape=ir.Shape(shape), name=result.name)
+        lazy = ir.LazyTensor(make, dtype=dtype, shape=ir.Shape(shape), name=result.name)
         self._replace(graph, node, result, lazy, in_function=False)
         return True
 
@@ -327,9 +343,8 @@ def _bytes(value: ir.Value) -> int | None:
     shape = core.dims(value)
     if shape is None or value.dtype is None or value.dtype == _T.STRING or not core.is_tensor(value):
         return None
-    if not all(isinstance(n, int) for n in shape):
-        return None
-    return math.ceil(math.prod(shape) * value.dtype.bitwidth / 8)  # type: ignore[arg-type]
+    size = core.count(shape)
+    return None if size is None else math.ceil(size * value.dtype.bitwidth / 8)
 
 
 def _held(value: ir.Value, pending: dict[ir.Value, int]) -> int:
@@ -342,7 +357,7 @@ def _held(value: ir.Value, pending: dict[ir.Value, int]) -> int:
 def _far(value: ir.Value) -> bool:
     """A large constant that is not in memory."""
     t = ir.tensor(value)
-    return t is not None and t.nbytes > _MAPPED and not isinstance(t, ir.Tensor)
+    return isinstance(t, ir.ExternalTensor | ir.LazyTensor) and t.nbytes > _MAPPED
 
 
 def _is_graph(a: ir.Attr) -> bool:
@@ -356,7 +371,8 @@ def _unpacks(node: ir.Node) -> bool:
         return False
     shape = core.dims(source)
     wider = result.dtype is not None and source.dtype is not None and result.dtype.bitwidth > source.dtype.bitwidth
-    return wider and (shape is None or math.prod(shape) > _SMALL)  # type: ignore[arg-type]
+    size = None if shape is None else core.count(shape)
+    return wider and (size is None or size > _SMALL)
 
 
 def _transposed(tensor: Any, order: Any) -> Any:

@@ -62,9 +62,10 @@ class Facts:
 class Draft:
     """A node as it will be written. An array among the inputs becomes a constant."""
 
-    def __init__(self, node: ir.Node, facts: Facts) -> None:
+    def __init__(self, node: ir.Node, facts: Facts, to: int) -> None:
         self.node = node
         self.facts = facts
+        self.to = to
         self.op_type = node.op_type
         self.inputs: list[Input] = list(node.inputs)
         self.attributes: dict[str, ir.Attr] = dict(node.attributes)
@@ -349,10 +350,12 @@ def _softmax_13(draft: Draft) -> None:
             draft.set("axis", -1 if only == len(shape) - 1 else only)
             return
     draft.set("axis", -1)
-    draft.around.append(lambda site: _flatten_around(site, axis))
+    # An empty tensor may have a 0 in its shape where the flat one has no axis to copy the length from.
+    honest = {"allowzero": 1} if draft.to >= 14 else {}
+    draft.around.append(lambda site: _flatten_around(site, axis, honest))
 
 
-def _flatten_around(site: Site, axis: int) -> None:
+def _flatten_around(site: Site, axis: int, honest: dict[str, int]) -> None:
     node, result = site.node, site.node.outputs[0]
     source = node.inputs[0]
     shape = site.insert("Shape", [source])
@@ -360,7 +363,7 @@ def _flatten_around(site: Site, axis: int) -> None:
     flat.type = result.type
     node.replace_input_with(0, flat)
     # Only now is the result given to others: the Reshape is to be the one user of the flat result.
-    back = site.insert("Reshape", [None, shape], after=True)
+    back = site.insert("Reshape", [None, shape], honest, after=True)
     back.type, back.shape, back.doc_string = result.type, result.shape, result.doc_string
     back.metadata_props.update(result.metadata_props)
     back.meta.update(result.meta)

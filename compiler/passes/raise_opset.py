@@ -117,7 +117,7 @@ def _draft(node: ir.Node, now: int, to: int, facts: Facts) -> Draft | None:
         raise Refused(f"{node.op_type} is no operator of opset {now}")
     if not _steps(node.op_type, now, to):
         return None
-    draft = Draft(node, facts)
+    draft = Draft(node, facts, to)
     version = now
     while steps := _steps(draft.op_type, version, to):
         step = steps[0]

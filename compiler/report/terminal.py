@@ -50,8 +50,8 @@ def show(report: Report, console: Console | None = None) -> None:
 def _summary(report: Report, out: Console) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2))
     e = report.evaluation
-    if e is not None and e["latency"] is not None:
-        table.add_row("speed", e["latency"]["text"])
+    if e is not None and e["paired"] is not None:
+        table.add_row("speed", e["paired"]["text"])
     changes = report.changes
     if changes:
         before, after = changes["nodes"]
@@ -59,7 +59,7 @@ def _summary(report: Report, out: Console) -> None:
     table.add_row("size", f"{size(report.source['bytes'])} -> {size(report.artifact['bytes'])}")
     if e is not None:
         table.add_row("load time", f"{_duration(e['a']['load_s'])} -> {_duration(e['b']['load_s'])}")
-        if e["a"]["process"] and e["b"]["process"]:
+        if e["a"]["peak_bytes"] and e["b"]["peak_bytes"]:
             table.add_row("peak memory", " -> ".join(_peak(e[side]) for side in "ab"))
     chosen = report.session_options
     if chosen:
@@ -70,7 +70,7 @@ def _summary(report: Report, out: Console) -> None:
 
 
 def _peak(side: dict[str, Any]) -> str:
-    peak = (side["process"] or {}).get("peak_bytes")
+    peak = side["peak_bytes"]
     return "?" if peak is None else size(peak)
 
 
@@ -134,7 +134,7 @@ def show_evaluation(e: dict[str, Any], console: Console | None = None) -> None:
     a, b = e["a"], e["b"]
     table.add_row("file", a["path"], b["path"])
     table.add_row("size", size(a["bytes"]), size(b["bytes"]))
-    timing = e["latency"]
+    timing = e["paired"]
     if timing is not None:
         table.add_row("latency", _duration(timing["a"]["median"]), _duration(timing["b"]["median"]))
     table.add_row("load time", _duration(a["load_s"]), _duration(b["load_s"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -216,26 +216,33 @@ def build(rule: Rule, draw: Draw) -> Built:
     read = dict.fromkeys(v for n in nodes for v in n.inputs if v is not None)
     inputs = [v for v in leaves.inputs if v in read]
     constants = [c for c in op.constants if c in read]
+    taken = {str(v.name) for v in inputs}
     for i, n in enumerate(nodes):
         n.name = f"{n.op_type}_{i}"
         for j, o in enumerate(n.outputs):
-            o.name = f"t{i}" if len(n.outputs) == 1 else f"t{i}_{j}"
+            o.name = _free(f"t{i}" if len(n.outputs) == 1 else f"t{i}_{j}", taken)
     roots = tuple(dict.fromkeys(roots))
     for i, r in enumerate(roots):
-        r.name = f"y{i}" if len(roots) > 1 else "y"
-    taken: set[str] = set()
+        r.name = _free(f"y{i}" if len(roots) > 1 else "y", taken)
     for i, c in enumerate(constants):
-        c.name = c.name if c.name and c.name not in taken else f"c{i}"
-        taken.add(c.name)
+        c.name = _free(c.name or f"c{i}", taken)
     interior = [o.name for n in nodes for o in n.outputs if o not in roots and o in read]
     initializers = _place_constants(draw, constants, nodes)
     graph = ir.Graph(inputs, roots, nodes=nodes, initializers=initializers, opset_imports=opsets, name="case")
     proto = ir.serde.serialize_model(ir.Model(graph, ir_version=10))
     del proto.graph.value_info[:]  # what lies between must be inferred
     return Built(
-        _with_output_types(proto, roots), leaves.shapes, [str(r.name) for r in roots], [str(n) for n in interior],
+        declare_outputs(proto), leaves.shapes, [str(r.name) for r in roots], [str(n) for n in interior],
         [str(c.name) for c in initializers], op._asked,
     )  # fmt: skip
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, with as many strokes as make it new."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 class _Leaves:
@@ -345,28 +352,57 @@ def _place_constants(draw: Draw, constants: list[Value], nodes: list[Node]) -> l
     return kept
 
 
-def _with_output_types(proto: onnx.ModelProto, roots: tuple[Value, ...]) -> onnx.ModelProto:
-    """Declare the outputs as onnx's own inference types them."""
+def declare_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Declare the graph's outputs as onnx's own inference types them; where it cannot, by the dtype that they have.
+
+    Raises:
+        Invalid: the inference finds the model wrong.
+    """
+    blank = onnx.ModelProto()
+    blank.CopyFrom(proto)
+    for out in blank.graph.output:
+        out.ClearField("type")
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(blank, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as e:
         raise Invalid(str(e).strip().splitlines()[-1]) from None
     known = {v.name: v for v in inferred.graph.output}
-    for out, root in zip(proto.graph.output, roots, strict=True):
-        found = known[out.name].type.tensor_type.elem_type
-        if found:
+    for out in proto.graph.output:
+        dtype = out.type.tensor_type.elem_type
+        out.ClearField("type")
+        if known[out.name].type.tensor_type.elem_type:
             out.CopyFrom(known[out.name])
-        elif root.dtype is not None:
-            out.type.tensor_type.elem_type = int(root.dtype)
+        elif dtype:
+            out.type.tensor_type.elem_type = dtype
     return proto
 
 
 def why_invalid(proto: onnx.ModelProto) -> str | None:
     """What onnx's checker says against the model; None where it is legal."""
+    missing = _missing_operator(proto, proto.graph.node)
+    if missing is not None:
+        return missing
+    shaped = all(v.type.tensor_type.HasField("shape") for v in [*proto.graph.input, *proto.graph.output])
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        if shaped:
+            onnx.checker.check_model(proto, full_check=True)
+        else:  # the checker insists on shapes; runtimes do not
+            onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as e:
         return " ".join(str(e).split())[:300]
+    return None
+
+
+def _missing_operator(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> str | None:
+    """An operator of the standard domains that the model's opset does not have."""
+    opsets = {i.domain: i.version for i in proto.opset_import}
+    for n in nodes:
+        if n.domain in ("", "ai.onnx.ml") and ir.schema_of(n.op_type, n.domain, opsets.get(n.domain, 1)) is None:
+            return f"{n.op_type} is not an operator of opset {opsets.get(n.domain)}"
+        for a in n.attribute:
+            inner = _missing_operator(proto, a.g.node) if a.type == onnx.AttributeProto.GRAPH else None
+            if inner is not None:
+                return inner
     return None
 
 

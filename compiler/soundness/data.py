@@ -10,6 +10,8 @@ import numpy as np
 from ..ir import DataType
 
 EXACT_PROFILES = ("plain", "specials", "mixed", "whole")
+# One infinite or huge number takes all resolution from the others of a tensor that is quantized as a whole.
+LOSSY_PROFILES = ("plain", "small", "saturating", "whole")
 CLOSE_PROFILES = ("plain", "masked", "small", "saturating", "wide", "whole")
 """What floats are filled with. For integers: small non-negative ones ("plain": also good as indices), else any."""
 
@@ -61,10 +63,17 @@ def _floats(dtype: DataType, shape: tuple[int, ...], profile: str, random: np.ra
         # "mixed" keeps ordinary neighbours, so that sums and maxima do not all end as NaN; "masked" leaves out the
         # largest numbers, at which functions that are only close overflow at different places.
         numbers = special_numbers(dtype)
-        chosen = random.choice(numbers[:8] if profile == "masked" else numbers, size=shape)
-        share = 0.75 if profile == "specials" else 0.15
+        chosen = _dealt(numbers[:8] if profile == "masked" else numbers, shape, random)
+        share = 0.9 if profile == "specials" else 0.15
         return np.where(random.random(shape) < share, chosen, normal.astype(t)).astype(t)
     return np.asarray(normal).astype(t)
+
+
+def _dealt(numbers: np.ndarray, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """The numbers in random order, over and over: few elements hold many of them."""
+    size = int(np.prod(shape, dtype=np.int64))
+    packs = [random.permutation(numbers) for _ in range(size // numbers.size + 1)]
+    return np.concatenate(packs)[:size].reshape(shape)
 
 
 def _integers(t: Any, shape: tuple[int, ...], profile: str, random: np.random.Generator) -> np.ndarray:

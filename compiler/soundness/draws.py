@@ -12,7 +12,7 @@ from ..patterns import Spec
 from ..rules import F16, F32, F64, I32, I64, Case, Rule
 from .case_model import Alias, Draw, values_of
 
-LATEST_CHOICES = 64
+MAX_CHOICES = 64
 """Combinations of alternatives of one case that are all tried; beyond that a sample."""
 
 _PRIMES = (2, 3, 5, 4, 7, 6)
@@ -48,7 +48,8 @@ def canonical(rule: Rule, case: Case, seed: int) -> Draw:
 def plain(rule: Rule, case: Case, index: int, random: np.random.Generator) -> Draw:
     """The draw of one round. The first rounds make sure of what chance may miss: dims of 1, of 0, and equal ones."""
     base = canonical(rule, case, int(random.integers(1 << 30)))
-    sizes = {0: (2, 3, 5), 1: (1,), 2: (int(random.integers(2, 5)),), 3: (0, 1, 2)}.get(index, (1, 2, 3, 4, 5))
+    some = {0: (2, 3, 5), 1: (1,), 2: (int(random.integers(2, 5)),), 3: (0, 1, 2), 4: (6, 7, 8)}
+    sizes = some.get(index, (1, 2, 3, 4, 5))
     dims = {n: int(random.choice(sizes)) for n in base.dims}
     rest = tuple(int(random.choice(sizes)) for _ in range(2 if index == 0 else int(random.integers(0, 4))))
     return base.but(
@@ -67,22 +68,20 @@ def plain(rule: Rule, case: Case, index: int, random: np.random.Generator) -> Dr
 def all_choices(asked: list[int], random: np.random.Generator) -> list[tuple[int, ...]]:
     """Every combination of alternatives, or a sample where there are too many."""
     total = int(np.prod(asked, dtype=np.int64)) if asked else 1
-    if total <= LATEST_CHOICES:
+    if total <= MAX_CHOICES:
         return [tuple(int(i) for i in np.unravel_index(k, asked)) for k in range(total)] if asked else [()]
-    return [tuple(int(random.integers(n)) for n in asked) for _ in range(LATEST_CHOICES)]
+    return [tuple(int(random.integers(n)) for n in asked) for _ in range(MAX_CHOICES)]
 
 
 # --- perturbations -------------------------------------------------------------------------------------------------
 
 
-def perturbed(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, Draw] | None:
-    """The draw with one thing changed that the case's author may not have thought of, and what that is."""
-    kinds = [_resize, _reshape, _constant, _attribute, _dtype, _alias, _nudge]
-    for i in random.permutation(len(kinds)):
-        found = kinds[i](rule, draw, random)
-        if found is not None:
-            return found
-    return None
+def perturbed(rule: Rule, draw: Draw, kind: int, random: np.random.Generator) -> tuple[str, Draw] | None:
+    """The draw with one thing changed that the case's author may not have thought of, and what that is.
+
+    None where the case has nothing of that kind to change.
+    """
+    return PERTURBATIONS[kind](rule, draw, random)
 
 
 def _pick(random: np.random.Generator, items: list[Any]) -> Any:
@@ -164,7 +163,8 @@ def _constant(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str,
     elif kind == "reshape":
         a = a.reshape(_pick(random, [(1, *a.shape), (*a.shape, 1), (1, 1, *a.shape), flat.shape]))
     elif kind == "near":
-        a = (a * (1 + _pick(random, [1e-6, -1e-6, 1e-3]))).astype(a.dtype)
+        with np.errstate(all="ignore"):
+            a = (a * (1 + _pick(random, [1e-6, -1e-6, 1e-3]))).astype(a.dtype)
     elif flat.size:
         floats = [0.0, -0.0, 1.0, -1.0, 2.0, 3.0, 1e-6, np.inf, -np.inf, np.nan]
         number = _pick(random, floats) if floating else _pick(random, [0, 1, -1, 2, 3, 4])
@@ -174,7 +174,8 @@ def _constant(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str,
         flat[int(random.integers(flat.size))] = number
         a = flat.reshape(a.shape)
     new = a.item() if isinstance(old, int | float) else a
-    return f"{name} made {np.array2string(np.asarray(new), separator=', ')}", _changed(draw, **{name: new})
+    text = " ".join(np.array2string(np.asarray(new), separator=", ").split())
+    return f"{name} made {text}", _changed(draw, **{name: new})
 
 
 _STRINGS = {
@@ -185,11 +186,21 @@ _STRINGS = {
 }  # fmt: skip
 
 
+_SWITCHES = frozenset({
+    "allowzero", "antialias", "blocked", "causal", "ceil_mode", "center_point_box", "count_include_pad", "detect_negative",
+    "detect_positive", "exclude_outside", "exclusive", "interleaved", "inverse", "is_causal", "keepdims", "largest",
+    "linear_before_reset", "new_axis", "noop_with_empty_axes", "normalize_variance", "onesided", "periodic", "reverse",
+    "saturate", "select_last_index", "sorted", "storage_order", "training_mode", "transA", "transB", "upper",
+})  # fmt: skip
+
+
 def other_values(name: str, old: Any, random: np.random.Generator) -> Any:
     """Another value for an attribute of that name; None where none comes to mind."""
     if isinstance(old, DataType):
         return _pick(random, [d for d in (F32, F16, F64, I32, I64, DataType.BOOL, DataType.INT8) if d != old])
     if isinstance(old, bool | int):
+        if name in _SWITCHES:
+            return 1 - int(old) if old in (0, 1) else 1
         return _pick(random, [v for v in (0, 1, 2, -1, -2, 3) if v != old])
     if isinstance(old, float):
         return _pick(random, [v for v in (0.0, 0.5, 1.0, 2.0, -1.0, 1e-3, 0.1) if v != old])
@@ -199,7 +210,7 @@ def other_values(name: str, old: Any, random: np.random.Generator) -> Any:
         return _pick(random, others) if others else None
     if isinstance(old, list | tuple) and old and all(isinstance(v, int) for v in old):
         new = list(old)
-        if random.random() < 0.5 and len(new) > 1:
+        if random.random() < 0.7 and len(new) > 1:
             return [new[i] for i in random.permutation(len(new))]
         new[int(random.integers(len(new)))] = _pick(random, [0, 1, 2, -1, 3])
         return new
@@ -247,6 +258,5 @@ def _alias(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, Dr
     return f"{second} is {first}", _changed(draw, **{second: Alias(first)})
 
 
-def _nudge(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, Draw] | None:
-    """The numbers that the pattern names are off by a hair."""
-    return "the pattern's numbers off by 1e-6", draw.but(nudge=1e-6)
+PERTURBATIONS = (_attribute, _resize, _reshape, _constant, _dtype, _alias)
+"""Each takes a rule, a draw and a random source."""

@@ -16,7 +16,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from .. import ir
 from ..ir import DataType
-from .case_model import Built
+from .case_model import Built, declare_outputs
 from .draws import other_values
 
 Inputs = dict[str, tuple[DataType, tuple[int, ...]]]
@@ -24,11 +24,17 @@ Inputs = dict[str, tuple[DataType, tuple[int, ...]]]
 
 @dataclass
 class Candidate:
-    """A model to rewrite. ``contents`` fixes what some inputs hold: arrays to try in order."""
+    """A model to rewrite.
+
+    Attributes:
+        contents: what some inputs hold, arrays to try in order; the others are filled at random.
+        seed: of their contents.
+    """
 
     proto: ModelProto
     inputs: Inputs
     contents: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    seed: int = 0
 
 
 Mutate = Callable[[Built], "Candidate | None"]
@@ -54,7 +60,9 @@ def of(built: Built, opset: int) -> Iterator[tuple[str, Mutate]]:
         yield f"constant {name} has another consumer", partial(_consumer, name=name)
     for i, n in enumerate(built.proto.graph.node):
         for name in _other_attributes(n, opset):
-            yield f"{n.op_type} has another {name}", partial(_attribute, at=i, name=name, opset=opset)
+            for seed in range(2):
+                change = partial(_attribute, at=i, name=name, opset=opset, seed=seed)
+                yield f"{n.op_type} has another {name}", change
         if _extra_output(n, opset):
             yield f"the extra output of {n.op_type} is used", partial(_more_outputs, at=i)
     yield "two copies share inputs and constants", _twice
@@ -199,7 +207,7 @@ def _variable(b: Built, name: str, keep: bool) -> Candidate | None:
     g.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
     if not keep:
         g.initializer.remove(tensor)
-    c.contents[name] = [*_unlike(a), a]
+    c.contents[name] = [*_unlike(a)[:3], a]
     return c
 
 
@@ -210,7 +218,9 @@ def _unlike(a: np.ndarray) -> list[np.ndarray]:
     if a.dtype.kind in "iuf" or a.dtype.name == "bfloat16":
         with np.errstate(all="ignore"):
             changed = [(a + a.dtype.type(1)).astype(a.dtype), np.zeros_like(a)]
-        return [np.ascontiguousarray(a[::-1]), *changed] if a.ndim == 1 and a.size > 1 else changed
+        # Axes and shapes are still legal in another order.
+        reverse = [np.ascontiguousarray(a[::-1])] if a.dtype.kind in "iu" and a.ndim == 1 else []
+        return [b for b in [*reverse, *changed] if not np.array_equal(a, b)]
     return []
 
 
@@ -221,7 +231,7 @@ def _other_attributes(n: NodeProto, opset: int) -> list[str]:
     return [] if schema is None or n.op_type in ("Constant", "If", "Loop", "Scan") else sorted(schema.attributes)
 
 
-def _attribute(b: Built, at: int, name: str, opset: int) -> Candidate | None:
+def _attribute(b: Built, at: int, name: str, opset: int, seed: int) -> Candidate | None:
     c = _copy(b)
     if at >= len(c.proto.graph.node):
         return None
@@ -233,12 +243,13 @@ def _attribute(b: Built, at: int, name: str, opset: int) -> Candidate | None:
     set_to = next((a for a in n.attribute if a.name == name), None)
     source = set_to if set_to is not None else declared.default_value
     old: Any = helper.get_attribute_value(source) if source.name else _without_default(declared.type.name)
-    new = other_values(name, old, np.random.default_rng(at))
+    new = other_values(name, old, np.random.default_rng([at, seed]))
     if new is None:
         return None
     if set_to is not None:
         n.attribute.remove(set_to)
     n.attribute.append(helper.make_attribute(name, new))
+    declare_outputs(c.proto)
     return c
 
 

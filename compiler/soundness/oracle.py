@@ -27,8 +27,11 @@ _ALLOWED = {"float16": 16, "bfloat16": 8}
 
 # Operators that the reference evaluator (onnx 1.23) gets wrong on what matters here: Resize turns infinities into the
 # largest number, Loop joins what each iteration gives where the standard stacks it, BatchNormalization before opset 14
-# normalizes by the batch, ConvTranspose overlooks groups.
-_WRONG = frozenset({"Resize", "Upsample", "Loop", "BatchNormalization", "ConvTranspose"})
+# normalizes by the batch, ConvTranspose overlooks groups, global pools know two dims only, Mean does not broadcast its
+# first input, Sum of one adds 0.
+_WRONG = frozenset({
+    "Resize", "Upsample", "Loop", "BatchNormalization", "ConvTranspose", "GlobalMaxPool", "GlobalAveragePool", "Mean", "Sum",
+})  # fmt: skip
 
 
 class CannotRun(Exception):  # noqa: N818 - the engine lacks an operator or a kernel; says nothing about the model

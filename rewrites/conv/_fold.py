@@ -1,8 +1,9 @@
 """Arithmetic on the weights of convolutions, in float64, rounded once at the end."""
 
 import numpy as np
-
 from olc.rules import array, attr, dims
+
+from .._helpers import moderate
 
 SHARED_LIMIT = 1 << 16
 """Elements of a weight that has other users: above it a second copy costs more than the fold is worth."""
@@ -78,8 +79,8 @@ def set_weights(m, weight, bias=None):
         m.weight = None if weight is None else weight.astype(dtype)
         m.bias = None if bias is None else bias.astype(dtype)
     for a in (m.weight, m.bias):
-        if a is not None and not np.isfinite(a.astype(np.float64)).all():
-            return "a folded weight would not be finite"
+        if a is not None and not moderate(a):
+            return "a folded weight would be too large"
     return None
 
 

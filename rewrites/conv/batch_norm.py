@@ -1,7 +1,6 @@
 """BatchNormalization after a convolution."""
 
 import numpy as np
-
 from olc.rules import CLOSE, Attrs, Case, Const, Refused, array, f32, rule
 
 from . import _fold
@@ -43,7 +42,7 @@ class ConvBatchNorm:
              shift=f32[4], mean=f32[4], var=np.ones(4, np.float32), epsilon=1e-5, momentum=None),
         Refused("negative variance", x=f32["N", 2, 5, 5], w=f32[2, 2, 3, 3], b=None, attrs={}, scale=f32[2],
                 shift=f32[2], mean=f32[2], var=-np.ones(2, np.float32), epsilon=1e-3, momentum=None,
-                because="a folded weight would not be finite"),
+                because="a folded weight would be too large"),
     ]  # fmt: skip
 
 
@@ -72,5 +71,5 @@ class ConvTransposeBatchNorm:
              mean=f32[2], var=np.ones(2, np.float32), epsilon=1e-5, momentum=None),
         Refused("negative variance", x=f32["N", 2, 5, 5], w=f32[2, 2, 3, 3], b=None, attrs={}, scale=f32[2],
                 shift=f32[2], mean=f32[2], var=-np.ones(2, np.float32), epsilon=1e-3, momentum=None,
-                because="a folded weight would not be finite"),
+                because="a folded weight would be too large"),
     ]  # fmt: skip

@@ -1,7 +1,6 @@
 """Constants in front of a convolution."""
 
 import numpy as np
-
 from olc.rules import CLOSE, Attrs, Case, Const, Refused, array, f32, rule
 
 from . import _fold
@@ -52,7 +51,7 @@ class ScaleBeforeConv:
         Refused("one channel becomes many", x=f32["N", 1, 5], w=f32[2, 4, 1], b=None, attrs={}, c=f32[4, 1],
                 divisor=f32[4, 1], because="may broadcast"),
         Refused("overflow", x=f32["N", 2, 4], w=np.full((2, 2, 1), 1e30, np.float32), b=None, attrs={}, c=1e30,
-                divisor=1e-30, because="a folded weight would not be finite"),
+                divisor=1e-30, because="a folded weight would be too large"),
     ]  # fmt: skip
 
 
@@ -91,8 +90,8 @@ class ShiftBeforeConv:
              minus=0.5),
         Refused("padding", x=f32["N", 3, 5, 5], w=f32[2, 3, 3, 3], b=f32[2], attrs={"pads": [0, 0, 1, 1]}, c=0.5,
                 minus=0.5, because="padded with zeros"),
-        Refused("padding to the same size", x=f32["N", 3, 5], w=f32[2, 3, 3], b=f32[2], attrs={"auto_pad": "SAME_UPPER"},
-                c=0.5, minus=0.5, because="padded with zeros"),
+        Refused("padding to the same size", x=f32["N", 3, 5], w=f32[2, 3, 3], b=f32[2], c=0.5, minus=0.5,
+                attrs={"auto_pad": "SAME_UPPER"}, because="padded with zeros"),
         Refused("a number for each column", x=f32["N", 4, 4, 4], w=f32[4, 4, 1, 1], b=None, attrs={}, c=f32[4],
                 minus=f32[4], because="not one for each input channel"),
         Refused("one channel becomes many", x=f32["N", 1, 5], w=f32[2, 4, 1], b=None, attrs={}, c=f32[4, 1],
@@ -140,5 +139,5 @@ class BatchNormBeforeConv:
                 because="padded with zeros"),
         Refused("negative variance", x=f32["N", 2, 5, 5], w=f32[2, 2, 3, 3], b=None, attrs={}, scale=f32[2],
                 shift=f32[2], mean=f32[2], var=-np.ones(2, np.float32), epsilon=1e-3, momentum=None,
-                because="a folded weight would not be finite"),
+                because="a folded weight would be too large"),
     ]  # fmt: skip

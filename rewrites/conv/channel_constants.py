@@ -1,7 +1,6 @@
 """Constants for each channel added to or multiplied with a convolution's output."""
 
 import numpy as np
-
 from olc.rules import CLOSE, Attrs, Case, Const, Refused, array, f32, rule
 
 from . import _fold
@@ -37,7 +36,7 @@ class ConvBias:
         Refused("it broadcasts the output", x=f32["N", 1, 4, 4], w=f32[1, 1, 1, 1], b=None, attrs={}, c=f32[4, 1, 1],
                 minus=f32[4, 1, 1], because="not one for each output channel"),
         Refused("overflow", x=f32["N", 2, 4], w=f32[2, 2, 1], b=np.full(2, 3e38, np.float32), attrs={}, c=3e38,
-                minus=-3e38, because="a folded weight would not be finite"),
+                minus=-3e38, because="a folded weight would be too large"),
     ]  # fmt: skip
 
 
@@ -72,5 +71,5 @@ class ConvScale:
         Refused("a factor for each column", x=f32["N", 4, 4, 4], w=f32[4, 4, 1, 1], b=None, attrs={}, c=f32[4],
                 divisor=f32[4], because="not one for each output channel"),
         Refused("overflow", x=f32["N", 2, 4], w=np.full((2, 2, 1), 1e30, np.float32), b=None, attrs={}, c=1e30,
-                divisor=1e-30, because="a folded weight would not be finite"),
+                divisor=1e-30, because="a folded weight would be too large"),
     ]  # fmt: skip

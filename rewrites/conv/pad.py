@@ -1,8 +1,7 @@
 """Padding with zeros in front of a convolution."""
 
 import numpy as np
-
-from olc.rules import CLOSE, Attrs, Case, Const, Refused, array, dims, f32, floats, rule, scalar
+from olc.rules import CLOSE, Attrs, Case, Const, Refused, Value, array, dims, f32, floats, rule, scalar
 
 
 @rule(group="conv", safety=CLOSE("the runtime may sum in another order"), since=11)
@@ -13,7 +12,8 @@ class PadIntoConv:
     gave. It must pad the spatial axes only, and add, not crop. (Pooling is another matter: its padding is not zeros.)
     """
 
-    def pattern(op, x: floats, pads: Const, value: Const | None, axes: Const | None, mode, w, b, attrs: Attrs):
+    def pattern(op, x: floats, pads: Const, value: Const | None, axes: Const | None, mode, w, b: Value | None,
+                attrs: Attrs):  # fmt: skip
         return op.Conv(op.Pad(x, pads, value, axes, mode=mode), w, b, **attrs)
 
     def unless(m):
@@ -24,19 +24,19 @@ class PadIntoConv:
         auto = m.attrs["auto_pad"].value if "auto_pad" in m.attrs else "NOTSET"
         if auto not in ("NOTSET", "VALID"):
             return "the convolution chooses its own padding"
-        shape = dims(m.x) or dims(m.w)
-        if shape is None:
-            return "the rank is unknown"
         amounts = array(m.pads).reshape(-1).tolist()
         count = len(amounts) // 2
         axes = range(count) if m.axes is None else array(m.axes).reshape(-1).tolist()
         if min(amounts, default=0) < 0:
             return "it crops"
+        shape = dims(m.x) or dims(m.w)
+        if shape is None:
+            return "it may pad the batch or the channels"
         before, after = [0] * len(shape), [0] * len(shape)
         for i, axis in enumerate(axes):
             before[axis], after[axis] = amounts[i], amounts[count + i]
         if any(before[:2] + after[:2]):
-            return "it pads the batch or the channels"
+            return "it may pad the batch or the channels"
         m.total = before[2:] + after[2:]
         if auto == "NOTSET" and "pads" in m.attrs:
             m.total = [p + q for p, q in zip(m.total, m.attrs["pads"].value, strict=True)]
@@ -57,7 +57,7 @@ class PadIntoConv:
         Refused("ones", x=f32["N", 2, 5], pads=np.array([0, 0, 1, 0, 0, 1]), value=1.0, axes=None, mode="constant",
                 w=f32[3, 2, 3], b=None, attrs={}, because="another number than 0"),
         Refused("channels", x=f32["N", 1, 5], pads=np.array([0, 1, 1, 0, 0, 1]), value=0.0, axes=None, mode="constant",
-                w=f32[3, 2, 3], b=None, attrs={}, because="it pads the batch or the channels"),
+                w=f32[3, 2, 3], b=None, attrs={}, because="the batch or the channels"),
         Refused("cropping", x=f32["N", 2, 5], pads=np.array([0, 0, -1, 0, 0, 1]), value=0.0, axes=None, mode="constant",
                 w=f32[3, 2, 3], b=None, attrs={}, because="it crops"),
         Refused("the same size", x=f32["N", 2, 5], pads=np.array([0, 0, 1, 0, 0, 1]), value=0.0, axes=None,

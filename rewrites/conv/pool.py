@@ -1,49 +1,46 @@
 """Global pooling."""
 
 import numpy as np
-
-from olc.rules import CLOSE, Case, Const, Refused, array, dims, f32, rule
-
-_BETWEEN = {"Add", "BatchNormalization", "Clip", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "QuickGelu",
-            "Relu", "Sigmoid", "Tanh"}  # fmt: skip
-_STEPS = 8
-
-
-def _after_conv(x):
-    """Is the value a convolution's output, elementwise operators aside?"""
-    for _ in range(_STEPS):
-        node = x.producer()
-        if node is None:
-            return False
-        if node.op_type in ("Conv", "FusedConv"):
-            return True
-        if node.op_type not in _BETWEEN:
-            return False
-        x = node.inputs[0]
-    return False
+from olc.rules import CLOSE, Attrs, Case, Const, Refused, Value, array, dims, f32, rule
 
 
 @rule(group="conv", safety=CLOSE("the runtime may sum in another order"), since=18)
 class MeanOverImage:
     """The mean over all spatial axes of a convolution's output is GlobalAveragePool.
 
-    Sound by its definition. It pays only behind a convolution: ONNX Runtime keeps images between convolutions in blocks
-    of channels, which this operator can read and ReduceMean cannot; elsewhere ReduceMean is faster.
+    Sound by its definition. It pays only behind a convolution and its activation: ONNX Runtime keeps images between
+    convolutions in blocks of channels, which this operator reads and ReduceMean does not. Elsewhere ReduceMean is
+    faster, and stays.
     """
 
-    def pattern(op, x: f32, axes: Const):
-        return op.ReduceMean(x, axes)
+    def pattern(op, x, w: f32, b: Value | None, conv: Attrs, axes: Const, lo: Value | None, hi: Value | None, other,
+                act: Attrs):  # fmt: skip
+        y = op.shared(op.Conv(x, w, b, **conv))
+        image = op.either(
+            y,
+            op.shared(op.Clip(y, lo, hi)),
+            op.shared(op.oneof("Relu", "HardSwish", "LeakyRelu")(y, **act)),
+            op.shared(op.domain("com.microsoft").QuickGelu(y, **act)),
+            op.shared(op.Mul(y, other)),
+            op.shared(op.Add(y, other)),
+        )
+        return op.ReduceMean(image, axes)
 
     def unless(m):
-        d = dims(m.x)
-        if d is None or len(d) < 3:
-            return "it is not known to be a mean over images"
-        if {int(a) % len(d) for a in array(m.axes).reshape(-1)} != set(range(2, len(d))):
+        d = dims(m.root.inputs[0])
+        if d is None or {int(a) % len(d) for a in array(m.axes).reshape(-1)} != set(range(2, len(d))):
             return "the mean is not over all spatial axes and no other"
-        if not _after_conv(m.x):
-            return "there is no convolution in front, so ReduceMean is faster"
 
     def rewrite(op, m):
-        return op.GlobalAveragePool(m.x)
+        return op.GlobalAveragePool(m.root.inputs[0])
 
-    cases = []
+    cases = [
+        Case("EfficientNet's head", x=f32["N", 2, "H", "W"], w=f32[3, 2, 1, 1], b=f32[3], conv={},
+             axes=np.array([-1, -2]), lo=0.0, hi=6.0, other=f32["N", 3, 1, 1], act={}),
+        Case("sound", x=f32["N", 2, "L"], w=f32[3, 2, 1], b=None, conv={}, axes=np.array([2]), lo=0.0, hi=None,
+             other=f32["N", 3, "L"], act={}),
+        Refused("one axis", x=f32["N", 2, "H", "W"], w=f32[3, 2, 1, 1], b=None, conv={}, axes=np.array([3]), lo=0.0,
+                hi=6.0, other=f32["N", 3, 1, 1], act={}, because="not over all spatial axes"),
+        Refused("channels too", x=f32["N", 2, "H"], w=f32[3, 2, 1], b=None, conv={}, axes=np.array([1, 2]), lo=0.0,
+                hi=6.0, other=f32["N", 3, 1], act={}, because="not over all spatial axes"),
+    ]  # fmt: skip

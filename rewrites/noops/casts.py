@@ -1,20 +1,18 @@
 """Casts that convert nothing."""
 
-from olc.rules import BOOL, EXACT, F16, F32, I64, Attrs, Case, Refused, boolean, f16, f32, f64, i64, rule
+from olc.rules import BOOL, EXACT, F16, F32, I64, Attrs, Case, Refused, any_type, boolean, f16, f32, f64, i64, rule
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropCast:
     """A Cast to the type that the input has is the input.
 
     Sound because it converts nothing, by the operator's definition."""
 
-    def pattern(op, x, to, attrs: Attrs):
+    def pattern(op, x: any_type, to, attrs: Attrs):
         return op.Cast(x, to=to, **attrs)
 
     def unless(m):
-        if m.x.dtype is None:
-            return "the input's type is not known"
         if int(m.x.dtype) != m.to:
             return "it changes the type"
 
@@ -35,12 +33,8 @@ class CastLikeToCast:
 
     Sound because that input's values do not matter, by the operator's definition."""
 
-    def pattern(op, x, like, attrs: Attrs):
+    def pattern(op, x, like: any_type, attrs: Attrs):
         return op.CastLike(x, like, **attrs)
-
-    def unless(m):
-        if m.like.dtype is None:
-            return "the second input's type is not known"
 
     def rewrite(op, m):
         return op.Cast(m.x, to=m.like.dtype, **m.attrs)

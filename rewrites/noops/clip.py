@@ -1,7 +1,6 @@
 """Clip without bounds."""
 
 import numpy as np
-
 from olc.rules import EXACT, Case, Const, Refused, array, f32, i64, numbers, rule
 
 

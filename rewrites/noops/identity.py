@@ -1,11 +1,12 @@
 """Identity, and inference-mode Dropout."""
 
 import numpy as np
-
 from olc.rules import EXACT, Attrs, Case, Refused, Scalar, f32, floats, rule, scalar
 
+from .. import _shapes as s
 
-@rule(group="noops", safety=EXACT)
+
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropIdentity:
     """Identity returns its input, so its users may read that. Sound by the operator's definition.
 
@@ -32,7 +33,7 @@ class DropDropout:
     def unless(m):
         if m.training is not None and scalar(m.training):
             return "it is in training mode"
-        if any(o.uses() or o.is_graph_output() for o in m.root.outputs[1:]):
+        if s.others_used(m.root):
             return "the mask is used"
 
     def rewrite(op, m):

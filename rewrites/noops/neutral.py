@@ -1,7 +1,6 @@
 """Arithmetic with the neutral element."""
 
 import numpy as np
-
 from olc.rules import (
     CLOSE,
     EXACT,

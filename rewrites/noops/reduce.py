@@ -1,7 +1,6 @@
 """Reductions and pools over nothing, or over one element."""
 
 import numpy as np
-
 from olc.rules import CLOSE, EXACT, Attrs, Case, Many, Refused, attr, dims, f32, rule
 
 from .. import _shapes as s
@@ -86,7 +85,7 @@ class DropMaxPoolOfOne:
         return op.MaxPool(x, kernel_shape=kernel, **attrs)
 
     def unless(m):
-        if any(o.uses() or o.is_graph_output() for o in m.root.outputs[1:]):
+        if s.others_used(m.root):
             return "the indices are used"
         return _window_of_one(m)
 

@@ -24,7 +24,7 @@ class DropRepeated:
 
 @rule(group="noops", safety=EXACT)
 class DropReluOfPositive:
-    """Relu changes nothing of what is never negative nor -0.0: results of Abs, Exp and Sigmoid. Sound by their ranges."""
+    """Relu changes nothing of results of Abs, Exp and Sigmoid. Sound because these are never negative nor -0.0."""
 
     def pattern(op, x: floats):
         return op.either(*(op.Relu(op.shared(getattr(op, inner)(x))) for inner in ("Abs", "Exp", "Sigmoid")))

@@ -1,8 +1,7 @@
-"""Operators that pad by nothing, repeat once, take all, or resize to the same size."""
+"""Operators that pad by nothing, repeat once or take all."""
 
 import numpy as np
-
-from olc.rules import CLOSE, EXACT, Attrs, Case, Const, Many, Refused, array, attr, dims, f32, i64, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, array, dims, f32, i64, rule
 
 from .. import _shapes as s
 
@@ -77,8 +76,8 @@ class DropSliceOfAll:
 
     cases = [
         Case("to the largest end", x=f32["N", 4], starts=np.array([0]), ends=np.array([s.LAST]), axes=[]),
-        Case("to the size", x=f32["N", 4], starts=np.array([0, -4]), ends=np.array([s.LAST, 4]), axes=[np.array([0, 1])]),
-        Refused("a part", x=f32["N", 4], starts=np.array([1]), ends=np.array([4]), axes=[np.array([1])], because="take all"),
+        Case("to the size", x=f32["N", 4], starts=np.array([-4]), ends=np.array([4]), axes=[np.array([1])]),
+        Refused("a part", x=f32["N", 4], starts=np.array([1]), ends=np.array([s.LAST]), axes=[], because="take all"),
         Refused(
             "backwards", x=f32[3], starts=np.array([-1]), ends=np.array([-9]), axes=[np.array([0]), np.array([-1])],
             because="steps",
@@ -112,42 +111,6 @@ class DropGatherOfAll:
         Refused("turned round", x=f32[3, "N"], indices=np.array([2, 1, 0]), axis=0, because="not in order"),
         Refused("fewer", x=f32[3, "N"], indices=np.array([0, 1]), axis=0, because="as many"),
     ]
-
-
-@rule(group="noops", safety=CLOSE("a runtime that multiplies neighbours by 0 changes infinities"), since=11)
-class DropResizeToSameSize:
-    """A nearest-neighbour Resize to the size that the input has takes each element itself.
-
-    Sound because the scale is 1: half-pixel and asymmetric coordinates are then the integers, exactly.
-    """
-
-    def pattern(op, x, rest: Many, attrs: Attrs):
-        return op.Resize(x, *rest, mode="nearest", **attrs)
-
-    def unless(m):
-        if attr(m.root, "coordinate_transformation_mode", "half_pixel") not in ("half_pixel", "asymmetric"):
-            return "its coordinates may be rounded"
-        if not s.same_dims(m.x, m.roots[0]):
-            return "it is not proved to keep the size"
-        scales = m.rest[1] if len(m.rest) > 1 else None
-        if scales is not None and dims(scales) != (0,) and not (array(scales) is not None and (array(scales) == 1).all()):
-            return "the scales are not all 1"
-
-    def rewrite(op, m):
-        return m.x
-
-    cases = [
-        Case("to the same size", x=f32[1, 2, 3, 4], rest=[None, None, np.array([1, 2, 3, 4])], attrs={}),
-        Case("scaled by 1", x=f32[1, 2, "H", "W"], rest=[None, np.ones(4, np.float32)], attrs={}),
-        Refused(
-            "aligned corners", x=f32[1, 2, 3, 4], rest=[None, np.ones(4, np.float32)],
-            attrs={"coordinate_transformation_mode": "align_corners"}, because="may be rounded",
-        ),
-        Refused("twice the size", x=f32[1, 2, 3, 4], rest=[None, None, np.array([1, 2, 6, 8])], attrs={}, because="keep the size"),
-        Refused(
-            "nearly 1", x=f32[1, 2, 3, 4], rest=[None, np.array([1, 1, 1.1, 1], np.float32)], attrs={}, because="not all 1",
-        ),
-    ]  # fmt: skip
 
 
 @rule(group="noops", safety=EXACT)

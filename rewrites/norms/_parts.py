@@ -1,8 +1,9 @@
 """What the two normalisations share."""
 
 import numpy as np
-
 from olc.rules import array, dims, scalar
+
+from .._helpers import moderate
 
 
 def over_root(op, x, mean_square):
@@ -50,7 +51,7 @@ def aligned(c, m):
 
 
 def rounded(a, like):
-    """An array in the dtype of the value ``like``; a text where that makes a number infinite."""
+    """An array in the dtype of the value ``like``; a text where a number gets too large."""
     with np.errstate(all="ignore"):
         out = a.astype(like.dtype.numpy())
-    return out if np.isfinite(out.astype(np.float64)).all() else "the combined constant is not finite"
+    return out if moderate(out) else "the combined constant would be too large"

@@ -1,7 +1,6 @@
 """LayerNormalization from its parts, then its scale and its bias."""
 
 import numpy as np
-
 from olc.rules import CLOSE, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
 
 from .._helpers import narrow_floats
@@ -73,7 +72,7 @@ class ScaleOfLayerNorm:
         Refused("unknown size", x=f32["B", "D"], w=np.ones(2, np.float32), b=None, c=2.0, attrs={},
                 because="not known to have the shape"),
         Refused("overflow", x=f32["B", 2], w=np.full(2, 1e30, np.float32), b=None, c=1e30, attrs={},
-                because="the combined constant is not finite"),
+                because="the combined constant would be too large"),
     ]  # fmt: skip
 
 
@@ -106,5 +105,5 @@ class BiasOfLayerNorm:
         Refused("unknown size", x=f32["B", "D"], w=np.ones(2, np.float32), b=None, c=2.0, attrs={},
                 because="not known to have the shape"),
         Refused("overflow", x=f32["B", 2], w=f32[2], b=np.full(2, 3e38, np.float32), c=3e38, attrs={},
-                because="the combined constant is not finite"),
+                because="the combined constant would be too large"),
     ]  # fmt: skip

@@ -1,7 +1,6 @@
 """RMSNormalization from its parts, its scale, and its half-precision form."""
 
 import numpy as np
-
 from olc.rules import CLOSE, F16, F32, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
 
 from .._helpers import narrow_floats
@@ -69,7 +68,7 @@ class ScaleOfRmsNorm:
         Refused("unknown size", x=f32["B", "D"], w=np.ones(2, np.float32), c=2.0, attrs={},
                 because="not known to have the shape"),
         Refused("overflow", x=f32["B", 2], w=np.full(2, 1e30, np.float32), c=1e30, attrs={},
-                because="the combined constant is not finite"),
+                because="the combined constant would be too large"),
     ]  # fmt: skip
 
 

@@ -7,11 +7,6 @@ from .. import _helpers as h
 SIXTH = 1 / 6
 
 
-def _not_a_sixth(m):
-    if not h.near(m.scale, SIXTH, m.x.dtype, 1e-5):
-        return f"the slope is {m.scale:.6g}, not 1/6"
-
-
 @rule(group="silu", safety=CLOSE("the same function, rounded elsewhere"), since=14)
 class HardSwish:
     """``x * clip(x + 3, 0, 6) / 6`` is HardSwish.
@@ -19,18 +14,13 @@ class HardSwish:
     Sound because HardSwish is ``x * max(0, min(1, x/6 + 1/2))``, and the factors are those six times as large.
     """
 
-    def pattern(op, x: h.narrow_floats, scale):
-        return op.product(x, op.Clip(op.Add(x, 3.0), 0.0, 6.0), scale=scale)
-
-    unless = _not_a_sixth
+    def pattern(op, x: h.narrow_floats):
+        return op.product(x, op.Clip(op.Add(x, 3.0), 0.0, 6.0), scale=SIXTH)
 
     def rewrite(op, m):
         return op.HardSwish(m.x)
 
-    cases = [
-        Case("Paddle's", x=f32[1, 4, "H", "W"], scale=SIXTH),
-        Refused("another slope", x=f32["N"], scale=0.2, because="not 1/6"),
-    ]
+    cases = [Case("Paddle's", x=f32[1, 4, "H", "W"])]
 
 
 @rule(group="silu", safety=CLOSE("the same function, rounded elsewhere"), since=14)
@@ -61,33 +51,23 @@ class HardSigmoid:
     also stands for HardSwish, which is then this times x.
     """
 
-    def pattern(op, x: f32, scale):
-        return op.product(op.Clip(op.Add(x, 3.0), 0.0, 6.0), scale=scale)
-
-    unless = _not_a_sixth
+    def pattern(op, x: f32):
+        return op.product(op.Clip(op.Add(x, 3.0), 0.0, 6.0), scale=SIXTH)
 
     def rewrite(op, m):
         return op.HardSigmoid(m.x, alpha=SIXTH, beta=0.5)
 
-    cases = [
-        Case("squeeze and excite", x=f32[1, 4, 1, 1], scale=SIXTH),
-        Refused("another slope", x=f32["N"], scale=0.25, because="not 1/6"),
-    ]
+    cases = [Case("squeeze and excite", x=f32[1, 4, 1, 1])]
 
 
 @rule(group="silu", safety=CLOSE("the same function, rounded elsewhere"), since=11, until=13)
 class HardSwishBeforeOpset14:
     """``x * clip(x + 3, 0, 6) / 6`` is ``x * hard_sigmoid(x)``: HardSwish where the opset does not have it yet."""
 
-    def pattern(op, x: f32, scale):
-        return op.product(x, op.Clip(op.Add(x, 3.0), 0.0, 6.0), scale=scale)
-
-    unless = _not_a_sixth
+    def pattern(op, x: f32):
+        return op.product(x, op.Clip(op.Add(x, 3.0), 0.0, 6.0), scale=SIXTH)
 
     def rewrite(op, m):
         return op.Mul(m.x, op.HardSigmoid(m.x, alpha=SIXTH, beta=0.5))
 
-    cases = [
-        Case("Paddle's", x=f32[1, 4, "H", "W"], scale=SIXTH, opset=12),
-        Refused("another slope", x=f32["N"], scale=0.2, opset=12, because="not 1/6"),
-    ]
+    cases = [Case("Paddle's", x=f32[1, 4, "H", "W"], opset=12)]

@@ -1,4 +1,4 @@
-"""Shape inference against all node tests of onnx: with their static shapes, with symbolic ones, with inputs as constants
+"""Shape inference against all node tests of onnx: with static shapes, with symbolic ones, with inputs as constants,
 and with integer inputs that are themselves computed from sizes. No claim may be wrong."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def variant(proto: onnx.ModelProto, feeds: dict[str, Any], kind: str) -> tuple[o
     if kind.startswith("constants"):
         for i in list(graph.input):
             x = feeds.get(i.name)
-            if isinstance(x, np.ndarray) and (kind == "constants" or x.dtype.kind in "iub" and x.size <= 64):
+            if isinstance(x, np.ndarray) and (kind == "constants" or (x.dtype.kind in "iub" and x.size <= 64)):
                 if x.dtype.kind not in "iufb":
                     continue
                 graph.initializer.append(serde.serialize_tensor(ir.Tensor(x, name=i.name)))

@@ -191,4 +191,3 @@ def trilu(s: Site) -> None:
 @rule("NGramRepeatBlock", domain=MS)
 def ngram_repeat_block(s: Site) -> None:
     s.out(0, s.dims(1), dtype=s.dtype(1))
-

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from onnx_ir import SparseTensorType
 
 from ... import ir
 from .. import dims as d
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BOOL", "DIMS", "ELEMENTS", "FLOAT_KINDS", "INTEGERS", "MOST", "REALS", "Dims", "Elements", "Real", "Rule", "Site",
-    "Unknown", "dims", "elements", "grid", "is_tensor", "lookup", "normal_axis", "reals", "rule", "set_type",
+    "Unknown", "count", "dims", "elements", "grid", "is_tensor", "lookup", "normal_axis", "reals", "rule", "set_type",
+    "static",
 ]  # fmt: skip
 
 DIMS, ELEMENTS, REALS, _READ = "olc.dims", "olc.elements", "olc.reals", "olc.read"
@@ -145,7 +147,7 @@ def _ratio(x: float) -> Real:
 
 def is_tensor(value: ir.Value) -> bool:
     """False for a sequence or an optional, which have no shape even where the file states one."""
-    return not hasattr(value.type, "elem_type") or isinstance(value.type.elem_type, ir.DataType)
+    return value.type is None or isinstance(value.type, ir.TensorType | SparseTensorType)
 
 
 def set_type(value: ir.Value, dtype: Any) -> None:
@@ -157,7 +159,25 @@ def grid(items: Sequence[Any], shape: Sequence[Dim]) -> np.ndarray:
     """Elements as an object array, so that numpy does the indexing."""
     a = np.empty(len(items), dtype=object)
     a[:] = items
-    return a.reshape([int(n) for n in shape])  # type: ignore[arg-type]
+    return a.reshape(static(shape))
+
+
+def static(shape: Sequence[Dim]) -> list[int]:
+    """The shape as numbers; Unknown where a dim is symbolic."""
+    out = [n for n in shape if isinstance(n, int)]
+    if len(out) != len(shape):
+        raise Unknown
+    return out
+
+
+def count(shape: Sequence[Dim]) -> int | None:
+    """The number of elements, None where a dim is symbolic."""
+    n = 1
+    for k in shape:
+        if not isinstance(k, int):
+            return None
+        n *= k
+    return n
 
 
 def normal_axis(axis: int, rank: int) -> int:

@@ -10,16 +10,17 @@ import numpy as np
 
 from .. import dims as d
 from ..dims import Dim
-from .core import BOOL, FLOAT_KINDS, INTEGERS, MOST, Dims, Real, Site, Unknown, grid, rule
+from .core import BOOL, FLOAT_KINDS, INTEGERS, MOST, Dims, Real, Site, Unknown, count, grid, rule, static
 
 # ------------------------------------------------------------------------------------------- shape of the input
 
 
 @rule(
     "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Bernoulli", "BitwiseNot", "Celu", "Cos", "Cosh", "CumProd",
-    "CumSum", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Hardmax", "ImageScaler", "InstanceNormalization",
-    "IsInf", "IsNaN", "LRN", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "MeanVarianceNormalization", "Mish",
-    "PRelu", "RandomNormalLike", "RandomUniformLike", "Reciprocal", "Relu", "ReverseSequence", "Selu", "Shrink",
+    "CumSum", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Hardmax", "ImageScaler", "IsInf", "IsNaN",
+    "InstanceNormalization", "LRN", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "Mish",
+    "MeanVarianceNormalization", "PRelu", "RandomNormalLike", "RandomUniformLike", "Reciprocal", "Relu", "Selu",
+    "ReverseSequence", "Shrink",
     "Sigmoid", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "TensorScatter",
     "ThresholdedRelu", "Trilu",
 )  # fmt: skip
@@ -143,17 +144,14 @@ def _spread(items: Sequence[Any], shape: Dims, result: Dims) -> Sequence[Any]:
         return list(repeat(items[0], _count(result)))
     if shape == result or (len(shape) == 1 and len(result) == 1):
         return items
-    wide = np.broadcast_to(grid(items, shape), [int(n) for n in result])  # type: ignore[arg-type]
-    return wide.reshape(-1).tolist()  # type: ignore[no-any-return]
+    out: list[Any] = np.broadcast_to(grid(items, shape), static(result)).reshape(-1).tolist()
+    return out
 
 
 def _count(shape: Dims) -> int:
-    n = 1
-    for k in shape:
-        if not isinstance(k, int):
-            return MOST + 1
-        n *= k
-    return n
+    """The number of elements; too many where it is not known."""
+    n = count(shape)
+    return MOST + 1 if n is None else n
 
 
 @rule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -76,7 +77,7 @@ class Engine:
             data[DIMS] = None
             return
         if value.shape is None:
-            default = value.const_value if value.is_initializer() else None
+            default: Any = value.const_value if value.is_initializer() else None
             data[DIMS] = None if default is None else tuple(int(n) for n in default.shape)
             return
         shape: list[Dim] = []
@@ -115,11 +116,9 @@ class Engine:
         if function is not None:
             self._call(node, function)
         elif rule is not None:
-            try:
+            # A fact is missing, or the node is one that would not run. What was stated of other outputs stands.
+            with suppress(Unknown, IndexError, ValueError, OverflowError):
                 rule(Site(node, self, version, self.bound))
-            except (Unknown, IndexError, ValueError, OverflowError):
-                # A fact is missing, or the node is one that would not run. What was stated of other outputs stands.
-                pass
             if untyped and any(v.type is None and v.name for v in outputs):
                 fallback.infer(node, domain, version, self, types_only=True)
         else:
@@ -198,8 +197,8 @@ class Engine:
         for a in node.attributes.values():
             if not a.is_ref():
                 bound[a.name] = a
-            elif self.bound is not None and a.ref_attr_name in self.bound:
-                bound[a.name] = self.bound[a.ref_attr_name]
+            elif self.bound is not None and (a.ref_attr_name or "") in self.bound:
+                bound[a.name] = self.bound[a.ref_attr_name or ""]
             else:
                 bound.pop(a.name, None)
         outer = self.opsets, self.bound
@@ -231,7 +230,7 @@ class Engine:
 
 
 def read_declared(n: Any) -> Dim | None:
-    """A dim of a declared shape: an int, a polynomial for an expression, a symbol for any other name, None for unknown."""
+    """A dim of a declared shape: an int, a polynomial for an expression, a symbol for another name, None if unknown."""
     if isinstance(n, int):
         return n if n >= 0 else None
     text = n if isinstance(n, str) else n.value

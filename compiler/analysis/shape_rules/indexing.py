@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import dims as d
 from ..dims import Dim
-from .core import MOST, Dims, Site, Unknown, grid, normal_axis, rule
+from .core import MOST, Dims, Site, Unknown, grid, normal_axis, rule, static
 
 # Slice ends at or beyond this mean "to the end".
 _ENDLESS = (1 << 31) - 1
@@ -46,7 +46,8 @@ def gather(s: Site) -> None:
             if len(data) == 1:
                 items = [held[i] for i in where]  # type: ignore[index]
             else:
-                items = np.take(grid(held, data), np.reshape(where, at), axis).reshape(-1).tolist()  # type: ignore[arg-type]
+                picked = grid(where, at).astype(np.int64)
+                items = np.take(grid(held, data), picked, axis).reshape(-1).tolist()
     s.out(0, out, items)
 
 
@@ -141,7 +142,7 @@ def slice_(s: Site) -> None:
     if held is not None and all(isinstance(n, int) for n in (*starts, *ends)):
         index: list[slice] = [slice(None)] * len(data)
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-            index[axis] = _python_slice(int(data[axis]), start, end, step)  # type: ignore[arg-type]
+            index[axis] = _python_slice(static(data)[axis], start, end, step)
         items = grid(held, data)[tuple(index)].reshape(-1).tolist()
     s.out(0, tuple(out), items)
 
@@ -193,7 +194,9 @@ def _sliced(s: Site, n: Dim, start: Dim | None, end: Dim | None, step: int) -> D
 
 def _reversed(s: Site, n: Dim, start: Dim, end: Dim, step: int) -> Dim:
     """Only the flip of a whole axis, from its last element or beyond to before its first."""
-    whole = isinstance(end, int) and end <= -_ENDLESS and (start == -1 or (isinstance(start, int) and start >= _ENDLESS))
+    if not isinstance(start, int) or not isinstance(end, int):
+        return s.fresh()
+    whole = end <= -_ENDLESS and (start == -1 or start >= _ENDLESS)
     return d.ceildiv(n, -step) if whole else s.fresh()
 
 
@@ -277,14 +280,15 @@ def split(s: Site) -> None:
             sizes = (chunk,) * (count - 1) + (d.sub(n, d.mul(chunk, count - 1)),)
     if len(sizes) != count:
         raise Unknown
-    held = s.elements(0) if len(data) == 1 and all(isinstance(k, int) for k in sizes) else None
-    at = 0
+    held = s.elements(0) if len(data) == 1 else None
+    at: int | None = 0
     for i, k in enumerate(sizes):
         items = None
-        if held is not None:
-            items = held[at : at + int(k)]  # type: ignore[arg-type]
-            at += int(k)  # type: ignore[arg-type]
-        s.out(i, data[:axis] + (k,) + data[axis + 1 :], items)
+        at_next = at + k if at is not None and isinstance(k, int) else None
+        if held is not None and at_next is not None:
+            items = held[at:at_next]
+        at = at_next
+        s.out(i, (*data[:axis], k, *data[axis + 1 :]), items)
 
 
 def _sizes(s: Site, count: int) -> tuple[Dim, ...]:

@@ -8,20 +8,10 @@ import numpy as np
 
 from .. import dims as d
 from ..dims import Dim
-from .core import INTEGERS, MOST, Dims, Site, Unknown, grid, normal_axis, rule
+from .core import INTEGERS, MOST, Dims, Site, Unknown, count, grid, normal_axis, rule, static
 
 # A quotient of longer polynomials is replaced by a new symbol: it would only slow down whatever uses it.
 _LONGEST = 12
-
-
-def _static(shape: Dims) -> int | None:
-    """The number of elements where the shape is static."""
-    n = 1
-    for k in shape:
-        if not isinstance(k, int):
-            return None
-        n *= k
-    return n
 
 
 # ----------------------------------------------------------------------------------------------------- Reshape
@@ -33,9 +23,9 @@ def reshape(s: Site) -> None:
     target = s.attr("shape") if s.version < 5 else _target(s)
     keep_zero = bool(s.attr("allowzero", 0))
     out = reshaped(s, known, target, keep_zero)
-    count = _static(out)
-    small = count is not None and count <= MOST and s.dtype(0) in INTEGERS
-    s.out(0, out, s.elements(0) if small else None, exact=s.reals(0) if count is not None and count <= MOST else None)
+    size = count(out)
+    small = size is not None and size <= MOST and s.dtype(0) in INTEGERS
+    s.out(0, out, s.elements(0) if small else None, exact=s.reals(0) if size is not None and size <= MOST else None)
 
 
 def _target(s: Site) -> tuple[Dim, ...]:
@@ -91,7 +81,7 @@ def reshaped(s: Site, known: Dims | None, target: tuple[Dim, ...], keep_zero: bo
 
 
 def _rest(s: Site, everything: Dim, others: Dim, certain: bool) -> Dim | None:
-    """The one dim missing of a product. ``certain``: it is written as -1, which no model that runs puts beside a zero."""
+    """The one dim missing of a product. ``certain``: it is written as -1, which stands beside no zero in a run."""
     if others == 0:
         return None
     if not certain and not d.is_positive(others):
@@ -179,13 +169,13 @@ def expand(s: Site) -> None:
 
 
 def _expanded(s: Site, known: Dims, out: Dims) -> Any:
-    count = _static(out)
-    if count is None or count > MOST or len(out) > 2:
+    size = count(out)
+    if size is None or size > MOST or len(out) > 2:
         return None
     held = s.elements(0)
     if held is None:
         return None
-    return np.broadcast_to(grid(held, known), [int(n) for n in out]).reshape(-1).tolist()  # type: ignore[arg-type]
+    return np.broadcast_to(grid(held, known), static(out)).reshape(-1).tolist()
 
 
 @rule("Tile")
@@ -311,16 +301,16 @@ def _scale(s: Site, n: Dim, scale: float) -> Dim:
 
 def _kept_ratio(s: Site, known: Dims, axes: Any, policy: str) -> Dims:
     sizes = s.ints(3)
-    own = [known[a] for a in axes]
+    own = [n for n in (known[a] for a in axes) if isinstance(n, int) and n > 0]
     out = list(known)
-    if not all(isinstance(n, int) and n > 0 for n in own):
+    if len(own) != len(sizes):
         for axis in axes:
             out[axis] = s.fresh()
         return tuple(out)
     pick = min if policy == "not_larger" else max
-    scale = pick(k / n for k, n in zip(sizes, own, strict=True))  # type: ignore[operator]
+    scale = pick(k / n for k, n in zip(sizes, own, strict=True))
     for axis, n in zip(axes, own, strict=True):
-        exact = float(scale * n)  # type: ignore[operator]
+        exact = float(scale * n)
         out[axis] = int(np.floor(exact + 0.5))
         if abs(exact - np.floor(exact) - 0.5) < 1e-3:  # a tie, or nearly one: runtimes differ in the last bit
             out[axis] = s.fresh()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from ... import ir
 from .. import dims as d
 from ..dims import Dim
@@ -88,8 +86,9 @@ def range_(s: Site) -> None:
 
 def _float_range(s: Site) -> None:
     held = [ir.scalar(s.value(i)) for i in range(3)]
-    if not any(x is None for x in held) and held[2]:
-        s.out(0, (max(0, math.ceil((held[1] - held[0]) / held[2])),))
+    first, last, by = held
+    if first is not None and last is not None and by:
+        s.out(0, (max(0, math.ceil((last - first) / by)),))
         return
     exact = [s.reals(i) for i in range(3)]
     if all(e is not None and e[0][1] == 1 and e[0][2] for e in exact):
@@ -153,5 +152,3 @@ def string_split(s: Site) -> None:
     known = s.dims(0)
     s.out(0, (*known, s.fresh()))
     s.out(1, known)
-
-

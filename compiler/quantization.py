@@ -1,0 +1,41 @@
+"""Quantizing weights: numpy in, numpy out, no graph."""
+
+from __future__ import annotations
+
+import numpy as np
+
+INT8_LIMIT = 127
+"""Largest magnitude of a symmetric int8 weight. CPUs without a dot-product instruction (VNNI) add two products of
+uint8 and int8 in 16 bits, which saturates above 64; there a limit of 64 trades one bit of the weight for that."""
+
+_CHUNK = 1 << 20
+"""Elements that are worked on at once."""
+
+
+def quantize_linear_weight(w: np.ndarray, limit: int = INT8_LIMIT) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix [K, N] as int8 with one scale for each column, symmetric: ``w`` is about ``q * scale``, ``q`` in ±limit.
+
+    Works on some columns at a time, so that beside the result little memory is used. A column of zeros has scale 1.
+
+    Raises:
+        ValueError: the weight is not a matrix, or holds what is not finite.
+    """
+    if w.ndim != 2:
+        raise ValueError(f"the weight has rank {w.ndim}, not 2")
+    rows, columns = w.shape
+    q = np.empty((rows, columns), np.int8)
+    scale = np.empty(columns, np.float32)
+    step = max(1, _CHUNK // max(1, rows))
+    for i in range(0, columns, step):
+        part = w[:, i : i + step].astype(np.float32)
+        largest = np.abs(part).max(axis=0, initial=0.0)
+        if not np.isfinite(largest).all():
+            raise ValueError("the weight holds numbers that are not finite")
+        # In float64, and never 0, so that a column of denormals divides by what its scale really is.
+        unit = (largest.astype(np.float64) / limit).astype(np.float32)
+        unit[unit == 0] = 1.0
+        scale[i : i + step] = unit
+        part /= unit
+        np.rint(part, out=part)
+        q[:, i : i + step] = np.clip(part, -limit, limit, out=part).astype(np.int8)
+    return q, scale

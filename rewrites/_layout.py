@@ -1,0 +1,166 @@
+"""Chains of views and Transposes, by what they do to the elements.
+
+A chain splits and joins dims and moves what it has split. `simplify` follows the smallest parts that it moves and
+writes the shortest chain that moves them the same way. Parts of size 1 do not matter to the order of elements.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from olc.analysis import dims as dim
+
+from . import _shapes as s
+
+Shape = tuple[Any, ...]
+Step = tuple[str, tuple[Any, ...]]
+"""``("view", dims after it)`` or ``("move", permutation)``."""
+
+
+class _Parts:
+    """The parts that a tensor's dims fall into: ``order`` is as at first, ``groups`` the dims at last."""
+
+    def __init__(self, shape: Sequence[Any]) -> None:
+        self.size: list[Any] = []
+        self.source: list[int] = []
+        self.order: list[int] = []
+        self.groups: list[list[int]] = []
+        for i, d in enumerate(shape):
+            self.groups.append([] if d == 1 else [self._new(d, i)])
+            self.order.extend(self.groups[-1])
+
+    def _new(self, size: Any, source: int) -> int:
+        self.size.append(size)
+        self.source.append(source)
+        return len(self.size) - 1
+
+    def view(self, shape: Sequence[Any]) -> bool:
+        """Regroup the parts as the dims of ``shape``, splitting where needed; False where that is not proved to fit."""
+        rest = deque(p for group in self.groups for p in group)
+        groups: list[list[int]] = []
+        for d in shape:
+            group: list[int] = []
+            while d != 1:
+                if not rest:
+                    return False
+                part = rest.popleft()
+                quotient = dim.divide_exact(d, self.size[part])
+                if quotient is None:
+                    inner = dim.divide_exact(self.size[part], d)
+                    if inner is None:
+                        return False
+                    part, tail = self._split(part, d, inner)
+                    rest.appendleft(tail)
+                    quotient = 1
+                group.append(part)
+                d = quotient
+            groups.append(group)
+        self.groups = groups
+        return not rest
+
+    def _split(self, part: int, outer: Any, inner: Any) -> tuple[int, int]:
+        made = self._new(outer, self.source[part]), self._new(inner, self.source[part])
+        at = self.order.index(part)
+        self.order[at : at + 1] = made
+        return made
+
+    def move(self, perm: Sequence[int]) -> None:
+        self.groups = [self.groups[i] for i in perm]
+
+    def runs(self) -> list[list[int]]:
+        """Parts in their last order, those together that were neighbours in this order from the start."""
+        place = {p: i for i, p in enumerate(self.order)}
+        runs: list[list[int]] = []
+        for p in (p for group in self.groups for p in group):
+            if runs and place[p] == place[runs[-1][-1]] + 1:
+                runs[-1].append(p)
+            else:
+                runs.append([p])
+        return runs
+
+
+def simplify(shape: Sequence[Any], steps: Sequence[Step]) -> list[Step] | str:
+    """The shortest chain found that does the same to a tensor of that shape, or why none was.
+
+    A step ``("view", form)`` of the result holds a `_shapes.Form`.
+    """
+    parts = _Parts(shape)
+    last: tuple[Any, ...] = tuple(shape)
+    for kind, what in steps:
+        if kind == "move":
+            parts.move(what)
+            last = tuple(last[i] for i in what)
+        elif parts.view(what):
+            last = tuple(what)
+        else:
+            return "a change of shape on the way is not proved to split or join dims"
+    runs = parts.runs()
+    if len(runs) < 2:
+        return _chain([("view", (tuple(shape), last))])
+    tries = [_moved_first(parts, runs, tuple(shape), last), _moved_last(parts, runs, tuple(shape), last)]
+    order = sorted(range(len(runs)), key=lambda i: parts.order.index(runs[i][0]))
+    middle = tuple(dim.product(parts.size[p] for p in runs[i]) for i in order)
+    perm = tuple(order.index(i) for i in range(len(runs)))
+    after = tuple(middle[i] for i in perm)
+    tries.append([("view", (tuple(shape), middle)), ("move", perm), ("view", (after, last))])
+    found = [_chain(t) for t in tries if t is not None]
+    good = [f for f in found if not isinstance(f, str)]
+    return min(good, key=len) if good else found[-1]
+
+
+def _chain(steps: Sequence[Step]) -> list[Step] | str:
+    """The steps with views spelled, those that change nothing left out."""
+    out: list[Step] = []
+    for kind, what in steps:
+        if kind == "move":
+            out.append((kind, what))
+            continue
+        form = s.view(*what)
+        if isinstance(form, str):
+            return form
+        if form[0] != "same":
+            out.append((kind, form))
+    return out
+
+
+def _moved_first(parts: _Parts, runs: list[list[int]], shape: Shape, last: Shape) -> list[Step] | None:
+    """Move the input's own dims, then change the shape: possible where no dim of the input is torn apart."""
+    order = [i for run in runs for i in dict.fromkeys(parts.source[p] for p in run)]
+    if len(set(order)) != len(order):
+        return None
+    perm = _with_ones(order, shape, last)
+    return [("move", perm), ("view", (tuple(shape[i] for i in perm), last))]
+
+
+def _moved_last(parts: _Parts, runs: list[list[int]], shape: Shape, last: Shape) -> list[Step] | None:
+    """Change the shape, then move the result's own dims: possible where no dim of the result is torn apart."""
+    dim_of = {p: i for i, group in enumerate(parts.groups) for p in group}
+    from_start = sorted(runs, key=lambda r: parts.order.index(r[0]))
+    backward = [i for run in from_start for i in dict.fromkeys(dim_of[p] for p in run)]
+    if len(set(backward)) != len(backward):
+        return None
+    before = _with_ones(backward, last, shape)
+    perm = tuple(before.index(i) for i in range(len(last)))
+    return [("view", (shape, tuple(last[i] for i in before))), ("move", perm)]
+
+
+def _with_ones(order: list[int], shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> tuple[int, ...]:
+    """The order of the dims that are not 1, with the others put in so that the shape looks like ``wanted``."""
+    ones = [i for i, d in enumerate(shape) if d == 1]
+    rest = list(order)
+    perm: list[int] = []
+    for d in wanted:
+        if d == 1 and ones:
+            perm.append(ones.pop(0))
+        elif d != 1 and rest:
+            perm.append(rest.pop(0))
+    return (*perm, *rest, *ones)
+
+
+def write(op: Any, x: Any, steps: Sequence[Step]) -> Any:
+    """The nodes of a chain."""
+    for kind, what in steps:
+        x = op.Transpose(x, perm=what) if kind == "move" else s.write(op, x, what)
+    return x

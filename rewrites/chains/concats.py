@@ -1,0 +1,111 @@
+"""Concat of a Concat, and Concat of the parts of one value."""
+
+import numpy as np
+from olc.analysis import dims as dim
+from olc.rules import EXACT, Attrs, Case, Many, Refused, dims, elements, f32, rule
+
+from .. import _shapes as s
+
+
+@rule(group="chains", safety=EXACT)
+class FlattenConcat:
+    """A Concat of Concats along the same axis is one. Sound because the parts stay in their order."""
+
+    def pattern(op, before: Many, parts: Many, after: Many, axis):
+        return op.Concat(*before, op.Concat(*parts, axis=axis), *after, axis=axis)
+
+    def rewrite(op, m):
+        return op.Concat(*m.before, *m.parts, *m.after, axis=m.axis)
+
+    cases = [
+        Case("in front", before=[], parts=[f32["N", 2], f32["N", 3]], after=[f32["N", 1]], axis=1),
+        Case("at the end", before=[f32["N", 1]], parts=[f32["M", 1], f32["K", 1]], after=[], axis=0),
+    ]
+
+
+@rule(group="chains", safety=EXACT)
+class ConcatOfSplit:
+    """The parts of a Split, put together in their order along the same axis, are its input.
+
+    Sound because Split cuts everywhere between its parts and leaves nothing out.
+    """
+
+    def pattern(op, x, sizes: Many, rest: Many, axis, attrs: Attrs):
+        first, second = op.Split(x, *sizes, axis=axis, outputs=2, **attrs)
+        return op.Concat(op.shared(first), op.shared(second), *rest, axis=axis)
+
+    def unless(m):
+        if list(m.root.inputs) != list(m.nodes[1].outputs):
+            return "it puts other values together than the parts, or not all of them"
+
+    def rewrite(op, m):
+        return m.x
+
+    cases = [
+        Case("two parts", x=f32["N", 5], sizes=[np.array([2, 3])], rest=[], axis=1),
+        Case("before opset 13", x=f32["N", 4], sizes=[], rest=[], axis=-1, attrs={"split": (2, 2)}, opset=11),
+        Refused(
+            "and another", x=f32["N", 4], sizes=[np.array([2, 2])], rest=[f32["N", 2]], axis=1, because="other values"
+        ),
+    ]
+
+
+def _bounds(node, axis, size):
+    """Start of a Slice along one axis and how much it takes; None where that is not proved."""
+    starts, out = elements(node.inputs[1]), dims(node.outputs[0])
+    axes = s.whole(node.inputs[3]) if len(node.inputs) > 3 else (0,)
+    steps = s.whole(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else (1,)
+    if starts is None or out is None or axes is None or len(starts) != 1 or steps != (1,):
+        return None
+    if s.axes_of(axes, len(out)) != (axis,):
+        return None
+    start = starts[0]
+    if isinstance(start, int) and start < 0:
+        start = dim.add(size, start)
+    return (start, out[axis]) if dim.is_nonnegative(start) else None
+
+
+@rule(group="chains", safety=EXACT, since=10)
+class ConcatOfSlices:
+    """Slices that follow one another from the first element to the last, put together again, are their input.
+
+    Sound because each is proved to start where the one before it ends, and together they are as long as the input.
+    """
+
+    def pattern(op, x, a: Many, b: Many, rest: Many, axis):
+        return op.Concat(op.shared(op.Slice(x, *a)), op.shared(op.Slice(x, *b)), *rest, axis=axis)
+
+    def unless(m):
+        d = dims(m.x)
+        if d is None:
+            return s.UNKNOWN
+        at = 0
+        for v in m.root.inputs:
+            n = v.producer()
+            found = None
+            if n is not None and (n.domain, n.op_type, n.inputs[0]) == ("", "Slice", m.x):
+                found = _bounds(n, m.axis, d[m.axis])
+            if found is None or found[0] != at:
+                return "a part is not proved to start where the one before it ends"
+            at = dim.add(at, found[1])
+        if at != d[m.axis]:
+            return "it leaves out the end"
+
+    def rewrite(op, m):
+        return m.x
+
+    cases = [
+        Case(
+            "halves", x=f32["N", 8], rest=[], axis=1,
+            a=[np.array([0]), np.array([4]), np.array([1])], b=[np.array([4]), np.array([s.LAST]), np.array([-1])],
+        ),
+        Case("rows", x=f32[8, 3], rest=[], axis=0, a=[np.array([0]), np.array([3])], b=[np.array([-5]), np.array([9])]),
+        Refused(
+            "halves swapped", x=f32["N", 8], rest=[], axis=1, because="the one before it ends",
+            a=[np.array([4]), np.array([8]), np.array([1])], b=[np.array([0]), np.array([4]), np.array([1])],
+        ),
+        Refused(
+            "short", x=f32["N", 8], rest=[], axis=1, because="leaves out the end",
+            a=[np.array([0]), np.array([4]), np.array([1])], b=[np.array([4]), np.array([7]), np.array([1])],
+        ),
+    ]  # fmt: skip

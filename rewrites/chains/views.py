@@ -1,0 +1,58 @@
+"""Chains of Reshape, Flatten, Squeeze and Unsqueeze."""
+
+import numpy as np
+from olc.analysis import dims as dim
+from olc.rules import EXACT, Attrs, Case, Many, Refused, dims, elements, f32, i64, rule
+
+from .. import _shapes as s
+
+
+def _target_holds(node, out):
+    """Does a Reshape name the size of each dim itself, so that it gives the same whatever the shape of its input?
+
+    Returns the ``allowzero`` to write with it: a size named 0 must not be copied from another input.
+    """
+    target = elements(node.inputs[1]) if node.op_type == "Reshape" else None
+    if target is None or out is None or len(target) != len(out):
+        return None
+    if not all(t in (-1, d) for t, d in zip(target, out, strict=True)):
+        return None
+    return 0 if all(t == -1 or dim.is_positive(t) for t in target) else 1
+
+
+@rule(group="chains", safety=EXACT, since=14)
+class ComposeViews:
+    """A chain of Reshape, Flatten, Squeeze and Unsqueeze is one of them, or none.
+
+    Sound because each keeps the elements in their order, so that only the shapes at both ends matter. The target is
+    written anew for the shape that the new node reads, since a 0 copies a dim of that.
+    """
+
+    def pattern(op, x, a: Many, b: Many, first: Attrs, last: Attrs):
+        return op.oneof(*s.VIEWS)(op.shared(op.oneof(*s.VIEWS)(x, *a, **first)), *b, **last)
+
+    def unless(m):
+        if s.odd(m.nodes):
+            return s.UNKNOWN
+        src, out = dims(m.x), dims(m.roots[0])
+        m.form, m.zero = None, _target_holds(m.root, out)
+        if src is not None and out is not None:
+            form = s.view(src, out, s.inferred_dim(m.root))
+            if not isinstance(form, str):
+                m.form = form
+                return None
+            return None if m.zero is not None else form
+        return None if m.zero is not None else s.UNKNOWN
+
+    def rewrite(op, m):
+        if m.form is not None:
+            return s.write(op, m.x, m.form)
+        return op.Reshape(m.x, m.root.inputs[1], allowzero=m.zero or None)
+
+    cases = [
+        Case("a zero copies from the middle", x=f32[2, 3, 4], a=[np.array([6, 4])], b=[np.array([0, 2, 2])]),
+        Case("split and joined", x=f32["B", "S", 8], a=[np.array([0, 0, 2, 4])], b=[np.array([0, 0, 8])]),
+        Case("joined and split", x=f32["B", 6, 8], a=[np.array([-1, 8])], b=[np.array([-1, 6, 2, 4])]),
+        Case("a new dim on the way", x=f32["N", 4], a=[np.array([-1])], b=[np.array([-1, 2])]),
+        Refused("sizes of the caller", x=f32["A", "B"], a=[np.array([-1])], b=[i64[2]], because="no"),
+    ]

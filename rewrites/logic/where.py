@@ -1,0 +1,100 @@
+"""Where with a known condition or equal branches."""
+
+import numpy as np
+from olc.rules import EXACT, Case, Const, Refused, array, boolean, f32, rule
+
+from .. import _shapes as s
+
+WIDER = "the result may be wider"
+
+
+def _fits(m, value):
+    return None if s.same_dims(value, m.roots[0]) else WIDER
+
+
+@rule(group="logic", safety=EXACT, since=9)
+class DropWhereOfConstant:
+    """Where with a condition that is true everywhere, or nowhere, is that branch. Sound by the definition of Where."""
+
+    def pattern(op, c: Const, x, y):
+        return op.Where(c, x, y)
+
+    def unless(m):
+        a = array(m.c)
+        if a.size == 0 or (a.any() and not a.all()):
+            return "the condition is true here and false there"
+        m.taken = m.x if a.all() else m.y
+        return _fits(m, m.taken)
+
+    def rewrite(op, m):
+        return m.taken
+
+    cases = [
+        Case("true", c=np.array(True), x=f32["N", 4], y=f32[1]),
+        Case("false", c=np.array([False] * 4), x=f32[1], y=f32["N", 4]),
+        Refused("both", c=np.array([True, False]), x=f32["N", 2], y=f32[1], because="here and false there"),
+        Refused("wider", c=np.array(True), x=f32["N", 1], y=f32[4], because="wider"),
+    ]
+
+
+@rule(group="logic", safety=EXACT, since=9)
+class DropWhereOfSame:
+    """Where with one value in both branches is that value. Sound by the definition of Where."""
+
+    def pattern(op, c, x):
+        return op.Where(c, x, x)
+
+    def unless(m):
+        return _fits(m, m.x)
+
+    def rewrite(op, m):
+        return m.x
+
+    cases = [
+        Case("the same", c=boolean["N", 1], x=f32["N", 4]),
+        Refused("wider", c=boolean["N", 4], x=f32["N", 1], because="wider"),
+    ]
+
+
+@rule(group="logic", safety=EXACT, since=9)
+class WhereOfNot:
+    """Where of a negated condition is Where with the branches swapped. Sound by the definition of Where and Not."""
+
+    def pattern(op, c, x, y):
+        return op.Where(op.Not(c), x, y)
+
+    def rewrite(op, m):
+        return op.Where(m.c, m.y, m.x)
+
+    cases = [Case("a mask", c=boolean["N", 4], x=f32["N", 4], y=f32[1])]
+
+
+@rule(group="logic", safety=EXACT, since=9)
+class WhereOfTruth:
+    """Where that gives True and False is its condition, and with False and True its negation.
+
+    Sound by the definition of Where.
+    """
+
+    def pattern(op, c, x: Const, y: Const):
+        return op.Where(c, x, y)
+
+    def unless(m):
+        x, y = array(m.x), array(m.y)
+        if x.dtype != bool or x.size == 0 or y.size == 0 or not (x == x.flat[0]).all() or not (y == y.flat[0]).all():
+            return "the branches are not one truth value each"
+        if x.flat[0] == y.flat[0]:
+            return "both branches are the same"
+        m.negated = not x.flat[0]
+        return _fits(m, m.c)
+
+    def rewrite(op, m):
+        return op.Not(m.c) if m.negated else m.c
+
+    cases = [
+        Case("itself", c=boolean["N", 4], x=np.array(True), y=np.array([False])),
+        Case("its negation", c=boolean["N", 4], x=np.array(False), y=np.array(True)),
+        Refused("numbers", c=boolean["N"], x=np.float32(1), y=np.float32(0), because="not one truth value"),
+        Refused("both true", c=boolean["N"], x=np.array(True), y=np.array(True), because="the same"),
+        Refused("wider", c=boolean["N", 1], x=np.array([True, True]), y=np.array(False), because="wider"),
+    ]
