@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -277,9 +277,61 @@ class Pattern:
     root_ops: frozenset[tuple[str, str]]
     roles: dict[str, str]
     size: int
+    screen: tuple[tuple[Any, ...], ...] | None
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.roots))
+
+    def may_match(self, node: Node) -> bool:
+        """Cheap and one-sided: False where no match at this root is possible, by what produces its inputs."""
+        if self.screen is None:
+            return True
+        inputs = node.inputs
+        if any(_passes(w, inputs) for w in self.screen):
+            return True
+        return node.op_type in COMMUTATIVE and len(inputs) == 2 and any(_passes(w, inputs[::-1]) for w in self.screen)
+
+
+def _passes(wanted: tuple[Any, ...], inputs: Sequence[Value | None]) -> bool:
+    for w, v in zip(wanted, inputs, strict=False):
+        if w is None:
+            continue
+        if v is None:
+            return False
+        producer = v.producer()
+        if w is _CONSTANT:
+            if producer is not None and producer.op_type != "Constant":
+                return False
+        elif producer is None or (producer.domain, producer.op_type) not in w:
+            return False
+    return True
+
+
+_CONSTANT = object()
+
+
+def _screen(root: Any) -> tuple[tuple[Any, ...], ...] | None:
+    """For each alternative of the root: what each input must be (_CONSTANT, a set of operators, or None for anything)."""
+    if isinstance(root, Either):
+        parts = [_screen(o) for o in root.options]
+        return None if any(p is None for p in parts) else tuple(w for p in parts for w in p or ())
+    if not isinstance(root, Out) or any(isinstance(i, Param) and i.kind == "many" for i in root.node.inputs):
+        return None
+    return (tuple(_requirement(i) for i in root.node.inputs),)
+
+
+def _requirement(p: Any) -> Any:
+    if isinstance(p, Literal) or (isinstance(p, Param) and p.kind in ("const", "scalar") and not p.optional):
+        return _CONSTANT
+    if isinstance(p, Out):
+        return frozenset(p.node.ops)
+    if isinstance(p, Product):
+        return frozenset(_PRODUCT_OPS)
+    if isinstance(p, Either):
+        parts = [_requirement(o) for o in p.options]
+        if all(isinstance(x, frozenset) for x in parts):
+            return frozenset().union(*parts)
+    return None
 
 
 def trace(function: Callable[..., Any]) -> Pattern:
@@ -300,7 +352,8 @@ def trace(function: Callable[..., Any]) -> Pattern:
     for n, p in params.items():
         if p.kind in ("any", "const", "scalar") and n not in roles:
             raise RuleError(f"parameter {n!r} is not used in the pattern")
-    return Pattern(function, params, tuple(roots), frozenset(_root_ops(roots[0])), roles, max(map(_size, roots)))
+    ops = frozenset(_root_ops(roots[0]))
+    return Pattern(function, params, tuple(roots), ops, roles, max(map(_size, roots)), _screen(roots[0]))
 
 
 def _root_ops(p: Any) -> Iterator[tuple[str, str]]:

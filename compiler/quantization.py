@@ -12,6 +12,12 @@ _CHUNK = 1 << 20
 """Elements that are worked on at once."""
 
 
+def all_finite(w: np.ndarray) -> bool:
+    """Are all numbers of the array finite? A part at a time, so that a mapped weight costs no memory of its own."""
+    rows = max(1, _CHUNK // max(1, w[0].size)) if w.ndim and len(w) else 1
+    return all(bool(np.isfinite(w[i : i + rows]).all()) for i in range(0, len(w), rows)) if w.ndim else bool(np.isfinite(w))
+
+
 def quantize_linear_weight(w: np.ndarray, limit: int = INT8_LIMIT) -> tuple[np.ndarray, np.ndarray]:
     """A matrix [K, N] as int8 with one scale for each column, symmetric: ``w`` is about ``q * scale``, ``q`` in ±limit.
 

@@ -269,7 +269,7 @@ class Rewriter:
             for r in self.by_root[(node.domain, node.op_type)]:
                 if self._stopped():
                     return
-                if self._try(r, node):
+                if r.pattern.may_match(node) and self._try(r, node):
                     break
 
     def _try(self, r: Rule, node: Node) -> bool:

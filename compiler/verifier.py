@@ -294,11 +294,14 @@ class _Verifier:
     def uses(self) -> None:
         """onnx-ir's use lists against the inputs that were seen."""
         reads = self.reads
+        alive: set[ir.Node] | None = None
         for v in self.defined:
             uses = v.uses()
             if len(uses) != reads.get(v, 0):
-                gone = next((u.node for u in uses if ir.owner(u.node) is None), None)
-                who = f", among them {label(gone)}, which is in no graph" if gone is not None else ""
+                if alive is None:
+                    alive = {n for g in ir.all_graphs(self.model) for n in g}
+                gone = next((u.node for u in uses if u.node not in alive), None)
+                who = f", among them {label(gone)}, which is in no graph of the model" if gone is not None else ""
                 self.say("uses", f"{v.name!r} lists {len(uses)} uses but is read {reads.get(v, 0)} times{who}", "")
             elif any(len(u.node.inputs) <= u.idx or u.node.inputs[u.idx] is not v for u in uses):
                 self.say("uses", f"{v.name!r} lists a use that reads something else", "")

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import ir, verifier
-from ..deserialize import from_proto
+from ..deserialize import QUANTIZATION, VALUE_INFO, from_proto
 from ..serialize import to_proto
 from . import Context
 from .edit import defined
@@ -231,7 +231,8 @@ def _join(old: ir.Graph, new: ir.Graph) -> None:
             if source is not None:
                 value.doc_string = source.doc_string
                 value.metadata_props.update(source.metadata_props)
-                value.meta.update(source.meta)
+                # Facts are not taken over: they are derived anew from the nodes that are there now.
+                value.meta.update((k, source.meta[k]) for k in (QUANTIZATION, VALUE_INFO) if k in source.meta)
         for node in graph:
             origin = next((nodes[v.name] for v in node.outputs if v.name in nodes), None)
             if origin is not None:

@@ -382,28 +382,27 @@ def _in_if(b: Built, inner: bool) -> Candidate | None:
 
 
 def _in_loop(b: Built) -> Candidate | None:
-    """Two iterations of the case; the results are stacked."""
+    """The case once as it is, then again in each iteration of a loop that hands its results on."""
     c = _copy(b)
     g = c.proto.graph
     body, _ = _branch(b, "_body", inner=True)
+    outside, first = _renamed(list(g.node), "_first")
     body.input.extend([
         helper.make_tensor_value_info("iteration", TensorProto.INT64, []),
         helper.make_tensor_value_info("go_on_in", TensorProto.BOOL, []),
     ])
+    for v in g.output:
+        before = ValueInfoProto()
+        before.CopyFrom(v)
+        before.name = f"before_{v.name}"
+        body.input.append(before)
     body.node.append(helper.make_node("Identity", ["go_on_in"], ["go_on"], name="going_on"))
     body.output.insert(0, helper.make_tensor_value_info("go_on", TensorProto.BOOL, []))
-    del g.initializer[:]
     g.initializer.extend([
         numpy_helper.from_array(np.asarray(2, np.int64), "trips"), numpy_helper.from_array(np.asarray(True), "always"),
     ])  # fmt: skip
-    _set_nodes(g, [helper.make_node("Loop", ["trips", "always"], list(b.roots), body=body, name="looping")])
-    for v in g.output:
-        t = v.type.tensor_type
-        if t.HasField("shape"):
-            shape = [*t.shape.dim]
-            del t.shape.dim[:]
-            t.shape.dim.add().dim_value = 2
-            t.shape.dim.extend(shape)
+    start = ["trips", "always", *(first[r] for r in b.roots)]
+    _set_nodes(g, [*outside, helper.make_node("Loop", start, list(b.roots), body=body, name="looping")])
     return c
 
 

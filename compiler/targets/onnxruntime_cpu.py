@@ -8,7 +8,7 @@ The capability table is generated from the installed runtime's kernel registry::
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -156,6 +156,9 @@ class OnnxRuntimeCpu:
     name = "onnxruntime-cpu"
     opset = 23
 
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, Support] = {}
+
     @property
     def table(self) -> Table:
         return load_table()
@@ -218,10 +221,10 @@ class OnnxRuntimeCpu:
         opsets = model.opset_imports if opsets is None else opsets
         if (node.domain, node.op_type, node.overload) in model.functions:
             return Support(DECOMPOSED, "a function of the model, inlined when it is loaded")
-        return self._support(node, opsets.get(node.domain), _DEPTH, lowered)
+        return self._support(node, opsets, _DEPTH, lowered)
 
-    def _support(self, node: ir.Node, version: int | None, depth: int, lowered: bool) -> Support:
-        domain = "" if node.domain == "ai.onnx" else node.domain
+    def _support(self, node: ir.Node, opsets: Mapping[str, int], depth: int, lowered: bool) -> Support:
+        domain, version = _standing(node, opsets)
         if version is None:
             # ONNX Runtime takes a domain of its own that the model forgot to import at its first version.
             if domain not in self.table.domains or domain == "":
@@ -232,7 +235,7 @@ class OnnxRuntimeCpu:
             return Support(NO, limit)
         if node.op_type == "Constant" and domain == "":
             return Support(YES)  # taken into the initializers before kernels are looked for
-        found = self.table.supports(node.op_type, domain, version, self.dtypes(node, domain, version))
+        found = self._kernel(node, domain, version)
         if found.how == YES or depth == 0 or domain not in self.table.domains:
             return found
         expanded = decompose.expansion(node, version, strict=not lowered)
@@ -249,10 +252,20 @@ class OnnxRuntimeCpu:
         inner: ir.Model = serde.deserialize_model(expanded)
         for graph in ir.all_graphs(inner):
             for part in graph:
-                answer = self._support(part, inner.opset_imports.get(part.domain), depth - 1, lowered)
+                answer = self._support(part, inner.opset_imports, depth - 1, lowered)
                 if not answer:
                     return f"{part.op_type} cannot run: {answer.reason}"
         return None
+
+    def _kernel(self, node: ir.Node, domain: str, version: int) -> Support:
+        """The table's answer for a node. Kept per operator and dtypes: a large model has few different ones."""
+        kinds = tuple(None if v is None else v.type for side in (node.inputs, node.outputs) for v in side)
+        key = (node.op_type, domain, version, len(node.inputs), kinds)
+        found = self._answers.get(key)
+        if found is None:
+            found = self.table.supports(node.op_type, domain, version, self.dtypes(node, domain, version))
+            self._answers[key] = found
+        return found
 
     def dtypes(self, node: ir.Node, domain: str, version: int) -> dict[str, str]:
         """The known dtypes of a node's inputs and outputs by type variable and by formal name.
@@ -326,11 +339,10 @@ class OnnxRuntimeCpu:
                 node, depth = work.pop()
                 if depth == 0 or (node.domain, node.op_type, node.overload) in model.functions:
                     continue
-                version = opsets.get(node.domain)
-                domain = "" if node.domain == "ai.onnx" else node.domain
+                domain, version = _standing(node, opsets)
                 if version is None or self.node_support(node, model, opsets, lowered=True).how != DECOMPOSED:
                     continue
-                reason = self.table.supports(node.op_type, domain, version, self.dtypes(node, domain, version)).reason
+                reason = self._kernel(node, domain, version).reason
                 expanded = decompose.expansion(node, version)
                 if expanded is None:
                     continue
@@ -346,7 +358,7 @@ class OnnxRuntimeCpu:
                 f"{len(problems)} part{'s' if len(problems) != 1 else ''} of the model cannot run on {self.name}:\n  "
                 + "\n  ".join(shown),
                 where=model.graph.name or None,
-                hint="`olc targets` lists what the target runs",
+                hint="change the model as each line says, or compile for another target",
             )
         return changes
 
@@ -365,6 +377,13 @@ class OnnxRuntimeCpu:
         if not known:
             return "rewrite it with other operators before export"
         return "convert the model to an opset, or the node to a dtype, that has a kernel"
+
+
+def _standing(node: ir.Node, opsets: Mapping[str, int]) -> tuple[str, int | None]:
+    """The node's domain (the standard one is "") and the version of it in force."""
+    if node.domain in ("", "ai.onnx"):
+        return "", opsets.get("", opsets.get("ai.onnx"))
+    return node.domain, opsets.get(node.domain)
 
 
 def _limit(node: ir.Node) -> str | None:

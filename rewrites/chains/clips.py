@@ -7,30 +7,32 @@ RELU = (0.0, None)
 
 
 def _bounds(low, high):
-    """Both bounds as numbers, None for one that excludes nothing; None where they are not in order."""
+    """Both bounds as numbers, None for one that is left out; None where they are not numbers in order."""
     found = [None if v is None else scalar(v) for v in (low, high)]
-    if any(v is not None and f is None for v, f in zip((low, high), found, strict=True)):
+    if any(v is not None and (f is None or f != f) for v, f in zip((low, high), found, strict=True)):
         return None
     low, high = found
-    if (low is not None and low != low) or (high is not None and high != high):
-        return None
-    if low is not None and high is not None and low > high:
-        return None
-    return None if low == -np.inf else low, None if high == np.inf else high
+    return None if low is not None and high is not None and low > high else (low, high)
 
 
-def _into(v, low, high):
-    """A bound of the first Clip seen through the second; None stays None unless the second has that bound."""
+def _seen_through(v, low, high):
+    """A bound of the first Clip, clipped by the second."""
     if low is not None and v < low:
         return low
     return high if high is not None and v > high else v
 
 
 def _compose(first, second):
-    """The bounds of one Clip that does what two do in turn."""
-    low = second[0] if first[0] is None else _into(first[0], *second)
-    high = second[1] if first[1] is None else _into(first[1], *second)
-    return low, high
+    """The bounds of one Clip that does what two do in turn.
+
+    A bound that is left out means the largest finite number to some runtimes, so it is stronger than an infinity.
+    """
+    found = []
+    for i in range(2):
+        bound = second[i] if first[i] is None else _seen_through(first[i], *second)
+        infinite = isinstance(bound, float) and np.isinf(bound)
+        found.append(None if infinite and None in (first[i], second[i]) else bound)
+    return found
 
 
 def _composed(m):

@@ -93,6 +93,6 @@ class ComposeSlices:
             a=[np.array([1]), np.array([5]), np.array([0])], b=[np.array([1]), np.array([s.LAST]), np.array([0])],
         ),
         Refused(
-            "bounds of the caller", x=f32["N", 9], a=[i64[1], i64[1]], b=[np.array([1]), np.array([2])], because="known",
+            "bounds of the caller", x=f32["N", 9], a=[i64[1], i64[1]], b=[np.array([1]), np.array([2])], because="not",
         ),
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from olc.rules import CLOSE, Attrs, Case, Const, Refused, Value, array, dims, f3
 
 @rule(group="conv", safety=CLOSE("the runtime may sum in another order"), since=18)
 class MeanOverImage:
-    """The mean over all spatial axes of a convolution's output is GlobalAveragePool.
+    """The mean over all spatial axes of a convolution's output is GlobalAveragePool (and Squeeze, without keepdims).
 
     Sound by its definition. It pays only behind a convolution and its activation: ONNX Runtime keeps images between
     convolutions in blocks of channels, which this operator reads and ReduceMean does not. Elsewhere ReduceMean is
@@ -14,7 +14,7 @@ class MeanOverImage:
     """
 
     def pattern(op, x, w: f32, b: Value | None, conv: Attrs, axes: Const, lo: Value | None, hi: Value | None, other,
-                act: Attrs):  # fmt: skip
+                act: Attrs, keep):  # fmt: skip
         y = op.shared(op.Conv(x, w, b, **conv))
         image = op.either(
             y,
@@ -24,7 +24,7 @@ class MeanOverImage:
             op.shared(op.Mul(y, other)),
             op.shared(op.Add(y, other)),
         )
-        return op.ReduceMean(image, axes)
+        return op.ReduceMean(image, axes, keepdims=keep)
 
     def unless(m):
         d = dims(m.root.inputs[0])
@@ -32,15 +32,16 @@ class MeanOverImage:
             return "the mean is not over all spatial axes and no other"
 
     def rewrite(op, m):
-        return op.GlobalAveragePool(m.root.inputs[0])
+        mean = op.GlobalAveragePool(m.root.inputs[0])
+        return mean if m.keep == 1 else op.Squeeze(mean, np.sort(array(m.axes) % len(dims(m.root.inputs[0]))))
 
     cases = [
         Case("EfficientNet's head", x=f32["N", 2, "H", "W"], w=f32[3, 2, 1, 1], b=f32[3], conv={},
-             axes=np.array([-1, -2]), lo=0.0, hi=6.0, other=f32["N", 3, 1, 1], act={}),
+             axes=np.array([-1, -2]), lo=0.0, hi=6.0, other=f32["N", 3, 1, 1], act={}, keep=1),
         Case("sound", x=f32["N", 2, "L"], w=f32[3, 2, 1], b=None, conv={}, axes=np.array([2]), lo=0.0, hi=None,
-             other=f32["N", 3, "L"], act={}),
+             other=f32["N", 3, "L"], act={}, keep=0),
         Refused("one axis", x=f32["N", 2, "H", "W"], w=f32[3, 2, 1, 1], b=None, conv={}, axes=np.array([3]), lo=0.0,
-                hi=6.0, other=f32["N", 3, 1, 1], act={}, because="not over all spatial axes"),
+                hi=6.0, other=f32["N", 3, 1, 1], act={}, keep=1, because="not over all spatial axes"),
         Refused("channels too", x=f32["N", 2, "H"], w=f32[3, 2, 1], b=None, conv={}, axes=np.array([1, 2]), lo=0.0,
-                hi=6.0, other=f32["N", 3, 1], act={}, because="not over all spatial axes"),
+                hi=6.0, other=f32["N", 3, 1], act={}, keep=0, because="not over all spatial axes"),
     ]  # fmt: skip

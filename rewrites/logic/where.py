@@ -1,7 +1,7 @@
 """Where with a known condition or equal branches."""
 
 import numpy as np
-from olc.rules import EXACT, Case, Const, Refused, array, boolean, f32, rule
+from olc.rules import CLOSE, EXACT, Case, Const, Refused, array, boolean, f32, rule
 
 from .. import _shapes as s
 
@@ -56,9 +56,9 @@ class DropWhereOfSame:
     ]
 
 
-@rule(group="logic", safety=EXACT, since=9)
+@rule(group="logic", safety=CLOSE("ONNX Runtime loses the sign of a zero in the first branch"), since=9)
 class WhereOfNot:
-    """Where of a negated condition is Where with the branches swapped. Sound by the definition of Where and Not."""
+    """Where of a negated condition is Where with the branches swapped, by the definition of Where and Not."""
 
     def pattern(op, c, x, y):
         return op.Where(op.Not(c), x, y)

@@ -1,13 +1,11 @@
 """Clip without bounds."""
 
 import numpy as np
-from olc.rules import EXACT, Case, Const, Refused, array, f32, i64, numbers, rule
+from olc.rules import CLOSE, EXACT, Case, Const, Refused, array, f32, floats, i64, numbers, rule
 
 
 def _free(bound, lowest):
     """Does the bound exclude nothing? An infinity does not, nor the end of an integer type's range."""
-    if bound is None:
-        return True
     a = array(bound)
     if a.size != 1:
         return False
@@ -18,12 +16,13 @@ def _free(bound, lowest):
 
 
 @rule(group="noops", safety=EXACT, since=11)
-class DropClipWithoutBounds:
-    """A Clip that has no bounds, or infinite ones, is its input.
+class DropInfiniteClip:
+    """A Clip from minus to plus infinity is its input, and so is one over all numbers of an integer type.
 
-    Sound because every value lies within them, and NaN stays NaN."""
+    Sound because every value lies within, and NaN stays NaN.
+    """
 
-    def pattern(op, x: numbers, low: Const | None, high: Const | None):
+    def pattern(op, x: numbers, low: Const, high: Const):
         return op.Clip(x, low, high)
 
     def unless(m):
@@ -34,10 +33,32 @@ class DropClipWithoutBounds:
         return m.x
 
     cases = [
+        Case("infinities", x=f32["N"], low=np.float32(-np.inf), high=np.float32(np.inf)),
+        Case("the whole range", x=i64["N"], low=np.int64(-(1 << 63)), high=np.int64((1 << 63) - 1), opset=12),
+        Refused("a lower one", x=f32["N"], low=np.float32(0), high=np.float32(np.inf), because="it has a bound"),
+        Refused(
+            "the largest number", x=f32["N"], low=np.float32(-np.inf), high=np.finfo(np.float32).max,
+            because="it has a bound",
+        ),
+    ]  # fmt: skip
+
+
+@rule(group="noops", safety=CLOSE("a bound that is left out may cut infinities"), since=11)
+class DropClipWithoutBounds:
+    """A Clip whose bounds are left out or infinite is its input: every finite value lies within."""
+
+    def pattern(op, x: floats, low: Const | None, high: Const | None):
+        return op.Clip(x, low, high)
+
+    def unless(m):
+        if not ((m.low is None or _free(m.low, True)) and (m.high is None or _free(m.high, False))):
+            return "it has a bound"
+
+    def rewrite(op, m):
+        return m.x
+
+    cases = [
         Case("none", x=f32["N"]),
-        Case("infinite ones", x=f32["N"], low=np.float32(-np.inf), high=np.float32(np.inf)),
         Case("one infinite", x=f32["N"], low=None, high=np.float32(np.inf)),
-        Case("the whole range", x=i64["N"], low=np.int64(-(1 << 63)), high=None, opset=12),
-        Refused("a lower one", x=f32["N"], low=np.float32(0), high=None, because="it has a bound"),
-        Refused("the largest finite", x=f32["N"], low=None, high=np.finfo(np.float32).max, because="it has a bound"),
+        Refused("an upper one", x=f32["N"], low=None, high=np.float32(6), because="it has a bound"),
     ]

@@ -113,6 +113,47 @@ class DropGatherOfAll:
     ]
 
 
+@rule(group="noops", safety=EXACT, since=11)
+class DropResizeToSameSize:
+    """A nearest-neighbour Resize to the size that the input has is its input.
+
+    Sound because the scale is 1, where half-pixel and asymmetric coordinates are the integers, exactly. Not so for
+    linear and cubic modes: they multiply neighbours by 0, which is not nothing beside an infinity.
+    """
+
+    def pattern(op, x: f32, rest: Many, coordinates, rounding):
+        return op.Resize(x, *rest, mode="nearest", coordinate_transformation_mode=coordinates, nearest_mode=rounding)
+
+    def unless(m):
+        if m.coordinates not in ("half_pixel", "asymmetric"):
+            return "its coordinates may be rounded"
+        if not s.same_dims(m.x, m.roots[0]):
+            return "it is not proved to keep the size"
+        scales = m.rest[1] if len(m.rest) > 1 else None
+        if scales is not None and dims(scales) != (0,) and not s.every(scales, lambda a: a == 1):
+            return "the scales are not all 1"
+
+    def rewrite(op, m):
+        return m.x
+
+    cases = [
+        Case("to the same size", x=f32[1, 2, 3, 4], rest=[None, None, np.array([1, 2, 3, 4])]),
+        Case("scaled by 1", x=f32[1, 2, "H", "W"], rest=[None, np.ones(4, np.float32)]),
+        Refused(
+            "aligned corners", x=f32[1, 2, 3, 4], rest=[None, np.ones(4, np.float32)],
+            coordinates="align_corners", because="may be rounded",
+        ),
+        Refused(
+            "twice the size", x=f32[1, 2, 3, 4], rest=[None, None, np.array([1, 2, 6, 8])],
+            because="keep the size",
+        ),
+        Refused(
+            "nearly 1", x=f32[1, 2, 3, 4], rest=[None, np.array([1, 1, 1.1, 1], np.float32)],
+            because="not all 1",
+        ),
+    ]  # fmt: skip
+
+
 @rule(group="noops", safety=EXACT)
 class DropSpaceToDepthOfOne:
     """Moving blocks of one element between space and depth moves nothing. Sound by the operators' definition."""

@@ -55,3 +55,14 @@ def rounded(a, like):
     with np.errstate(all="ignore"):
         out = a.astype(like.dtype.numpy())
     return out if moderate(out) else "the combined constant would be too large"
+
+
+def why_not_in_half(m):
+    """Why a norm between casts to float32 and back is not that norm in half precision; else sets ``m.scale``."""
+    with np.errstate(over="ignore"):
+        m.scale = array(m.w).astype(np.float16)
+    if not np.array_equal(m.scale, array(m.w)):
+        return "the scale is not exact in half precision"
+    if "stash_type" in m.attrs and m.attrs["stash_type"].value != 1:
+        return "the operator does not compute in float32"
+    return None

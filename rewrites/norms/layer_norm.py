@@ -1,10 +1,10 @@
 """LayerNormalization from its parts, then its scale and its bias."""
 
 import numpy as np
-from olc.rules import CLOSE, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
+from olc.rules import CLOSE, F16, F32, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
 
 from .._helpers import narrow_floats
-from ._parts import aligned, over_root, rounded, why_not
+from ._parts import aligned, over_root, rounded, why_not, why_not_in_half
 
 LAST = np.array([-1])
 
@@ -106,4 +106,26 @@ class BiasOfLayerNorm:
                 because="not known to have the shape"),
         Refused("overflow", x=f32["B", 2], w=f32[2], b=np.full(2, 3e38, np.float32), c=3e38, attrs={},
                 because="the combined constant would be too large"),
+    ]  # fmt: skip
+
+
+@rule(group="norms", safety=CLOSE("a product is rounded twice"), since=17)
+class LayerNormInHalf:
+    """LayerNormalization without bias between casts to float32 and back is that of the half-precision value.
+
+    Sound because the operator computes in float32 anyway (``stash_type=1``); its scale must be exact in half precision.
+    """
+
+    def pattern(op, x: f16, w: Const, attrs: Attrs):
+        return op.Cast(op.LayerNormalization(op.Cast(x, to=F32), w, **attrs), to=F16)
+
+    unless = why_not_in_half
+
+    def rewrite(op, m):
+        return op.LayerNormalization(m.x, m.scale, **m.attrs)
+
+    cases = [
+        Case("mixed precision", x=f16["B", "S", 8], w=np.ones(8, np.float32), attrs={"epsilon": 1e-5}),
+        Refused("a scale of more digits", x=f16["B", 8], w=np.full(8, 0.1, np.float32), attrs={},
+                because="exact in half precision"),
     ]  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 from olc.rules import CLOSE, F16, F32, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
 
 from .._helpers import narrow_floats
-from ._parts import aligned, over_root, rounded, why_not
+from ._parts import aligned, over_root, rounded, why_not, why_not_in_half
 
 LAST = np.array([-1])
 
@@ -83,13 +83,7 @@ class RmsNormInHalf:
     def pattern(op, x: f16, w: Const, attrs: Attrs):
         return op.Cast(op.RMSNormalization(op.Cast(x, to=F32), w, **attrs), to=F16)
 
-    def unless(m):
-        with np.errstate(over="ignore"):
-            m.scale = array(m.w).astype(np.float16)
-        if not np.array_equal(m.scale, array(m.w)):
-            return "the scale is not exact in half precision"
-        if "stash_type" in m.attrs and m.attrs["stash_type"].value != 1:
-            return "the operator does not compute in float32"
+    unless = why_not_in_half
 
     def rewrite(op, m):
         return op.RMSNormalization(m.x, m.scale, **m.attrs)

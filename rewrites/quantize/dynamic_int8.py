@@ -1,7 +1,7 @@
 """Linear layers in int8, activations quantized while the model runs."""
 
 import numpy as np
-from olc.quantization import quantize_linear_weight
+from olc.quantization import all_finite, quantize_linear_weight
 from olc.rules import LOSSY, Case, Const, Refused, array, dims, f32, rule
 
 SMALLEST = 16
@@ -9,6 +9,10 @@ SMALLEST = 16
 
 
 matrix = f32["rows", "columns"]
+
+
+def _weight(m):
+    return array(m.w).T if m.root.op_type == "Gemm" and m.transB else array(m.w)
 
 
 def _vector(b, columns, rank):
@@ -52,18 +56,16 @@ class DynamicInt8Linear:
         d = dims(m.x)
         if d is None or len(d) < 2:
             return "the input is not known to have rank 2 or more"
-        w = array(m.w).T if m.root.op_type == "Gemm" and m.transB else array(m.w)
+        w = _weight(m)
         if min(w.shape) < SMALLEST:
             return f"the weight is {w.shape[0]} x {w.shape[1]}, too small to gain"
-        if (why := _bias_is_elsewhere(m, w.shape[1], len(d))) is not None:
-            return why
-        try:
-            m.q, m.scale = quantize_linear_weight(w)
-        except ValueError:
+        if not all_finite(w):
             return "the weight holds numbers that are not finite"
+        return _bias_is_elsewhere(m, w.shape[1], len(d))
 
     def rewrite(op, m):
-        return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, m.q, m.scale, None, m.bias)
+        q, scale = quantize_linear_weight(_weight(m))
+        return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, q, scale, None, m.bias)
 
     cases = [
         Case("a projection", x=f32["B", "S", 32], w=f32[32, 16], b=f32[16], transB=0),

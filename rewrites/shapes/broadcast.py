@@ -5,7 +5,7 @@ from olc.rules import EXACT, Attrs, Case, Refused, boolean, dims, f32, i64, rule
 
 BINARY = (
     "Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual",
-    "GreaterOrEqual", "Max", "Min", "Sum", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift",
+    "GreaterOrEqual", "Max", "Min", "Sum", "Mean", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift",
 )  # fmt: skip
 
 

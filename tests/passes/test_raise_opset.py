@@ -10,10 +10,9 @@ import onnx
 import onnx_ir
 import onnxruntime as ort
 import pytest
+from olc.passes import Context, raise_opset
 from onnx import helper
 from onnx.backend.test.case.node import collect_testcases
-
-from olc.passes import Context, raise_opset
 from pass_oracle import assert_same, feeds, load, ops, parse, run, save
 
 TO = 21
@@ -53,7 +52,8 @@ def refused(proto: Any, to: int, because: str) -> None:
 SAME_FORM = [
     (7, "Add(x, x)", "float", 3), (7, "Relu(x)", "float", 3), (7, "Flatten <axis = 2> (x)", "float", 2),
     (7, "MatMul(x, x)", "float", 3), (9, "Gemm(u, u, u)", "float", 2), (7, "ArgMax <axis = 1> (x)", "int64", 3),
-    (9, "OneHot(i, d, v)", "float", 2), (7, "MaxPool <kernel_shape = [2]> (x)", "float", 3), (8, "Max(x, x)", "float", 3),
+    (9, "OneHot(i, d, v)", "float", 2), (7, "MaxPool <kernel_shape = [2]> (x)", "float", 3),
+    (8, "Max(x, x)", "float", 3),
     (7, "AveragePool <kernel_shape = [2], count_include_pad = 1, pads = [1, 1]> (x)", "float", 3),
     (8, "Expand(x, s)", "float", 3), (9, "Where(b, x, x)", "float", 3), (10, "Mod <fmod = 1> (x, x)", "float", 3),
     (7, "Concat <axis = 1> (x, x)", "float", 3), (9, "Shape(x)", "int64", 1), (7, "Reshape(x, s)", "float", 3),
@@ -113,8 +113,9 @@ def test_between_13_and_18_only_reduce_sum_has_its_axes_as_an_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("opset", "attributes"), [(7, "<axis = 1, split = [1, 3]>"), (12, "<axis = 1>"), (13, "<axis = 1>"), (11, "<axis = -1>"), (11, "")]
-)  # fmt: skip
+    ("opset", "attributes"),
+    [(7, "<axis = 1, split = [1, 3]>"), (12, "<axis = 1>"), (13, "<axis = 1>"), (11, "<axis = -1>"), (11, "")],
+)
 def test_split(opset: int, attributes: str) -> None:
     text = f"g (float[2, 4] x) => (float[A, B] a, float[C, D] b) {{ a, b = Split {attributes} (x) }}"
     after = raised(old(text, opset))
@@ -219,7 +220,8 @@ def test_upsample(mode: str, scales: str, to: int, opset: int) -> None:
 )
 @pytest.mark.parametrize("to", [11, 13, 18, 19])
 def test_resize_10(mode: str, scales: str, to: int) -> None:
-    text = f'g (float[1, 2, 3, 4] x) => (float[A, B, C, D] y) <float[4] s = {{{scales}}}> {{ y = Resize <mode = "{mode}"> (x, s) }}'
+    text = f"""g (float[1, 2, 3, 4] x) => (float[A, B, C, D] y) <float[4] s = {{{scales}}}> {{
+        y = Resize <mode = "{mode}"> (x, s) }}"""
     raised(old(text, 10), to)
 
 
@@ -305,8 +307,10 @@ def test_a_softmax_of_unknown_rank_that_is_a_graph_output() -> None:
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest", ""])
 def test_grid_sample(mode: str) -> None:
     attributes = f'<mode = "{mode}">' if mode else ""
+    text = f"""g (float[1, 1, 4, 4] x, float[1, 2, 2, 2] c) => (float[1, 1, 2, 2] y) {{
+        y = GridSample {attributes} (x, c) }}"""
     raised(
-        old(f"g (float[1, 1, 4, 4] x, float[1, 2, 2, 2] c) => (float[1, 1, 2, 2] y) {{ y = GridSample {attributes} (x, c) }}", 16),
+        old(text, 16),
         c=np.random.default_rng(0).uniform(-1, 1, (1, 2, 2, 2)).astype(np.float32),
         x=np.random.default_rng(1).standard_normal((1, 1, 4, 4)).astype(np.float32),
     )  # fmt: skip
@@ -321,7 +325,8 @@ def test_dft(attributes: str) -> None:
 
 
 def test_roi_align_is_not_shifted() -> None:
-    text = """g (float[1, 1, 6, 6] x) => (float[2, 1, 3, 3] y) <float[2, 4] r = {0, 0, 4, 4, 1, 1, 5, 3}, int64[2] b = {0, 0}> {
+    text = """g (float[1, 1, 6, 6] x) => (float[2, 1, 3, 3] y)
+    <float[2, 4] r = {0, 0, 4, 4, 1, 1, 5, 3}, int64[2] b = {0, 0}> {
         y = RoiAlign <output_height = 3, output_width = 3, sampling_ratio = 2> (x, r, b) }"""
     raised(old(text, 10), 21, x=np.random.default_rng(0).standard_normal((1, 1, 6, 6)).astype(np.float32))
 
@@ -366,7 +371,8 @@ def _group_norm(feed: dict[str, np.ndarray], constant: bool) -> list[np.ndarray]
 
 
 def test_group_normalization_of_halves_or_unknown_channels_stays() -> None:
-    text = "g (float16[1, 4, 3] x, float16[2] s) => (float16[1, 4, 3] y) { y = GroupNormalization <num_groups = 2> (x, s, s) }"
+    text = """g (float16[1, 4, 3] x, float16[2] s) => (float16[1, 4, 3] y) {
+        y = GroupNormalization <num_groups = 2> (x, s, s) }"""
     refused(old(text, 18, check=False), TO, "GroupNormalization")
     refused(old(text.replace("float16", "float").replace("1, 4", "1, C"), 18, check=False), TO, "GroupNormalization")
 
