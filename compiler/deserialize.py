@@ -70,7 +70,10 @@ class ProtoType:
         return hash(self.proto.SerializeToString(deterministic=True))
 
     def __repr__(self) -> str:
-        return f"ProtoType({self.proto.WhichOneof('value')})"
+        return f"ProtoType({self})"
+
+    def __str__(self) -> str:
+        return (self.proto.WhichOneof("value") or "untyped").removesuffix("_type")
 
 
 def from_proto(proto: Any, folder: str | None = None, limits: Limits = LIMITS) -> tuple[ir.Model, list[Problem]]:

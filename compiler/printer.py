@@ -71,7 +71,7 @@ def type_text(type_: Any, shape: ir.Shape | None) -> str:
         return f"{_dtype(type_.dtype)}{dims}"
     if isinstance(type_, ir.SparseTensorType):
         return f"sparse({_dtype(type_.dtype)}{dims})"
-    return re.sub(r"\W*Type\W*", "", type(type_).__name__.replace("Proto", "")) or repr(type_)
+    return str(type_)
 
 
 class _Printer:

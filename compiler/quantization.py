@@ -14,8 +14,10 @@ _CHUNK = 1 << 20
 
 def all_finite(w: np.ndarray) -> bool:
     """Are all numbers of the array finite? A part at a time, so that a mapped weight costs no memory of its own."""
-    rows = max(1, _CHUNK // max(1, w[0].size)) if w.ndim and len(w) else 1
-    return all(bool(np.isfinite(w[i : i + rows]).all()) for i in range(0, len(w), rows)) if w.ndim else bool(np.isfinite(w))
+    if w.ndim == 0:
+        return bool(np.isfinite(w))
+    rows = max(1, _CHUNK // max(1, w[:1].size))
+    return all(bool(np.isfinite(w[i : i + rows]).all()) for i in range(0, len(w), rows))
 
 
 def quantize_linear_weight(w: np.ndarray, limit: int = INT8_LIMIT) -> tuple[np.ndarray, np.ndarray]:

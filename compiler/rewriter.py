@@ -77,6 +77,7 @@ class Builder:
         """A constant: ``data`` is an array, or numbers together with a ``dtype``."""
         a = np.asarray(data) if dtype is None else np.asarray(data).astype(dtype.numpy())
         value = ir.make_constant(a)
+        shapes.note_constant(value, a)
         self.constants.append(value)
         return value
 

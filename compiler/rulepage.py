@@ -60,8 +60,9 @@ def _code(lines: list[str]) -> str:
 
 def _given(r: Rule, case: Case) -> str:
     """What a case gives for each parameter, in a few words."""
-    text = ", ".join(f"{name} = {_short(v)}" for name, v in case.values.items())
-    return text or ", ".join(f"{n} = {p.spec}" for n, p in r.pattern.params.items() if p.spec is not None) or "as declared"
+    given = [f"{name} = {_short(v)}" for name, v in case.values.items()]
+    declared = [f"{n} = {p.spec}" for n, p in r.pattern.params.items() if p.spec is not None]
+    return ", ".join(given or declared) or "nothing to give"
 
 
 def _short(v: Any) -> str:
@@ -157,12 +158,17 @@ def template(name: str) -> str:
     made = "".join(word.capitalize() for word in name.split("-"))
     if re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", made).lower() != name:
         raise BadInput(
-            f"no class name gives the rule name {name!r}", where="NAME", hint="let every word start with a letter and be long"
+            f"no class name gives the rule name {name!r}", where="NAME", hint="let every word start with a letter"
         )
     return _TEMPLATE.replace("NewRule", made).replace("new-rule", name)
 
 
-_TEMPLATE = '''"""The rule new-rule. Check it with: olc rules test --file THIS_FILE; read it with: olc rules show new-rule --file THIS_FILE."""
+_TEMPLATE = '''"""The rule new-rule.
+
+Check it with: olc rules test --file THIS_FILE
+Read it with: olc rules show new-rule --file THIS_FILE
+Use it with: olc compile MODEL --rules THIS_FILE
+"""
 
 import numpy as np
 

@@ -12,6 +12,8 @@ without a rule by onnx's own inference. They sit in ``value.meta`` and are never
 from __future__ import annotations
 
 from .. import ir
+import numpy as np
+
 from . import shape_rules  # noqa: F401  (registers the rules)
 from .dims import Dim
 from .shape_rules import core
@@ -72,6 +74,14 @@ def infer_node(node: ir.Node, model: ir.Model) -> None:
         engine.node(node)
     finally:
         engine.opsets = outer
+
+
+def note_constant(value: ir.Value, array: np.ndarray) -> None:
+    """State the facts of a constant that is in no graph yet, where nobody can tell that it is one."""
+    data = value.meta.data
+    data[DIMS] = tuple(int(n) for n in array.shape)
+    if value.dtype in core.INTEGERS and array.size <= core.MOST:
+        data[core.ELEMENTS] = tuple(int(n) for n in array.reshape(-1))
 
 
 def first_unknown(model: ir.Model, limit: int = 10) -> list[str]:

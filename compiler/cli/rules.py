@@ -141,7 +141,8 @@ def _choose(names: tuple[str, ...], files: tuple[Path, ...]) -> tuple[list[Rule]
 def _tell(r: Rule, findings: list[Finding], again: str) -> None:
     failed = any(f.severity == "error" for f in findings)
     fires = sum(c.fires for c in r.cases)
-    click.echo(f"{'FAIL' if failed else 'ok  '} {r.name} ({r.safety.level}, {fires} cases, {len(r.cases) - fires} refused)")
+    counts = f"{fires} cases, {len(r.cases) - fires} refused"
+    click.echo(f"{'FAIL' if failed else 'ok  '} {r.name} ({r.safety.level}, {counts})")
     for f in findings:
         click.echo(f"\n  {f.severity}, {f.check}: {f.message}\n  case {f.case!r}, {f.variant}")
         if f.smallest:

@@ -53,7 +53,8 @@ def command(
     shapes.infer(loaded)
     found = why(loaded, rule, at)
     if at is not None and not found:
-        raise BadInput(f"no node is called {at!r}", where=model, hint="give a node's name, or the name of one of its outputs")
+        hint = "give a node's name, or the name of one of its outputs"
+        raise BadInput(f"no node is called {at!r}", where=model, hint=hint)
     outside = _outside(rule, opset)
     if as_json:
         click.echo(json.dumps(_record(rule, found, limit, outside), indent=2))
@@ -72,7 +73,7 @@ def _outside(rule: Rule, opset: int) -> str | None:
     if rule.applies(opset, rule.targets[0] if rule.targets else None):
         return None
     until = "and later" if rule.until is None else f"to {rule.until}"
-    return f"the model has opset {opset}; {rule.name} acts at opset {rule.since} {until}, so it does not act here at all"
+    return f"the model has opset {opset}; {rule.name} acts at opset {rule.since} {until}, so not here"
 
 
 def _kind(m: Match | Miss) -> str:
@@ -85,7 +86,8 @@ def _told(node: Node, m: Match | Miss) -> str:
         return f"match    {place}: {' '.join(n.op_type for n in m.nodes)}"
     if m.refused:
         return f"refused  {place}: {m.reason}"
-    return f"miss     {place}: {m.reason}\n           at {m.at}, wanted {m.element}; {m.depth} of {m.size} operators fit"
+    near = f"at {m.at}, wanted {m.element}; {m.depth} of {m.size} operators fit"
+    return f"miss     {place}: {m.reason}\n           {near}"
 
 
 def _summary(rule: Rule, found: Found) -> str:

@@ -51,7 +51,8 @@ def sample(tensor: Any) -> bytes:
         return b""
     raw = flat.reshape(-1).view(np.uint8)
     middle = raw.size // 2
-    return raw[:_PIECE].tobytes() + raw[middle : middle + _PIECE].tobytes() + raw[-_PIECE:].tobytes()
+    pieces = (raw[:_PIECE], raw[middle : middle + _PIECE], raw[-_PIECE:])
+    return b"".join(piece.tobytes() for piece in pieces)
 
 
 def place(tensor: Any) -> tuple[str, int, int] | None:

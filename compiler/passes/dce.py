@@ -125,9 +125,9 @@ class _Liveness:
                 graph = ir.graph_of(value)
                 loop = self._loops.get(graph) if graph is not None else None
                 if loop is not None and graph is not None:
-                    index = next(i for i, v in enumerate(graph.inputs) if v is value)
-                    if index >= 2:
-                        self._carried(loop, graph, index - 2)
+                    place = next(i for i, v in enumerate(graph.inputs) if v is value)
+                    if place >= 2:
+                        self._carried(loop, graph, place - 2)
             return
         self._node(producer)
         index = value.index()

@@ -85,14 +85,18 @@ def _why_kept(model: ir.Model, identifier: Identifier, sizes: dict[Identifier, i
     function = model.functions[identifier]
     if any(n.device_configurations for n in _all_nodes(function.graph)):
         return "its nodes carry device placements"
+    new: dict[str, int] = {}
     for domain in _domains(function.graph, model):
-        theirs = function.opset_imports.get(domain)
-        ours = model.opset_imports.setdefault(domain, theirs) if theirs is not None else None
-        if theirs is None or theirs == ours or _same_meaning(function.graph, domain, theirs, ours):
+        theirs, ours = function.opset_imports.get(domain), model.opset_imports.get(domain)
+        if theirs is None or theirs == ours:
             continue
-        if domain == "" and theirs < ours and raise_opset.raise_function(model, function, ours, ctx):
+        if ours is None:
+            new[domain] = theirs
+        elif _same_meaning(function.graph, domain, theirs, ours):
             continue
-        return f'it imports version {theirs} of domain "{domain}", the model {ours}'
+        elif domain != "" or theirs > ours or not raise_opset.raise_function(model, function, ours, ctx):
+            return f'it imports version {theirs} of domain "{domain}", the model {ours}'
+    model.opset_imports.update(new)
     return None
 
 

@@ -125,7 +125,7 @@ def _stubbed(model: ir.Model, stubs: dict[str, ir.Value]) -> Any:
         if name not in declared:
             tensor = value.const_value
             assert tensor is not None
-            dims = [int(d) for d in tensor.shape]
+            dims = [int(d) for d in tensor.shape.numpy()]
             proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.dtype.value, dims))
     return proto
 

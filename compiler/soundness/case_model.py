@@ -26,7 +26,7 @@ _VECTORS = {
 }  # fmt: skip
 
 
-class Invalid(Exception):  # noqa: N818 - not an error of ours: the draw gives no legal model
+class Invalid(Exception):
     """These shapes, values and choices give no legal model; another draw may."""
 
 
@@ -168,7 +168,8 @@ class CaseBuilder(Builder):
         """A one-element constant in the shape that the draw wants."""
         dtype = self._dtype_for(op_type, i, tuple(o.value if isinstance(o, _Number) else o for o in inputs))
         style = self._draw.literals
-        rank = max((len(o.shape) for o in inputs if isinstance(o, Value) and o.shape is not None), default=len(self._draw.rest))
+        ranks = [len(o.shape) for o in inputs if isinstance(o, Value) and o.shape is not None]
+        rank = max(ranks, default=len(self._draw.rest))
         wanted = {"scalar": 0, "vector": 1, "rank": rank, "extra": rank + 1}[style]
         if self._domain == "" and i in _VECTORS.get(op_type, ()):
             wanted = 1
@@ -298,7 +299,8 @@ class _Leaves:
             return v
         if isinstance(value, np.ndarray | np.generic | list | tuple):
             return self._constant(name, np.asarray(value))
-        raise Invalid(f"the case gives {value!r} for {name!r}; give a type such as f32['N'], an array, a number or None")
+        hint = "give a type such as f32['N'], an array, a number or None"
+        raise Invalid(f"the case gives {value!r} for {name!r}; {hint}")
 
     def _constant(self, name: str, array: np.ndarray) -> Value:
         v = self.op.constant(array)

@@ -17,8 +17,6 @@ initializers  weights that it reads keep their names and contents
 
 from __future__ import annotations
 
-import ast
-import inspect
 import textwrap
 import traceback
 import zlib
@@ -36,7 +34,7 @@ from ..passes import Context
 from ..patterns import Match
 from ..rewriter import Outcome, Rewriter, why
 from ..rules import Case, Refused, Rule
-from . import data, draws, mutants, oracle
+from . import data, declaration, draws, mutants, oracle
 from .case_model import Built, Draw, Invalid, build, why_invalid
 from .mutants import Candidate
 from .shrink import Failure, shrink
@@ -120,7 +118,8 @@ class _Checker:
             random = np.random.default_rng([self.seed, zlib.crc32(self.rule.name.encode()), i])
             self._case(random)
         self.case = Case("declaration")
-        self._declaration()
+        for variant, message, severity in declaration.problems(self.rule, self.reasons):
+            self.report("declared", variant, message, severity=severity)
         return list(self.findings.values())
 
     def report(
@@ -130,7 +129,9 @@ class _Checker:
         key = (self.case.title, check)
         if key not in self.findings:
             text = smallest if isinstance(smallest, str) else smallest()
-            self.findings[key] = Finding(self.rule.name, self.case.title, check, variant, message, self.seed, text, severity)
+            self.findings[key] = Finding(
+                self.rule.name, self.case.title, check, variant, message, self.seed, text, severity
+            )
 
     # --- one case ------------------------------------------------------------------------------------------------
 
@@ -437,21 +438,6 @@ class _Checker:
 
         return shrink(Failure(draw, make, fails, feed_of))
 
-    # --- declaration ---------------------------------------------------------------------------------------------
-
-    def _declaration(self) -> None:
-        r = self.rule
-        if r.safety.level != "LOSSY" and not r.safety.why and len(r.doc.split()) < 8:
-            self.report("declared", "docstring", "the docstring is too short to say why the rule is sound")
-        if not any(c.fires for c in r.cases):
-            self.report("declared", "cases", "the rule has no case")
-        has_unless = r.unless.__name__ != "_never"
-        if has_unless and not any(isinstance(c, Refused) for c in r.cases):
-            self.report("declared", "refused", "the rule has unless, but no Refused case")
-        idle = [x for x in _reasons_in(r) if not any(x in seen for seen in self.reasons)]
-        if has_unless and idle:
-            self.report("declared", "reasons", f"no case gets the reason {idle[0]!r}", severity="warning")
-
     def _target_name(self) -> str | None:
         return self.rule.targets[0] if self.rule.targets else None
 
@@ -526,16 +512,3 @@ def _interface(values: Iterable[onnx.ValueInfoProto]) -> list[tuple[str, int, in
 def _innermost(e: BaseException) -> str:
     last = traceback.extract_tb(e.__traceback__)[-1]
     return f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
-
-
-def _reasons_in(rule: Rule) -> list[str]:
-    """The reasons that ``unless`` gives as plain texts, read from its source."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(rule.unless)))
-    except (OSError, SyntaxError):  # defined in a console: there is no source to read
-        return []
-    found: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Return) and node.value is not None:
-            found += [c.value for c in ast.walk(node.value) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
-    return [text for text in found if len(text) > 8]

@@ -179,16 +179,20 @@ def _constant(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str,
 
 
 _STRINGS = {
-    "auto_pad": ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"], "mode": ["constant", "reflect", "edge", "wrap", "linear",
-    "nearest", "cubic", "DCR", "CRD", "floor"], "approximate": ["none", "tanh"], "reduction": ["none", "add", "mul", "max"],
-    "direction": ["LEFT", "RIGHT", "forward", "reverse"], "coordinate_transformation_mode": ["half_pixel", "asymmetric",
-    "align_corners"], "nearest_mode": ["round_prefer_floor", "floor", "ceil"], "padding_mode": ["zeros", "border"],
-}  # fmt: skip
+    "approximate": ["none", "tanh"],
+    "auto_pad": ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"],
+    "coordinate_transformation_mode": ["half_pixel", "asymmetric", "align_corners"],
+    "direction": ["LEFT", "RIGHT", "forward", "reverse"],
+    "mode": ["constant", "reflect", "edge", "wrap", "linear", "nearest", "cubic", "DCR", "CRD", "floor"],
+    "nearest_mode": ["round_prefer_floor", "floor", "ceil"],
+    "padding_mode": ["zeros", "border"],
+    "reduction": ["none", "add", "mul", "max"],
+}
 
 
 _SWITCHES = frozenset({
-    "allowzero", "antialias", "blocked", "causal", "ceil_mode", "center_point_box", "count_include_pad", "detect_negative",
-    "detect_positive", "exclude_outside", "exclusive", "interleaved", "inverse", "is_causal", "keepdims", "largest",
+    "allowzero", "antialias", "blocked", "causal", "ceil_mode", "center_point_box", "count_include_pad",
+    "detect_negative", "detect_positive", "exclude_outside", "exclusive", "interleaved", "inverse", "is_causal", "keepdims", "largest",
     "linear_before_reset", "new_axis", "noop_with_empty_axes", "normalize_variance", "onesided", "periodic", "reverse",
     "saturate", "select_last_index", "sorted", "storage_order", "training_mode", "transA", "transB", "upper",
 })  # fmt: skip

@@ -146,7 +146,8 @@ def _condition(c: Candidate) -> None:
 
 
 def _unused_outputs(b: Built) -> list[str]:
-    return [o for n in b.proto.graph.node for o in n.output if o and o not in b.interior and o not in b.roots and n.op_type != "Constant"]
+    known = {"", *b.interior, *b.roots}
+    return [o for n in b.proto.graph.node if n.op_type != "Constant" for o in n.output if o not in known]
 
 
 def followed(b: Built, keep: bool) -> Candidate | None:
@@ -318,11 +319,10 @@ def _chained(b: Built) -> Candidate | None:
             continue
         for n in g.node:
             _rename_inputs(n, {v.name: "passed_on"})
-        nodes = list(g.node)
-        at = next(i for i, n in enumerate(nodes) if first in n.output)
         passing = helper.make_node("Identity", [first], ["passed_on"], name="passes_on")
-        before = [n for n in nodes if _first_needs(g, first, n)]
-        _set_nodes(g, [*before, passing, *(n for n in nodes if n not in before)] if at else [*nodes[:1], passing, *nodes[1:]])
+        before = [any(o in behind for o in n.output) for n in g.node]
+        ahead = [n for n, yes in zip(g.node, before, strict=True) if yes]
+        _set_nodes(g, [*ahead, passing, *(n for n, yes in zip(g.node, before, strict=True) if not yes)])
         g.input.remove(v)
         del c.inputs[v.name]
         return c
@@ -339,10 +339,6 @@ def _behind(g: GraphProto, name: str) -> set[str]:
             found.add(x)
             stack.extend(i for n in g.node if x in n.output for i in n.input)
     return found
-
-
-def _first_needs(g: GraphProto, first: str, n: NodeProto) -> bool:
-    return any(o in _behind(g, first) for o in n.output)
 
 
 def _branch(b: Built, suffix: str, inner: bool) -> tuple[GraphProto, dict[str, str]]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import ir
+from .. import ir, signatures
+from ..deserialize import from_proto
 
 #: Functions made here for one pass of inlining live in this domain, which no saved model contains.
 DOMAIN = "olc.decomposed"
@@ -83,25 +84,22 @@ def _compatible(node: Any, then: Any, now: Any) -> bool:
 
 def node_proto(node: ir.Node) -> Any:
     """The node as ``onnx.NodeProto`` with the schema's defaults left out, as the model holds it."""
-    from onnx_ir import serde
-
-    return serde.serialize_node(node)
+    return ir.serde.serialize_node(node)
 
 
 def input_types(node: ir.Node) -> list[Any] | None:
     """``onnx.TypeProto`` per input, with its shape where known (empty if omitted); None while a dtype is unknown."""
     import onnx
-    from onnx_ir import serde
 
     types = []
     for value in node.inputs:
         proto = onnx.TypeProto()
         if value is not None:
-            if value.type is None:
+            if value.type is None or signatures.type_name(value.type) is None:
                 return None
-            serde.serialize_type_into(proto, value.type)
+            ir.serde.serialize_type_into(proto, value.type)
             if value.shape is not None:
-                serde.serialize_shape_into(proto, value.shape)
+                ir.serde.serialize_shape_into(proto, value.shape)
         types.append(proto)
     return types
 
@@ -148,15 +146,20 @@ def expansion(node: ir.Node, version: int, strict: bool = False) -> Any | None:
     return onnx.shape_inference.infer_shapes(inlined, data_prop=True) if types is not None else inlined
 
 
+def model_of(expanded: Any) -> ir.Model:
+    """An expansion as our graph."""
+    model, problems = from_proto(expanded)
+    if problems:
+        raise ValueError(f"a body of the standard is not sound: {problems[0]}")
+    return model
+
+
 def inline(node: ir.Node, expanded: Any) -> list[ir.Node]:
     """Put the expansion in the node's place; the new nodes. They carry the node's metadata and ``olc.from``."""
-    from onnx_ir import serde
-
     graph = node.graph
     if graph is None:
         raise ValueError(f"node {node.name!r} lies in no graph")
-    model = serde.deserialize_model(expanded)
-    inner = model.graph
+    inner = model_of(expanded).graph
     stem = node.name or node.outputs[0].name or node.op_type
     nodes = list(inner)
     for value in list(inner.initializers.values()):

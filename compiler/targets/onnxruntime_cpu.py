@@ -247,9 +247,7 @@ class OnnxRuntimeCpu:
         return found if found else Support(NO, f"{found.reason}, and of its parts {reason}")
 
     def _body_problem(self, expanded: Any, depth: int, lowered: bool) -> str | None:
-        from onnx_ir import serde
-
-        inner: ir.Model = serde.deserialize_model(expanded)
+        inner = decompose.model_of(expanded)
         for graph in ir.all_graphs(inner):
             for part in graph:
                 answer = self._support(part, inner.opset_imports, depth - 1, lowered)

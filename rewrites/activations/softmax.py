@@ -23,7 +23,7 @@ class Softmax:
 
     def unless(m):
         d = dims(m.x)
-        if d is None or len(_axes(m.axes, len(d))) != 1 or _axes(m.axes, len(d)) != _axes(m.axes2, len(d)):
+        if not d or len(_axes(m.axes, len(d))) != 1 or _axes(m.axes, len(d)) != _axes(m.axes2, len(d)):
             return "maximum and sum are not over the same single axis"
 
     def rewrite(op, m):

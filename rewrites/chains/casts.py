@@ -46,7 +46,7 @@ def widens(a, b):
     return b in _INTEGERS and b != BOOL and (_INTEGERS[b][1] or not signed) and bits <= _INTEGERS[b][0]
 
 
-@rule(group="chains", safety=EXACT)
+@rule(group="chains", safety=EXACT, keeps_shape=True)
 class ComposeCasts:
     """Cast straight to the last type where the middle type loses nothing, and not at all where that is the first type.
 

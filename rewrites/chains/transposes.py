@@ -10,7 +10,7 @@ def _perm(m, perm):
     return s.permutation(perm, None if d is None else len(d))
 
 
-@rule(group="chains", safety=EXACT)
+@rule(group="chains", safety=EXACT, keeps_shape=True)
 class DropTranspose:
     """A Transpose that leaves every dim in its place is its input. Sound because nothing moves."""
 

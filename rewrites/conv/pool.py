@@ -28,12 +28,14 @@ class MeanOverImage:
 
     def unless(m):
         d = dims(m.root.inputs[0])
-        if d is None or {int(a) % len(d) for a in array(m.axes).reshape(-1)} != set(range(2, len(d))):
+        if not d or {int(a) % len(d) for a in array(m.axes).reshape(-1)} != set(range(2, len(d))):
             return "the mean is not over all spatial axes and no other"
+        if m.keep not in (0, 1):
+            return "keepdims is neither 0 nor 1"
 
     def rewrite(op, m):
         mean = op.GlobalAveragePool(m.root.inputs[0])
-        return mean if m.keep == 1 else op.Squeeze(mean, np.sort(array(m.axes) % len(dims(m.root.inputs[0]))))
+        return mean if m.keep else op.Squeeze(mean, np.sort(array(m.axes) % len(dims(m.root.inputs[0]))))
 
     cases = [
         Case("EfficientNet's head", x=f32["N", 2, "H", "W"], w=f32[3, 2, 1, 1], b=f32[3], conv={},
@@ -44,4 +46,6 @@ class MeanOverImage:
                 hi=6.0, other=f32["N", 3, 1, 1], act={}, keep=1, because="not over all spatial axes"),
         Refused("channels too", x=f32["N", 2, "H"], w=f32[3, 2, 1], b=None, conv={}, axes=np.array([1, 2]), lo=0.0,
                 hi=6.0, other=f32["N", 3, 1], act={}, keep=0, because="not over all spatial axes"),
+        Refused("keepdims as a count", x=f32["N", 2, "H"], w=f32[3, 2, 1], b=f32[3], conv={}, axes=np.array([2]), lo=0.0,
+                hi=6.0, other=f32["N", 3, 1], act={}, keep=2, because="neither 0 nor 1"),
     ]  # fmt: skip

@@ -16,7 +16,7 @@ def _all(m, wanted):
     return None if dims(m.c) == () or s.same_dims(m.x, m.roots[0]) else WIDER
 
 
-@rule(group="logic", safety=EXACT)
+@rule(group="logic", safety=EXACT, keeps_shape=True)
 class DropRepeatedOperand:
     """``x and x``, and ``x or x``, are x. Sound by the definition of And and Or."""
 
@@ -29,7 +29,7 @@ class DropRepeatedOperand:
     cases = [Case("a mask", x=boolean["B", "S"])]
 
 
-@rule(group="logic", safety=EXACT)
+@rule(group="logic", safety=EXACT, keeps_shape=True)
 class DropAndTrue:
     """``x and True`` is x. Sound by the definition of And."""
 
@@ -50,7 +50,7 @@ class DropAndTrue:
     ]
 
 
-@rule(group="logic", safety=EXACT)
+@rule(group="logic", safety=EXACT, keeps_shape=True)
 class DropOrFalse:
     """``x or False``, and ``x xor False``, are x. Sound by the definition of Or and Xor."""
 
@@ -70,7 +70,7 @@ class DropOrFalse:
     ]
 
 
-@rule(group="logic", safety=EXACT)
+@rule(group="logic", safety=EXACT, keeps_shape=True)
 class DropEqualTrue:
     """``x == True`` is x. Sound by the definition of Equal."""
 

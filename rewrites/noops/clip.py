@@ -15,7 +15,7 @@ def _free(bound, lowest):
     return a.reshape(-1)[0] == (info.min if lowest else info.max)
 
 
-@rule(group="noops", safety=EXACT, since=11)
+@rule(group="noops", safety=EXACT, since=11, keeps_shape=True)
 class DropInfiniteClip:
     """A Clip from minus to plus infinity is its input, and so is one over all numbers of an integer type.
 
@@ -43,7 +43,7 @@ class DropInfiniteClip:
     ]  # fmt: skip
 
 
-@rule(group="noops", safety=CLOSE("a bound that is left out may cut infinities"), since=11)
+@rule(group="noops", safety=CLOSE("a bound that is left out may cut infinities"), since=11, keeps_shape=True)
 class DropClipWithoutBounds:
     """A Clip whose bounds are left out or infinite is its input: every finite value lies within."""
 

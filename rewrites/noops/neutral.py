@@ -45,7 +45,7 @@ def _one(a):
     return a == 1
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropIntegerAddOfZero:
     """``x + 0`` is x for integers. Sound by arithmetic; the constant must not widen the result."""
 
@@ -66,7 +66,7 @@ class DropIntegerAddOfZero:
     ]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropAddOfMinusZero:
     """``x + -0.0`` is x, bit for bit.
 
@@ -88,7 +88,7 @@ class DropAddOfMinusZero:
     ]
 
 
-@rule(group="noops", safety=CLOSE("-0.0 stays -0.0, where the sum with 0.0 is 0.0"))
+@rule(group="noops", safety=CLOSE("-0.0 stays -0.0, where the sum with 0.0 is 0.0"), keeps_shape=True)
 class DropAddOfZero:
     """``x + 0.0`` is x, but for the sign of a zero."""
 
@@ -109,7 +109,7 @@ class DropAddOfZero:
     ]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropSubOfZero:
     """``x - 0`` is x, bit for bit.
 
@@ -132,7 +132,7 @@ class DropSubOfZero:
     ]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropMulByOne:
     """``x * 1`` is x, bit for bit. Sound because IEEE products are rounded from the exact one."""
 
@@ -154,7 +154,7 @@ class DropMulByOne:
     ]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropDivByOne:
     """``x / 1`` is x, bit for bit. Sound because IEEE quotients are rounded from the exact one."""
 
@@ -175,7 +175,7 @@ class DropDivByOne:
     ]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropPowOne:
     """``x ** 1`` is x. Sound for floats because IEEE 754 has the power exact there.
 

@@ -77,7 +77,7 @@ POOL_CASES = [
 ]
 
 
-@rule(group="noops", safety=EXACT, since=8)
+@rule(group="noops", safety=EXACT, since=8, keeps_shape=True)
 class DropMaxPoolOfOne:
     """A maximum over windows of one element at every position is the input. Sound because it is the only one."""
 
@@ -95,7 +95,7 @@ class DropMaxPoolOfOne:
     cases = POOL_CASES
 
 
-@rule(group="noops", safety=CLOSE("a mean of -0.0 alone may be 0.0"))
+@rule(group="noops", safety=CLOSE("a mean of -0.0 alone may be 0.0"), keeps_shape=True)
 class DropAveragePoolOfOne:
     """A mean over windows of one element at every position is the input."""
 

@@ -5,7 +5,7 @@ from olc.rules import EXACT, Case, boolean, f32, floats, numbers, rule
 INTEGRAL = ("Floor", "Ceil", "Round")
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropRepeated:
     """A function applied to its own result: Relu and Abs of what is not negative, rounding of what is whole.
 
@@ -22,7 +22,7 @@ class DropRepeated:
     cases = [Case("a row", x=f32["N"])]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropReluOfPositive:
     """Relu changes nothing of results of Abs, Exp and Sigmoid. Sound because these are never negative nor -0.0."""
 
@@ -35,7 +35,7 @@ class DropReluOfPositive:
     cases = [Case("a row", x=f32["N"])]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropDoubleNeg:
     """Changing the sign twice changes nothing. Sound for integers too, because they wrap."""
 
@@ -48,7 +48,7 @@ class DropDoubleNeg:
     cases = [Case("floats", x=f32["N"])]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropDoubleNot:
     """Not of Not is the value itself. Sound by the definition of Not."""
 

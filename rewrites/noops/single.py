@@ -6,7 +6,7 @@ from olc.rules import EXACT, Attrs, Case, Many, Refused, dims, f32, i64, rule
 from .. import _shapes as s
 
 
-@rule(group="noops", safety=EXACT, since=8)
+@rule(group="noops", safety=EXACT, since=8, keeps_shape=True)
 class DropVariadicOfOne:
     """The sum, mean, maximum or minimum of one input is that input.
 
@@ -21,7 +21,7 @@ class DropVariadicOfOne:
     cases = [Case("one input", x=f32["N", 4])]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropConcatOfOne:
     """A Concat of one input is that input. Sound by the operator's definition."""
 
@@ -61,7 +61,7 @@ class ConcatWithoutEmpty:
     ]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropSplitIntoOne:
     """The only part of a Split is its input. Sound because the parts together are as large as the input."""
 

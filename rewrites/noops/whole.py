@@ -6,7 +6,7 @@ from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, array, dims, f32
 from .. import _shapes as s
 
 
-@rule(group="noops", safety=EXACT, since=11)
+@rule(group="noops", safety=EXACT, since=11, keeps_shape=True)
 class DropPadOfNothing:
     """A Pad by zero elements everywhere is its input. Sound because it adds nothing, whatever its mode."""
 
@@ -31,7 +31,7 @@ class DropPadOfNothing:
     ]
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropTileOnce:
     """A Tile that repeats once along every axis is its input. Sound by the operator's definition."""
 
@@ -154,7 +154,7 @@ class DropResizeToSameSize:
     ]  # fmt: skip
 
 
-@rule(group="noops", safety=EXACT)
+@rule(group="noops", safety=EXACT, keeps_shape=True)
 class DropSpaceToDepthOfOne:
     """Moving blocks of one element between space and depth moves nothing. Sound by the operators' definition."""
 

@@ -16,8 +16,8 @@ def over_root(op, x, mean_square):
 def why_not(m, *axes):
     """Why this is no normalisation over trailing axes of known size; else sets ``m.shape`` and ``m.epsilon``."""
     d = dims(m.x)
-    if d is None:
-        return "the rank of the input is unknown"
+    if not d:
+        return "the input is not known to have an axis"
     first, *others = ({int(a) % len(d) for a in array(v).reshape(-1)} for v in axes)
     if any(other != first for other in others):
         return "the two means are over different axes"

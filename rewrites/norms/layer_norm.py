@@ -128,4 +128,6 @@ class LayerNormInHalf:
         Case("mixed precision", x=f16["B", "S", 8], w=np.ones(8, np.float32), attrs={"epsilon": 1e-5}),
         Refused("a scale of more digits", x=f16["B", 8], w=np.full(8, 0.1, np.float32), attrs={},
                 because="exact in half precision"),
+        Refused("computed in half", x=f16["B", 8], w=np.ones(8, np.float32), attrs={"stash_type": 10},
+                because="does not compute in float32"),
     ]  # fmt: skip

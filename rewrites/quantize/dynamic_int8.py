@@ -7,7 +7,6 @@ from olc.rules import LOSSY, Case, Const, Refused, array, dims, f32, rule
 SMALLEST = 16
 """Rows or columns below which a product is too small to gain anything."""
 
-
 matrix = f32["rows", "columns"]
 
 

@@ -1,6 +1,6 @@
 """The middle type may round: the guard is missing."""
 
-from olc.rules import EXACT, F16, F32, F64, Case, f16, f32, rule
+from olc.rules import EXACT, F32, F64, Case, f16, f32, rule
 
 
 @rule(group="wrong", safety=EXACT, since=13)

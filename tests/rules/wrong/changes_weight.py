@@ -1,9 +1,8 @@
 """Writes into a weight: every other user of it gets other numbers."""
 
 import numpy as np
-
-from olc.rules import EXACT, Case, Const, f32, rule
 from olc.ir import Tensor
+from olc.rules import EXACT, Case, Const, f32, rule
 
 
 @rule(group="wrong", safety=EXACT)

@@ -1,7 +1,6 @@
 """Looks at an initializer's content without asking whether a caller may override it."""
 
 import numpy as np
-
 from olc.rules import EXACT, Case, f32, floats, rule
 
 

@@ -1,7 +1,6 @@
 """Adding zeros may still broadcast."""
 
 import numpy as np
-
 from olc.rules import EXACT, Case, Const, array, i64, rule
 
 

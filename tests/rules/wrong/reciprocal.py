@@ -1,7 +1,6 @@
 """Rounds twice where the original rounds once."""
 
 import numpy as np
-
 from olc.rules import EXACT, Case, Const, array, f32, floats, rule
 
 

@@ -1,0 +1,65 @@
+"""Repeating along one axis, as exporters write it."""
+
+import numpy as np
+from olc.rules import EXACT, Attrs, Case, Many, Refused, dims, f32, i64, rule
+
+from .. import _shapes as s
+
+MOST = 4096
+"""Indices that the rule writes at most."""
+
+
+def _repeated(src, wide, out):
+    """Axis and indices of the Gather that an Expand of one dim of 1, joined with a neighbour, is; None where it is none.
+
+    Not along the last axis, where a Gather would pick single elements.
+    """
+    if len(src) != len(wide):
+        return None
+    grown = [i for i, (a, b) in enumerate(zip(src, wide, strict=True)) if a != b]
+    if len(grown) != 1 or src[grown[0]] != 1 or not isinstance(wide[grown[0]], int):
+        return None
+    at, times = grown[0], wide[grown[0]]
+    for axis, indices in ((at - 1, lambda n: np.repeat(np.arange(n), times)), (at, lambda n: np.tile(np.arange(n), times))):
+        # the dims at axis and axis + 1 become one
+        if axis < 0 or axis + 2 >= len(wide):
+            continue
+        n = wide[axis] if axis < at else wide[axis + 1]
+        if isinstance(n, int) and n * times <= MOST and out == (*wide[:axis], n * times, *wide[axis + 2 :]):
+            return at, axis, indices(n)
+    return None
+
+
+@rule(group="shapes", safety=EXACT, since=13)
+class RepeatAsGather:
+    """Repeating the entries of an axis, written as an Expand of a new dim that is then joined with it, is a Gather.
+
+    So are keys and values repeated for grouped heads. It needs no sizes that are known at run time only.
+    Sound because entry i of the joined axis is a copy of entry ``i // times`` (of ``i % size`` where the new dim comes
+    first), and the shapes are proved to be those.
+    """
+
+    def pattern(op, x, shape, numbers: Many, attrs: Attrs):
+        return op.oneof("Reshape", "Flatten")(op.Expand(x, shape), *numbers, **attrs)
+
+    def unless(m):
+        shapes = dims(m.x), dims(m.nodes[1].outputs[0]), dims(m.roots[0])
+        if None in shapes or s.odd(m.nodes):
+            return s.UNKNOWN
+        m.found = _repeated(*shapes)
+        if m.found is None:
+            return "it does not repeat along one axis of known size"
+
+    def rewrite(op, m):
+        new, axis, indices = m.found
+        return op.Gather(op.Squeeze(m.x, s.vector([new])), indices, axis=axis)
+
+    cases = [
+        Case(
+            "grouped heads", x=f32["B", 3, 1, "S", 4], shape=np.array([1, 1, 2, 1, 1]), numbers=[np.array([0, 6, -1, 4])],
+        ),
+        Case("in turn", x=f32["B", 1, 3, "S"], shape=np.array([1, 2, 1, 1]), numbers=[np.array([0, 6, -1])]),
+        Refused("single elements", x=f32["B", 3, 1], shape=np.array([1, 1, 2]), numbers=[np.array([0, 6])], because="one axis"),
+        Refused("two dims", x=f32[1, 3, 1, 2], shape=np.array([2, 1, 2, 1]), numbers=[np.array([2, 6, 2])], because="one axis"),
+        Refused("sizes of the caller", x=f32[1, 3, 1, 2], shape=i64[4], numbers=[np.array([2, 6, 2])], because="one axis"),
+    ]  # fmt: skip
