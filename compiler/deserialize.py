@@ -8,14 +8,16 @@ can express, right or wrong (undefined names, order, types), is left to the veri
 What is kept where:
 
 * ``model.meta["olc.training_info"]``: protos as read.
-* ``graph.meta["olc.value_info"]``, ``["olc.quantization"]``: entries for names that the graph does not define.
+* ``graph.meta["olc.value_info"]``, ``["olc.quantization"]``: entries for names that the graph does not define, and
+  those that contradict the declaration of a graph input.
 * ``value.meta["olc.value_info"]``: True where the file listed the value there although it need not.
 * a sparse initializer is a value whose ``const_value`` is a ``SparseTensor``.
 * ``ProtoType``: a type that onnx-ir has no class for (map, opaque, sequence of unknown).
 
 What is not kept, because it says nothing: the difference between an absent and an empty string or type, an explicit
 domain ``ai.onnx`` (written as ``""``), a repeated metadata key (the last one counts), a negative or empty declared
-dimension (read as unknown, as ONNX Runtime does).
+dimension (read as unknown, as ONNX Runtime does), and a ``value_info`` entry that contradicts the declaration of a
+graph output.
 """
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ class _Reader:
             producer_name=proto.producer_name or None,
             producer_version=proto.producer_version or None,
             domain=proto.domain or None,
-            model_version=proto.model_version or None,
+            model_version=proto.model_version if proto.HasField("model_version") else None,
             doc_string=proto.doc_string or None,
             functions=list(functions.values()),
             metadata_props=props(proto.metadata_props),
@@ -180,22 +182,28 @@ class _Reader:
             self.info(v, i, where)
             inputs.append(v)
             values.setdefault(i.name, v)
-        given = set(values)
+        given = {i.name: i for i in proto.input}
         initializers = self.initializers(proto, values, where)
 
         infos: dict[str, Any] = {}
         strays = []
         for i in proto.value_info:
             plain_text(i.name)
-            if i.name in infos:
+            if infos.setdefault(i.name, i) is not i:
                 strays.append(i)
-            infos[i.name] = i
         for name, v in values.items():
             info = infos.pop(name, None)
-            if info is not None:
-                v.meta[VALUE_INFO] = True
-                if name not in given:
-                    self.info(v, info, where)
+            if info is None:
+                continue
+            if name not in given:
+                held = v.type, v.shape
+                self.info(v, info, where)
+                if v.type is None:
+                    v.type, v.shape = held
+            elif info != given[name]:
+                strays.append(info)
+                continue
+            v.meta[VALUE_INFO] = True
         nodes, dangling = self.body(proto.node, [*scopes, values], infos, where)
         outputs = []
         for o in proto.output:
@@ -216,7 +224,7 @@ class _Reader:
             name=proto.name or None,
             metadata_props=props(proto.metadata_props),
         )
-        strays += infos.values()
+        strays = [*infos.values(), *strays]  # of several for one name the first stays first
         if strays:
             graph.meta[VALUE_INFO] = strays
         self.annotations(graph, proto.quantization_annotation, values)
@@ -290,12 +298,12 @@ class _Reader:
         for p, outs in zip(protos, outputs, strict=True):
             inputs: list[ir.Value | None] = []
             for name in p.input:
-                v = values.get(name) if name else None
-                if v is None and name:
-                    v = next((s[name] for s in outward if name in s), None)
-                    if v is None:
-                        v = dangling.setdefault(name, ir.Value(name=name))
-                inputs.append(v)
+                read = values.get(name) if name else None
+                if read is None and name:
+                    read = next((s[name] for s in outward if name in s), None)
+                    if read is None:
+                        read = dangling.setdefault(name, ir.Value(name=name))
+                inputs.append(read)
             nodes.append(self.node(p, inputs, outs, scopes, where))
         return nodes, dangling
 
@@ -313,7 +321,7 @@ class _Reader:
                 attribute = self.attribute(a, scopes, here)
                 if attribute is not None:
                     attributes.append(attribute)
-        devices = ()
+        devices: tuple[Any, ...] = ()
         if p.device_configurations:
             names = ChainMap(*scopes[::-1])
             for d in p.device_configurations:

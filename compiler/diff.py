@@ -106,8 +106,8 @@ class Diff:
         yield f"bytes        {_change(*self.bytes)}"
         for dtype, (before, after) in self.dtypes.items():
             yield f"  {dtype:<24} {before:>13,} -> {after:>13,}"
-        for name, before, after in self.retyped[:_SHOWN]:
-            yield f"  {name}: {before} -> {after}"
+        for name, old_type, new_type in self.retyped[:_SHOWN]:
+            yield f"  {name}: {old_type} -> {new_type}"
         if len(self.retyped) > _SHOWN:
             yield f"  and {len(self.retyped) - _SHOWN:,} more"
         for domain, (old, new) in self.opsets.items():
@@ -181,7 +181,7 @@ class _Side:
         t = v.const_value
         if t is None:
             return
-        text = type_text(ir.TensorType(t.dtype), ir.Shape(t.shape))
+        text = type_text(ir.TensorType(t.dtype), ir.Shape(t.shape.numpy()))
         self.count += 1
         self.parameters += t.size
         self.bytes += t.nbytes

@@ -516,7 +516,8 @@ class Rewriter:
                 graph = ir.owner(n)
                 assert graph is not None
                 graph.remove(n, safe=True)
-                wake.extend(inputs)
+                # A constant or input is no interior value, and may have uses by the thousand: nothing waits for it.
+                wake.extend(v for v in inputs if v.producer() is not None)
                 removed += 1
             pending = kept
             if len(pending) == before:

@@ -34,7 +34,9 @@ class _Writer:
 
     def model(self, p: Any, model: ir.Model) -> None:
         p.ir_version = model.ir_version
-        for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        if model.model_version is not None:
+            p.model_version = model.model_version
+        for field in ("producer_name", "producer_version", "domain", "doc_string"):
             value = getattr(model, field)
             if value:
                 setattr(p, field, value)

@@ -115,9 +115,9 @@ class TensorReader:
             )
         props(proto.metadata_props)
         if proto.HasField("raw_data"):
-            need, held = _bytes(dtype, size), len(proto.raw_data)
-            if need != held:
-                raise _Wrong(f"of {dtype.name}{dims} needs {need:,} bytes but holds {held:,}", _REPAIR)
+            need, given = _bytes(dtype, size), len(proto.raw_data)
+            if need != given:
+                raise _Wrong(f"of {dtype.name}{dims} needs {need:,} bytes but holds {given:,}", _REPAIR)
         else:
             _check_typed(proto, dtype, dims, size)
         return ir.TensorProtoTensor(proto)

@@ -177,7 +177,7 @@ class SparseTensor(ir.LazyTensor):
         self.parts = (values, indices)
 
 
-def _dense(values: Any, indices: Any, shape: ir.Shape) -> ir.Tensor:
+def _dense(values: Any, indices: Any, shape: ir.Shape) -> Any:
     dims = shape.numpy()
     if math.prod(dims) * values.dtype.itemsize > DENSE_BYTES:
         raise BadInput(f"sparse tensor {values.name!r} of shape {list(dims)} is too large to be made dense")

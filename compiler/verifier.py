@@ -167,8 +167,8 @@ class _Verifier:
         where = outer if function is not None else f"{outer}/{name}" if outer else f"graph {name!r}"
         nodes = list(graph)
         own = self.names(graph, nodes, where)
-        for name, v in graph.initializers.items():
-            self.initializer(name, v, where)
+        for key, initializer in graph.initializers.items():
+            self.initializer(key, initializer, where)
         visible = self.visible
         given = [*graph.inputs, *graph.initializers.values()]
         visible.update(given)
@@ -318,7 +318,8 @@ class _Verifier:
             if key in cache:
                 return cache[key]
             domain, op_type, _ = key
-            place, found = f"{where}: {label(node)}", functions.get(key)
+            found: Any = functions.get(key)
+            place = f"{where}: {label(node)}"
             version = opsets.get(domain)
             if version is None:
                 if domain in standard or found is None or self.model.opset_imports.get(domain) is None:

@@ -8,8 +8,8 @@ from typing import Any
 def normal(model: Any) -> Any:
     """A copy with only the documented freedoms of ``olc.deserialize`` and ``olc.serialize`` removed.
 
-    An explicit empty string or type equals an absent one, the domain ``ai.onnx`` equals ``""``, and ``value_info``,
-    ``quantization_annotation`` are sets by name.
+    An explicit empty string or type equals an absent one, a negative dimension an unknown one, the domain ``ai.onnx``
+    equals ``""``; ``value_info`` and ``quantization_annotation`` are sets by name.
     """
     own = type(model)()
     own.CopyFrom(model)
@@ -29,6 +29,8 @@ def _clean(message: Any) -> None:
         ):
             message.ClearField(field.name)
     kind = message.DESCRIPTOR.name
+    if kind == "Dimension" and message.dim_value < 0:
+        message.ClearField("dim_value")
     if kind == "ValueInfoProto" and message.HasField("type") and not message.type.ListFields():
         message.ClearField("type")
     if kind in ("GraphProto", "FunctionProto"):
@@ -175,11 +177,11 @@ def everything() -> Any:
     unknown = tensor_input("scaled", ["N", None, "3*(N+1)"])
     unknown.doc_string = "between"
     say(unknown.metadata_props, scope="root")
-    graph.value_info.extend(
-        [unknown, tensor_input("not_there", [1]), tensor_input("w", [4]), tensor_input("y", ["N", 4])]
-    )
-    for name, zero in (("x", "x_zero"), ("w", "w_zero"), ("scaled", "s_zero"), ("y", "y_zero"), ("gone", "g_zero")):
-        say(graph.quantization_annotation.add(tensor_name=name).quant_parameter_tensor_names, ZERO_POINT_TENSOR=zero)
+    graph.value_info.extend([unknown, tensor_input("not_there", [1])])
+    graph.value_info.extend([x, scale, tensor_input("w", [4]), y])  # nobody needs these, and some tools write them
+    for name in ("x", "w", "scaled", "y", "scale", "gone"):
+        a = graph.quantization_annotation.add(tensor_name=name)
+        say(a.quant_parameter_tensor_names, ZERO_POINT_TENSOR=f"{name}_zero")
 
     functions = []
     for overload in ("", "v2"):
@@ -189,7 +191,7 @@ def everything() -> Any:
         f = helper.make_function(
             "local", "Scaled", ["a"], ["b"], [constant, reference], opset(("", 17)), ["factor"],
             attribute_protos=[helper.make_attribute("bias", 1.0)], doc_string="scales", overload=overload,
-            value_info=[tensor_input("a", ["M"]), tensor_input("c", [])],
+            value_info=[tensor_input("a", ["M"]), tensor_input("c", []), tensor_input("not_there", [])],
         )  # fmt: skip
         say(f.metadata_props, function="meta")
         functions.append(f)

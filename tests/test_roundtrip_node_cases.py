@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import warnings
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -44,4 +45,17 @@ def test_every_case_round_trips(cases: list[Any]) -> None:
             wrong[case.name] = said
         elif storage.to_bytes(storage.load_bytes(saved)) != saved:
             wrong[case.name] = "saving twice gives other bytes"
+    assert not wrong, "\n".join(f"{name}\n{said}" for name, said in list(wrong.items())[:5])
+
+
+def test_every_file_round_trips() -> None:
+    """The models that onnx ships as files: classifiers without weights, and what PyTorch and Caffe2 once exported."""
+    files = sorted((Path(onnx.__file__).parent / "backend").rglob("*.onnx"))
+    assert len(files) > 100
+    wrong = {}
+    for path in files:
+        saved = storage.to_bytes(storage.load(path))
+        said = difference(normal(onnx.load(path)), normal(onnx.ModelProto.FromString(saved)))
+        if said:
+            wrong[path.name] = said
     assert not wrong, "\n".join(f"{name}\n{said}" for name, said in list(wrong.items())[:5])

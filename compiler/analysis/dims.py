@@ -47,7 +47,7 @@ from .poly import (
 
 __all__ = [
     "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names",
-    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "floordiv", "fresh", "is_nonnegative",
+    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "floordiv", "fresh", "gap", "is_nonnegative",
     "is_positive", "is_size", "known_different", "known_equal", "maximum", "minimum", "mod", "mul", "neg", "parse",
     "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
@@ -145,6 +145,8 @@ def _floor_by_int(p: Dim, q: int) -> Dim:
 
 def ceildiv(p: Dim, q: Dim, nonzero: bool = False) -> Dim:
     """``ceil(p / q)``."""
+    if isinstance(q, int) and q > 0:
+        return floordiv(add(p, q - 1), q)
     return neg(floordiv(neg(p), q, nonzero))
 
 
@@ -186,6 +188,19 @@ def minimum(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return min(a, b)
     return _extreme(MIN, a, b, lambda x, y: is_nonnegative(sub(y, x)))
+
+
+def gap(high: Dim, low: Dim) -> Dim:
+    """``high - low``, where the first may be a minimum or the second a maximum: written as a minimum of differences."""
+    most, least = _single(high), _single(low)
+    highs = most.args if most is not None and most.kind == MIN else (high,)
+    lows = least.args if least is not None and least.kind == MAX else (low,)
+    out: Dim | None = None
+    for h in highs:
+        for k in lows:
+            out = sub(h, k) if out is None else minimum(out, sub(h, k))
+    assert out is not None
+    return out
 
 
 def _extreme(kind: str, a: Dim, b: Dim, beats: Callable[[Dim, Dim], bool]) -> Dim:

@@ -16,6 +16,7 @@ _ORDER = {SYMBOL: 0, INTEGER: 1, FLOOR: 2, MAX: 3, MIN: 4, BROADCAST: 5}
 
 # Beyond these no size of a model goes; what a crafted file would blow up raises OverflowError instead.
 _MOST_TERMS, _HIGHEST_DEGREE, _LARGEST, _DEEPEST = 512, 24, 1 << 128, 24
+_LONGEST = 4096
 
 
 class Atom:
@@ -67,6 +68,8 @@ def atom(kind: str, name: str | None, args: tuple[Dim, ...] = ()) -> Atom:
                 name = f"floor({top}/{bottom})"
             else:
                 name = f"{kind}({', '.join(str(a) for a in args)})"
+            if len(name) > _LONGEST:
+                raise OverflowError("a size is too long")
         found = _atoms[key] = Atom(kind, name, args)
     return found
 

@@ -11,9 +11,9 @@ without a rule by onnx's own inference. They sit in ``value.meta`` and are never
 
 from __future__ import annotations
 
-from .. import ir
 import numpy as np
 
+from .. import ir
 from . import shape_rules  # noqa: F401  (registers the rules)
 from .dims import Dim
 from .shape_rules import core

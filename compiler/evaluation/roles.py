@@ -186,12 +186,13 @@ def _is_image(axes: tuple[Dim | None, ...] | None) -> bool:
 def follow(value: ir.Value, model: ir.Model) -> Trace:
     """What becomes of an input: through operators that hand values on, into bodies and functions."""
     trace = Trace()
+    bound: dict[int, ir.Value | None] = {}  # id of a function's formal input -> what a call passes
     seen = {id(value)}
     work = [value]
     while work and len(seen) < _SEARCH:
         current = work.pop()
         for node, index in _consumers(current):
-            for found in _handed_on(node, index, model, trace):
+            for found in _handed_on(node, index, model, trace, bound):
                 if id(found) not in seen:
                     seen.add(id(found))
                     work.append(found)
@@ -203,15 +204,19 @@ def _consumers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
         yield use.node, use.idx
 
 
-def _handed_on(node: ir.Node, index: int, model: ir.Model, trace: Trace) -> list[ir.Value]:
+def _handed_on(
+    node: ir.Node, index: int, model: ir.Model, trace: Trace, bound: dict[int, ir.Value | None]
+) -> list[ir.Value]:
     """Note in ``trace`` what the node does with its input; the values that hold the same elements afterwards."""
     function = model.functions.get((node.domain, node.op_type, node.overload))
     if function is not None:
+        bound.update((id(formal), v) for formal, v in zip(function.inputs, node.inputs, strict=False))
         return [function.inputs[index]] if index < len(function.inputs) else []
     lookups = _LOOKUPS.get((node.domain, node.op_type), ())
     for indices, table in lookups:
         if index == indices and table < len(node.inputs):
-            _look_up(node, node.inputs[table], trace)
+            held = node.inputs[table]
+            _look_up(node, bound.get(id(held), held), trace)
     op = node.op_type
     if op in ("Cast", "CastLike", "Not", "Equal", "And") and _is_truth(node):
         trace.truth = True

@@ -55,7 +55,8 @@ def _nodes(graph: ir.Graph) -> Iterable[ir.Node]:
 def _functions(model: ir.Model, ctx: Context) -> int:
     if not model.functions:
         return 0
-    dead = [i for i in model.functions if i not in called(model)]
+    reached = called(model)
+    dead = [i for i in model.functions if i not in reached]
     for identifier in dead:
         del model.functions[identifier]
         ctx.record(NAME, "::".join(identifier[:2]), "function that nothing calls")

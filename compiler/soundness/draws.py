@@ -192,10 +192,12 @@ _STRINGS = {
 
 _SWITCHES = frozenset({
     "allowzero", "antialias", "blocked", "causal", "ceil_mode", "center_point_box", "count_include_pad",
-    "detect_negative", "detect_positive", "exclude_outside", "exclusive", "interleaved", "inverse", "is_causal", "keepdims", "largest",
-    "linear_before_reset", "new_axis", "noop_with_empty_axes", "normalize_variance", "onesided", "periodic", "reverse",
-    "saturate", "select_last_index", "sorted", "storage_order", "training_mode", "transA", "transB", "upper",
+    "detect_negative", "detect_positive", "exclude_outside", "exclusive", "interleaved", "inverse", "is_causal",
+    "keepdims", "largest", "linear_before_reset", "new_axis", "noop_with_empty_axes", "normalize_variance", "onesided",
+    "periodic", "reverse", "saturate", "select_last_index", "sorted", "storage_order", "training_mode", "transA",
+    "transB", "upper",
 })  # fmt: skip
+"""Integer attributes that are 0 or 1."""
 
 
 def other_values(name: str, old: Any, random: np.random.Generator) -> Any:

@@ -46,6 +46,6 @@ class MeanOverImage:
                 hi=6.0, other=f32["N", 3, 1, 1], act={}, keep=1, because="not over all spatial axes"),
         Refused("channels too", x=f32["N", 2, "H"], w=f32[3, 2, 1], b=None, conv={}, axes=np.array([1, 2]), lo=0.0,
                 hi=6.0, other=f32["N", 3, 1], act={}, keep=0, because="not over all spatial axes"),
-        Refused("keepdims as a count", x=f32["N", 2, "H"], w=f32[3, 2, 1], b=f32[3], conv={}, axes=np.array([2]), lo=0.0,
+        Refused("a count", x=f32["N", 2, "H"], w=f32[3, 2, 1], b=f32[3], conv={}, axes=np.array([2]), lo=0.0,
                 hi=6.0, other=f32["N", 3, 1], act={}, keep=2, because="neither 0 nor 1"),
     ]  # fmt: skip

@@ -38,26 +38,26 @@ class DropConcatOfOne:
 class ConcatWithoutEmpty:
     """An input that is empty along the axis leaves the Concat. Sound because it adds nothing."""
 
-    def pattern(op, before: Many, x, after: Many, axis):
-        return op.Concat(*before, x, *after, axis=axis)
+    def pattern(op, parts: Many, axis):
+        return op.Concat(*parts, axis=axis)
 
     def unless(m):
-        d = dims(m.x)
-        if d is None:
+        if any(dims(v) is None for v in m.parts):
             return s.UNKNOWN
-        if d[m.axis] != 0:
+        m.kept = [v for v in m.parts if dims(v)[m.axis] != 0]
+        if len(m.kept) == len(m.parts):
             return "no input is empty along the axis"
-        if not m.before and not m.after:
-            return "it is the only input"
+        if not m.kept:
+            return "all inputs are empty along the axis"
 
     def rewrite(op, m):
-        return op.Concat(*m.before, *m.after, axis=m.axis)
+        return op.Concat(*m.kept, axis=m.axis)
 
     cases = [
-        Case("a cache that starts empty", before=[], x=f32["B", 0, 4], after=[f32["B", "S", 4]], axis=1),
-        Case("in the middle", before=[f32["B", 2]], x=f32["B", 0], after=[f32["B", 3]], axis=-1),
-        Refused("nothing empty", before=[], x=f32["B", 1], after=[f32["B", 2]], axis=1, because="no input is empty"),
-        Refused("alone", before=[], x=f32[0, 2], after=[], axis=0, because="the only input"),
+        Case("a cache that starts empty", parts=[f32["B", 0, 4], f32["B", "S", 4]], axis=1),
+        Case("in the middle", parts=[f32["B", 2], f32["B", 0], f32["B", 3]], axis=-1),
+        Refused("nothing empty", parts=[f32["B", 1], f32["B", 2]], axis=1, because="no input is empty"),
+        Refused("all empty", parts=[f32[0, 2], f32[0, 2]], axis=0, because="all inputs are empty"),
     ]
 
 

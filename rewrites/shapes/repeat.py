@@ -10,7 +10,7 @@ MOST = 4096
 
 
 def _repeated(src, wide, out):
-    """Axis and indices of the Gather that an Expand of one dim of 1, joined with a neighbour, is; None where it is none.
+    """The new dim, and axis and indices of the Gather that an Expand of it joined with a neighbour is; else None.
 
     Not along the last axis, where a Gather would pick single elements.
     """
@@ -20,13 +20,13 @@ def _repeated(src, wide, out):
     if len(grown) != 1 or src[grown[0]] != 1 or not isinstance(wide[grown[0]], int):
         return None
     at, times = grown[0], wide[grown[0]]
-    for axis, indices in ((at - 1, lambda n: np.repeat(np.arange(n), times)), (at, lambda n: np.tile(np.arange(n), times))):
-        # the dims at axis and axis + 1 become one
+    for axis in (at - 1, at):  # the dims at axis and axis + 1 become one
         if axis < 0 or axis + 2 >= len(wide):
             continue
         n = wide[axis] if axis < at else wide[axis + 1]
         if isinstance(n, int) and n * times <= MOST and out == (*wide[:axis], n * times, *wide[axis + 2 :]):
-            return at, axis, indices(n)
+            order = np.arange(n)
+            return at, axis, np.repeat(order, times) if axis < at else np.tile(order, times)
     return None
 
 
@@ -56,10 +56,20 @@ class RepeatAsGather:
 
     cases = [
         Case(
-            "grouped heads", x=f32["B", 3, 1, "S", 4], shape=np.array([1, 1, 2, 1, 1]), numbers=[np.array([0, 6, -1, 4])],
+            "grouped heads", x=f32["B", 3, 1, "S", 4], shape=np.array([1, 1, 2, 1, 1]),
+            numbers=[np.array([0, 6, -1, 4])],
         ),
         Case("in turn", x=f32["B", 1, 3, "S"], shape=np.array([1, 2, 1, 1]), numbers=[np.array([0, 6, -1])]),
-        Refused("single elements", x=f32["B", 3, 1], shape=np.array([1, 1, 2]), numbers=[np.array([0, 6])], because="one axis"),
-        Refused("two dims", x=f32[1, 3, 1, 2], shape=np.array([2, 1, 2, 1]), numbers=[np.array([2, 6, 2])], because="one axis"),
-        Refused("sizes of the caller", x=f32[1, 3, 1, 2], shape=i64[4], numbers=[np.array([2, 6, 2])], because="one axis"),
+        Refused(
+            "single elements", x=f32["B", 3, 1], shape=np.array([1, 1, 2]), numbers=[np.array([0, 6])],
+            because="along one axis",
+        ),
+        Refused(
+            "two dims", x=f32[1, 3, 1, 2], shape=np.array([2, 1, 2, 1]), numbers=[np.array([2, 6, 2])],
+            because="along one axis",
+        ),
+        Refused(
+            "sizes of the caller", x=f32[1, 3, 1, 2], shape=i64[4], numbers=[np.array([2, 6, 2])],
+            because="along one axis",
+        ),
     ]  # fmt: skip

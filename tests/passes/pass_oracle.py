@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import onnx_ir
 import onnxruntime as ort
-from olc import ir
+from olc import ir, verifier
 from olc.passes import Context
 
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0]
@@ -109,6 +109,7 @@ def transform(module: Any, proto: Any, *args: Any, seeds: int = 2, **given: Any)
     """
     model, ctx = load(proto), Context()
     changes = module.run(model, ctx, *args)
+    assert verifier.verify(model) == []
     after = save(model)
     for seed in range(seeds):
         feed = feeds(proto, seed, **given)

@@ -148,6 +148,13 @@ def test_a_loop_without_rounds_returns_what_it_was_given(given: str, gone: int) 
     assert ("Loop" in ops(after.graph)) is not bool(gone)
 
 
+def test_a_loop_without_rounds_that_returns_an_input_as_an_output() -> None:
+    text = LOOP.replace("(%s, e)", "(zero, true, x)") % ""
+    after, changes, _ = transform(known_if, parse(text), n=1, t=True)
+    assert changes == 1
+    assert ops(after.graph) == ["Exp", "Identity"]
+
+
 def test_a_loop_whose_scan_output_is_used_stays() -> None:
     _, changes, _ = transform(known_if, parse(LOOP % (", float[M, 2] s", "zero, true")))
     assert changes == 0

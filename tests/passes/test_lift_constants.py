@@ -56,11 +56,14 @@ def test_function_bodies_keep_their_constants() -> None:
         "g (float[2] x) => (float[2] y) { y = own.F <alpha = 2.0> (x) }",
         imports=', "own" : 1',
         functions="""<domain: "own", opset_import: ["" : 18]>
-        F <alpha> (a) => (b) { k = Constant <value_float: float = @alpha>() b = Mul(a, k) }""",
+        F <alpha> (a) => (b) {
+            k = Constant <value_float: float = @alpha>() c = Mul(a, k)
+            l = Constant <value_float = 3.0>() b = Add(c, l)
+        }""",
     )
     after, changes, _ = transform(lift_constants, proto)
     assert changes == 0
-    assert [n.op_type for n in after.functions[0].node] == ["Constant", "Mul"]
+    assert [n.op_type for n in after.functions[0].node] == ["Constant", "Mul", "Constant", "Add"]
 
 
 def test_metadata_and_documentation_of_value_and_node_survive() -> None:

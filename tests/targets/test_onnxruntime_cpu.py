@@ -16,7 +16,7 @@ from olc.errors import BadInput, Unsupported
 from olc.evaluation import numerics
 from olc.passes import Context
 from olc.session import SessionOptions, run, session
-from olc.targets import capabilities, onnxruntime_cpu
+from olc.targets import capabilities, decompose, onnxruntime_cpu
 from olc.targets.onnxruntime_cpu import CAST, DECOMPOSED, NO, TARGET, YES
 
 PLAIN = SessionOptions(threads=1, optimization="none")
@@ -166,6 +166,45 @@ def test_lowering_in_bodies_keeps_names_and_provenance() -> None:
     assert TARGET.lower(m, Context()) == 0
 
 
+def test_omitted_attributes_have_the_schemas_defaults() -> None:
+    text = '<ir_version: 10, opset_import: ["": 24]> g (float[3] x) => (float y) {{ y = Swish {} (x) }}'
+    x = np.array([-1.0, 0.5, 3.0], np.float32)
+    for attribute, alpha in (("", 1.0), ("<alpha = 2.0>", 2.0)):
+        m = model(text.format(attribute))
+        assert TARGET.lower(m, Context()) >= 1
+        assert "Swish" not in {n.op_type for n in m.graph}
+        out = session(proto(m)).run(None, {"x": x})[0]
+        assert np.allclose(out, x / (1 + np.exp(-alpha * x)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("op", "then", "now", "same"),
+    [
+        ("Cast", 24, 28, True),  # more dtypes
+        ("CastLike", 24, 28, True),
+        ("Softmax", 11, 13, False),  # another default axis
+        ("ReduceSum", 11, 13, False),  # axes became an input
+        ("Squeeze", 11, 13, False),
+    ],
+)
+def test_newer_forms_of_an_operator(op: str, then: int, now: int, same: bool) -> None:
+    """A body written for one opset may stand in a model of another only where its operators mean the same there."""
+    node = onnx.helper.make_node(op, ["x"], ["y"], **({"axes": [0]} if op in ("ReduceSum", "Squeeze") else {}))
+    assert decompose._compatible(node, *(ir.schema_of(op, "", v) for v in (then, now))) is same
+
+
+@pytest.mark.parametrize(("op", "moves"), [("Relu", True), ("Softmax", False)])
+def test_a_body_moves_to_another_opset_only_with_its_meaning(op: str, moves: bool) -> None:
+    text = f'<domain: "d", opset_import: ["": 11]> f (x) => (y) {{ y = {op} (x) }}'
+    function = onnx.parser.parse_function(text)
+    assert decompose._moved(function, 13, strict=False) is moves
+    assert not decompose._moved(
+        onnx.parser.parse_function(text.replace("11", "12").replace(op, "Cast <to = 1>")), 13, True
+    )
+    if moves:
+        assert [(o.domain, o.version) for o in function.opset_import] == [("", 13)]
+
+
 def _cases() -> Iterator[Any]:
     from onnx.backend.test.case.node import collect_testcases
 
@@ -222,4 +261,4 @@ def test_forecast_and_lowering_on_every_node_test() -> None:
     assert seen > 1500
     assert lowered > 300
     # Bodies within bodies, which ONNX Runtime does not expand by itself.
-    assert any("swiglu" in name for name in gained)
+    assert "test_swiglu" in gained

@@ -58,8 +58,19 @@ def test_disabled_optimizers_do_not_run(tmp_path: Path) -> None:
         onnxruntime.InferenceSession(data, native, disabled_optimizers=list(disabled))
         fused = {n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node}
         assert ("SkipLayerNormalization" in fused) is expected
-    opened = session(data, options=SessionOptions(disabled_optimizers=("SkipLayerNormFusion",)))
-    assert len(opened.get_inputs()) == 4
+
+
+def test_disabled_optimizers_reach_the_runtime(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, given = onnxruntime.InferenceSession, []
+
+    def spy(*args: object, **options: object) -> onnxruntime.InferenceSession:
+        given.append(options["disabled_optimizers"])
+        return real(*args, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    session(artifact, options=SessionOptions(disabled_optimizers=("SkipLayerNormFusion",)))
+    session(artifact)
+    assert given == [["SkipLayerNormFusion"], None]
 
 
 @pytest.mark.parametrize(

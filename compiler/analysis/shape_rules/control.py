@@ -50,21 +50,31 @@ def _joined(s: Site, a: Dims | None, b: Dims | None) -> Dims | None:
 
 
 def _settle(s: Site, body: ir.Graph, lead: list[State], state: list[State], rest: list[State], first: int) -> None:
-    """Infer a body until the dims assumed of its state are those that it returns.
+    """Infer a body until what is assumed of its state is what it returns, or holds for any value.
+
+    A dim that the body changes becomes a symbol of its own, of which nothing is assumed; so it may go on changing.
 
     Args:
         lead, state, rest: facts of the body's inputs, in this order; ``state`` is changed in place.
         first: index among the body's outputs of the first state output.
     """
+    free: set[Dim] = set()
     for _ in range(_ROUNDS):
         s.engine.body(body, [*lead, *state, *rest])
         stable = True
         for i, (shape, items, dtype) in enumerate(state):
+            if shape is None:
+                continue
             after = dims(body.outputs[first + i])
-            if after != shape:
-                joined = _joined(s, shape, after)
-                # every dim that changes once may change again, so it becomes a symbol of its own now
-                state[i] = (joined, None, dtype)
+            if after is None or len(after) != len(shape):
+                state[i] = (None, None, dtype)
+                stable = False
+                continue
+            changed = [m != n and m not in free for m, n in zip(shape, after, strict=True)]
+            if any(changed):
+                shape = tuple(s.fresh() if new else m for new, m in zip(changed, shape, strict=True))
+                free.update(m for new, m in zip(changed, shape, strict=True) if new)
+                state[i] = (shape, None, dtype)
                 stable = False
             elif items is not None and elements(body.outputs[first + i]) != items:
                 state[i] = (shape, None, dtype)

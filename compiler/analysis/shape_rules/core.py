@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BOOL", "DIMS", "ELEMENTS", "FLOAT_KINDS", "INTEGERS", "MOST", "REALS", "Dims", "Elements", "Real", "Rule", "Site",
-    "Unknown", "count", "dims", "elements", "grid", "is_tensor", "lookup", "normal_axis", "reals", "rule", "set_type",
+    "Unknown", "count", "dims", "elements", "grid", "held_tensor", "is_tensor",
+    "lookup", "normal_axis", "reals", "rule", "set_type",
     "static",
 ]  # fmt: skip
 
@@ -87,12 +88,19 @@ def lookup(domain: str, op_type: str) -> Rule | None:
 _MISSING = object()
 
 
+def held_tensor(value: ir.Value) -> Any | None:
+    """The tensor of a constant, one included that is in no graph yet (a rewrite being built)."""
+    if value.graph is None and value.producer() is None:
+        return value.const_value
+    return ir.tensor(value)
+
+
 def dims(value: ir.Value) -> Dims | None:
     """The shape of a value as dims, or None where even the rank is unknown (or it is no tensor)."""
     found = value.meta.data.get(DIMS, _MISSING)
     if found is not _MISSING:
         return found  # type: ignore[no-any-return]
-    t = ir.tensor(value)
+    t = held_tensor(value)
     return None if t is None else tuple(int(n) for n in t.shape)
 
 
@@ -122,7 +130,7 @@ def reals(value: ir.Value) -> tuple[Real, ...] | None:
 
 def _read(value: ir.Value, wanted: bool) -> tuple[Elements | None, tuple[Real, ...] | None]:
     """What a constant holds, read once per tensor."""
-    t = ir.tensor(value) if wanted else None
+    t = held_tensor(value) if wanted else None
     if t is None or t.size > MOST:
         return None, None
     data = value.meta.data

@@ -181,15 +181,12 @@ def _sliced(s: Site, n: Dim, start: Dim | None, end: Dim | None, step: int) -> D
         return len(range(n)[_python_slice(n, start, end, step)])
     if step < 0:
         return _reversed(s, n, start, end, step)
-    low = _clamped(s, n, start)
+    # a start beyond the end needs no clamping: nothing is left either way
+    low = start if s.nonnegative(start) else _clamped(s, n, start)
     high = n if isinstance(end, int) and end >= _ENDLESS else _clamped(s, n, end)
     if low is None or high is None:
-        # a slice from the front of nothing, or one that is certainly whole, is the only thing known without both bounds
         return s.fresh()
-    span = d.sub(high, low)
-    if not s.nonnegative(span):
-        span = d.maximum(span, 0)
-    return d.ceildiv(span, step)
+    return d.ceildiv(_at_least_zero(s, d.gap(high, low)), step)
 
 
 def _reversed(s: Site, n: Dim, start: Dim, end: Dim, step: int) -> Dim:

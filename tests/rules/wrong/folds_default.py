@@ -8,7 +8,7 @@ from olc.rules import EXACT, Case, f32, floats, rule
 class FoldsDefault:
     """A product with ones is the other factor, if the ones are not a default that the caller overrides."""
 
-    def pattern(op, x: floats["N", 4], ones):
+    def pattern(op, x: floats, ones):
         return op.Neg(op.Mul(x, ones))
 
     def unless(m):
