@@ -279,7 +279,8 @@ class _Compile:
             rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail}
                       for e in events if e.number is not None],
             passes=dict(sorted(Counter(e.by for e in events if e.number is None).items())),
-            refused=[{"rule": r, "reason": why, "count": n}
+            refused=[{"rule": r, "safety": self.rules[r].safety.level, "operators": self.rules[r].pattern.size,
+                      "reason": why, "count": n}
                      for (r, why), n in sorted(result.outcome.refused.items(), key=lambda kv: (-kv[1], kv[0]))],
             quarantined=result.outcome.quarantined,
             changes=diff(self.model, result.model).to_dict(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from . import Report
+
+
+def _console() -> Console:
+    """Where the output is a file or a pipe there is no width to fit."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
 
 
 def count(n: int) -> str:
@@ -31,7 +37,7 @@ def _duration(seconds: float | None) -> str:
 
 def show(report: Report, console: Console | None = None) -> None:
     """Print the report: summary first, then choices, rewrites, accuracy and notes."""
-    out = console if console is not None else Console(highlight=False)
+    out = console if console is not None else _console()
     source, artifact = report.source, report.artifact
     out.print(Text(f"{source['path']} -> {artifact['path']}", style="bold"), end="")
     out.print(f"  -O{report.options['level']} for {report.target['name']}")
@@ -93,9 +99,11 @@ def _rewrites(report: Report, out: Console) -> None:
         out.print("rewrites: " + ", ".join(f"{name} {n}" for name, n in applied.most_common()))
     if report.passes:
         out.print("passes: " + ", ".join(f"{name} {n}" for name, n in report.passes.items()))
-    if report.refused:
+    # A refusal by an exact rule is mostly "nothing to do here"; one by a fusion is a gain that did not come.
+    missed = [r for r in report.refused if r["safety"] != "EXACT" and r["operators"] > 1]
+    if missed:
         table = Table(title="fitted, but refused", title_justify="left", box=None, padding=(0, 2), show_header=False)
-        for r in report.refused[:8]:
+        for r in missed[:8]:
             table.add_row(r["rule"], str(r["count"]), r["reason"])
         out.print(table)
 
@@ -127,7 +135,7 @@ def _g(x: float | None) -> str:
 
 def show_evaluation(e: dict[str, Any], console: Console | None = None) -> None:
     """Print an evaluation of model b against model a."""
-    out = console if console is not None else Console(highlight=False)
+    out = console if console is not None else _console()
     table = Table(box=None, padding=(0, 2))
     for head in ("", "A", "B"):
         table.add_column(head)
