@@ -13,12 +13,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# Not lazily: importing the submodule of the same name later would bind the module here.
+from .session import session
+
 if TYPE_CHECKING:
     from .driver import compile
     from .errors import OlcError
     from .evaluation.evaluate import evaluate
     from .frontend import load
-    from .session import session
     from .storage import save
 
 __version__ = "0.1.0"
@@ -26,7 +28,6 @@ __all__ = ["OlcError", "__version__", "compile", "evaluate", "load", "save", "se
 
 _HOME = {
     "OlcError": "errors", "compile": "driver", "evaluate": "evaluation.evaluate", "load": "frontend", "save": "storage",
-    "session": "session",
 }  # fmt: skip
 
 
@@ -34,6 +35,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'olc' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    # A submodule of the same name (session) would hide the function once it is imported.
     globals()[name] = value
     return value

@@ -254,7 +254,7 @@ class _Compile:
     ) -> Report:
         s = self.settings
         events = result.ctx.events
-        notes = list(self.notes)
+        notes = list(dict.fromkeys([*self.notes, *(plan.notes if plan is not None else ())]))
         if not result.settled:
             notes.append("cleaning had not settled after its last round; compiling the artifact again may gain a little")
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]

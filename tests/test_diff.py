@@ -145,8 +145,28 @@ def test_nodes_of_bodies_and_functions_count() -> None:
     less.functions.pop(("local", "Scaled", ""))
     found = diff(model, less)
     assert found.functions == (2, 1)
+    assert "functions    2 -> 1  (-1, -50.0%)" in found.lines()
     assert ("Neg", "deep") in [(n.op, n.name) for n in found.added]
     assert found.operators == {"Constant": (2, 1), "Mul": (3, 2), "Neg": (0, 1)}
+
+
+def test_long_lists_are_cut_and_interface_is_shown() -> None:
+    def chain(op: str, dtype: str, out: str) -> str:
+        weights = ", ".join(f"{dtype}[1] w{i} = {{1}}" for i in range(12))
+        nodes = " ".join(f"{op}{i} = {op} (w{i})" for i in range(12))
+        return f'<ir_version: 10, opset_import: ["": 20]> g ({dtype}[N] x) => ({dtype}[N] {out}) <{weights}> ' + (
+            f"{{ {nodes} {out} = {op} (x) }}"
+        )
+
+    found = diff(load(chain("Neg", "float", "y")), load(chain("Abs", "double", "z")))
+    assert len(found.added) == len(found.removed) == 13
+    lines = found.lines()
+    assert lines[0] == "nodes        13, unchanged"
+    assert lines.count("  and 5 more") == 2
+    assert lines.count("  and 4 more") == 1
+    assert [line for line in lines if line.startswith("  w")] == [f"  w{i}: f32[1] -> f64[1]" for i in range(8)]
+    assert "interface    output y is gone (f32[N])" in lines
+    assert len(found.to_dict()["retyped"]) == 12
 
 
 def test_weights_are_not_read(before: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:

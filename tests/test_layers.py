@@ -14,8 +14,9 @@ COMPILER = ROOT / "compiler"
 ORDER = [
     {"errors", "files"},
     {"ir", "signatures", "tensor_reader", "tensors", "deserialize", "serialize", "file_kinds", "quantization"},
-    {"verifier", "printer", "storage", "frontend", "diff"},
+    {"digest", "verifier", "storage", "frontend"},
     {"analysis"},
+    {"printer", "diff"},
     {"patterns"},
     {"rules"},
     {"passes"},

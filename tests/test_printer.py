@@ -134,6 +134,16 @@ def test_odd_names_are_quoted() -> None:
     assert follower.inputs[0] is nameless.outputs[0]
 
 
+def test_strings_missing_data_and_outputs_left_out() -> None:
+    words = ir.Value(name="k", const_value=ir.StringTensor([b"a b", b"\xff"], shape=ir.Shape([2])))
+    empty = ir.Value(name="e")
+    node = ir.make_node("Mix", [words, empty], outputs=4, domain="d")
+    for v, name in zip(node.outputs, ("a", "", "b", ""), strict=True):
+        v.name = name
+    graph = ir.Graph([], [], nodes=[node], initializers=[words, empty])
+    assert '%a, _, %b = d.Mix(<str[2] "a b", 0xff>, no data)' in print_graph(graph)
+
+
 def test_unused_initializers_are_shown() -> None:
     unused = ir.make_constant(np.arange(9, dtype=np.float32), "left")
     graph = ir.Graph([], [], nodes=[], initializers=[unused])

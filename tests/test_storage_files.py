@@ -152,10 +152,8 @@ def test_sparse_tensors_stay_in_the_model(tmp_path: Path) -> None:
         part.CopyFrom(onnx.TensorProto(name=name, data_type=dtype, dims=[2], data_location=T.EXTERNAL))
         for k, v in {"location": "w.bin", "offset": str(offset)}.items():
             part.external_data.add(key=k, value=v)
-    shape = [100_000]
-    model = graph_of(
-        [helper.make_node("Add", ["x", "w"], ["y"])], [tensor_input("x", shape)], [tensor_input("y", shape)]
-    )
+    x, y = tensor_input("x", [100_000]), tensor_input("y", [100_000])
+    model = graph_of([helper.make_node("Add", ["x", "w"], ["y"])], [x], [y])
     model.graph.sparse_initializer.append(sparse)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     loaded = storage.load(tmp_path / "m.onnx")
@@ -212,6 +210,44 @@ def test_saving_over_the_source_keeps_model_and_file_right(tmp_path: Path) -> No
     assert np.array_equal(storage.load(tmp_path / "m.onnx").graph.initializers["w"].const_value.numpy(), expected)
     storage.save(loaded, tmp_path / "again.onnx", external=True)
     assert np.array_equal(storage.load(tmp_path / "again.onnx").graph.initializers["w"].const_value.numpy(), expected)
+
+
+def test_mapped_tensors_of_every_kind_can_be_written_elsewhere(tmp_path: Path) -> None:
+    loaded = storage.load(big_model(tmp_path))
+    for name in ("w", "q"):
+        tensor = loaded.graph.initializers[name].const_value
+        with open(tmp_path / name, "wb") as f:
+            tensor.tofile(f)
+        assert (tmp_path / name).read_bytes() == tensor.tobytes()
+    file = loaded.graph.initializers["w"].const_value.file
+    with pytest.raises(BadInput, match="ended early"):
+        list(file.chunks(0, file.size + 1))
+    held = file.mapping()
+    file.pin()
+    assert file.mapping() is held
+    assert file not in tensors._open  # it is not for the cache to forget
+
+
+def test_an_empty_tensor_in_a_data_file(tmp_path: Path) -> None:
+    (tmp_path / "none.bin").write_bytes(b"")
+    t = onnx.TensorProto(name="w", data_type=T.FLOAT, dims=[0, 3], data_location=T.EXTERNAL)
+    t.external_data.add(key="location", value="none.bin")
+    model = graph_of([helper.make_node("Identity", ["w"], ["y"])], [], [tensor_input("y", [0, 3])], [t])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    loaded = storage.load(tmp_path / "m.onnx")
+    assert loaded.graph.initializers["w"].const_value.numpy().shape == (0, 3)
+    storage.save(loaded, tmp_path / "m.onnx", external=True)
+
+
+def test_a_sparse_tensor_that_is_huge_when_dense_is_only_kept(tmp_path: Path) -> None:
+    values, indices = helper.make_tensor("w", T.FLOAT, [1], [5]), helper.make_tensor("", T.INT64, [1], [1 << 39])
+    model = graph_of([helper.make_node("Identity", ["w"], ["y"])], [], [tensor_input("y", [1 << 40])])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [1 << 40]))
+    loaded = storage.load_proto(model)
+    assert onnx.ModelProto.FromString(storage.to_bytes(loaded)) == model
+    assert storage.save(loaded, tmp_path / "m.onnx") == [str(tmp_path / "m.onnx")]
+    with pytest.raises(BadInput, match="too large to be made dense"):
+        loaded.graph.initializers["w"].const_value.numpy()
 
 
 def test_a_data_file_that_changed_is_an_error(tmp_path: Path) -> None:

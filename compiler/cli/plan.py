@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from ._options import budget_options, frozen, input_options, level_option, progress, rules_option, target_option
+from ._options import budget_options, frozen, input_options, progress, rules_option, target_option
 
 
 @click.command()
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Write the plan to this file [default: standard output].")
-@level_option
+@click.option("-O", "level", type=click.IntRange(0, 3), default=3, show_default=True, help="Only -O3 has choices to make.")
 @target_option
 @click.option("--exact", is_flag=True, help="Forbid rewrites that are only close by measurement (int8).")
 @input_options
@@ -27,10 +27,12 @@ def command(model: str, output: str | None, level: int, tune_time: float, **opti
     their plan says only what they are.
     """
     from ..driver import plan
+    from ..frontend import load
     from ..files import write_text
     from ..strategy.plan import Plan
 
     if level < 3:
+        load(model)
         text = Plan(options["target"], level).dumps()
     else:
         with progress(False) as say:

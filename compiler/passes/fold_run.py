@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx_ir import serde
 
 from .. import ir
 
@@ -111,7 +110,7 @@ def _proto(nodes: Sequence[ir.Node], names: dict[ir.Value, str]) -> list[onnx.No
         proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
         proto.input.extend("" if v is None else names.setdefault(v, f"v{len(names)}") for v in node.inputs)
         proto.output.extend(names.setdefault(v, f"v{len(names)}") if v.name else "" for v in node.outputs)
-        proto.attribute.extend(serde.to_proto(a) for a in node.attributes.values())
+        proto.attribute.extend(ir.serde.to_proto(a) for a in node.attributes.values())
         out.append(proto)
     return out
 
@@ -137,7 +136,7 @@ def _session(
         data = _array(value, known)
         dtype = ir.Tensor(data).dtype if data.dtype != object else _T.STRING
         if dtype not in _PLAIN or (data.nbytes <= _HELD and value not in known):
-            held.append(serde.serialize_tensor(ir.Tensor(data, name=name)))
+            held.append(ir.serde.serialize_tensor(ir.Tensor(data, name=name)))
         else:
             inputs.append(onnx.helper.make_tensor_value_info(name, int(dtype), data.shape))
             feeds[name] = np.ascontiguousarray(data).reshape(data.shape)

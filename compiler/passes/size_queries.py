@@ -22,7 +22,7 @@ from .. import ir
 from ..analysis import dims as d
 from ..analysis import shapes
 from . import Context
-from .edit import annotated, redirect
+from .edit import Names, redirect
 
 NAME = "size_queries"
 SINCE = 15
@@ -32,7 +32,8 @@ _MOST = 12
 _TYPES = (ir.DataType.INT64, ir.DataType.INT32)
 
 Key = tuple[Any, ...]
-"""An expression: ``("Shape", input, start, end)``, ``("Const", numbers)``, or an operator and its operands."""
+"""An expression: ``("Shape", input, start, end)``, ``("Const", numbers)``, or an operator and its operands. Add and Mul
+have any number of them, in a fixed order, whatever the order and nesting in the graph."""
 
 
 class _Inexpressible(Exception):
@@ -51,11 +52,13 @@ class _Queries:
         self.model = model
         self.ctx = ctx
         self.graph = model.graph
-        self.pinned = annotated(model)
+        self.names = Names(model)
+        self.pinned = self.names.pinned
         self.made: dict[Key, ir.Value] = {}
         self.keys: dict[ir.Value, Key] = {}
         self.inputs: list[tuple[ir.Value, tuple[d.Dim, ...]]] = []
         self.place: dict[d.Dim, tuple[ir.Value, int]] = {}
+        self.order = {value: i for i, value in enumerate(self.graph.inputs)}
         for value in self.graph.inputs:
             shape = None if value.is_initializer() else shapes.dims(value)
             if shape is None:
@@ -67,9 +70,6 @@ class _Queries:
 
     def run(self) -> int:
         changes = 0
-        names = {v.name for n in self.graph for v in n.outputs}
-        names |= {v.name for v in self.graph.inputs} | set(self.graph.initializers)
-        self.names: set[str | None] = names
         for node in list(self.graph):
             for value in node.outputs:
                 changes += self.value(node, value)
@@ -162,13 +162,25 @@ class _Queries:
         constant = dict(n.terms).get((), 0)
         if constant:
             terms.append(("Const", (constant,)))
-        return _chain("Add", terms)
+        return self.joined("Add", terms)
 
     def term(self, atoms: Sequence[d.Atom], coefficient: int) -> Key:
         factors = [self.atom(a) for a in atoms]
         if coefficient != 1:
             factors.append(("Const", (coefficient,)))
-        return _chain("Mul", factors)
+        return self.joined("Mul", factors)
+
+    def joined(self, op: str, parts: Sequence[Key]) -> Key:
+        """The sum or product of expressions."""
+        flat = [q for p in parts for q in (p[1:] if p[0] == op else (p,))]
+        return flat[0] if len(flat) == 1 else (op, *sorted(flat, key=self.rank))
+
+    def rank(self, key: Key) -> tuple[Any, ...]:
+        """Where an operand stands: sizes in the order of the inputs, then what is computed, then constants."""
+        if key[0] == "Shape":
+            return (0, self.order[key[1]], key[2], key[3], "")
+        text = repr([self.rank(k) if isinstance(k, tuple) and k and isinstance(k[0], str) else str(k) for k in key[1:]])
+        return (2 if key[0] == "Const" else 1, 0, 0, 0, f"{key[0]}{text}")
 
     def atom(self, a: d.Atom) -> Key:
         if a.kind == d.SYMBOL:
@@ -212,7 +224,9 @@ class _Queries:
             return ("Squeeze", self.key(inputs[0])) if axes == (0,) else other
         if node.op_type == "Cast":
             return ("Cast", ir.attr(node, "to"), self.key(inputs[0]))
-        if node.op_type == "Concat" or (node.op_type in ("Add", "Mul", "Div") and len(inputs) == 2):
+        if node.op_type in ("Add", "Mul"):
+            return self.joined(node.op_type, [self.key(v) for v in inputs])
+        if node.op_type in ("Concat", "Div"):
             return (node.op_type, *map(self.key, inputs))
         return other
 
@@ -230,13 +244,15 @@ class _Queries:
             node = ir.make_node("Cast", [self.build(key[2], before)], {"to": key[1]})
         elif kind == "Squeeze":
             node = ir.make_node("Squeeze", [self.build(key[1], before), self.constant((0,))])
+        elif kind in ("Add", "Mul") and len(key) > 3:
+            node = ir.make_node(kind, [self.build(key[:-1], before), self.build(key[-1], before)])
         else:
             operands: list[ir.Value | None] = [self.build(k, before) for k in key[1:]]
             node = ir.make_node(kind, operands, {"axis": 0} if kind == "Concat" else {})
         self.graph.insert_before(before, node)
         out = node.outputs[0]
-        out.name = self.name("size")
-        node.name = f"{kind}_{out.name}"
+        out.name = self.names.value("size")
+        node.name = self.names.node(f"{kind}_{out.name}")
         shapes.infer_node(node, self.model)
         self.made[key] = out
         self.keys[out] = key
@@ -246,29 +262,15 @@ class _Queries:
         key: Key = ("Const", numbers)
         found = self.made.get(key)
         if found is None:
-            found = ir.make_constant(np.array(numbers, dtype=np.int64), name=self.name("sizes"))
+            found = ir.make_constant(np.array(numbers, dtype=np.int64), name=self.names.value("sizes"))
             self.graph.register_initializer(found)
             self.made[key] = found
         return found
-
-    def name(self, base: str) -> str:
-        name, i = base, 0
-        while name in self.names:
-            i += 1
-            name = f"{base}_{i}"
-        self.names.add(name)
-        return name
-
-
-def _chain(op: str, parts: Sequence[Key]) -> Key:
-    out = parts[0]
-    for p in parts[1:]:
-        out = (op, out, p)
-    return out
 
 
 def _size(key: Key) -> int:
     """Nodes in an expression."""
     if key[0] in ("Const", "Shape", "?"):
         return int(key[0] == "Shape")
-    return 1 + sum(_size(k) for k in key[1:] if isinstance(k, tuple))
+    operands = [k for k in key[1:] if isinstance(k, tuple)]
+    return (len(operands) - 1 if key[0] in ("Add", "Mul") else 1) + sum(map(_size, operands))

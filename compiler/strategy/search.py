@@ -141,10 +141,10 @@ class Search:
     def _differences(self, session: Any) -> list[numerics.OutputDifference]:
         return numerics.compare(self.reference, [run(session, f) for f in self.feeds])
 
-    def _time_left(self, what: str) -> bool:
-        if time.perf_counter() - self.started < self.seconds:
+    def _time_left(self, what: str, share: float = 1.0) -> bool:
+        if time.perf_counter() - self.started < self.seconds * share:
             return True
-        self.notes.append(f"{what} not tried: the search's time of {self.seconds:.0f} s was over")
+        self.notes.append(f"{what} not tried: that part of the search's {self.seconds:.0f} s was over (--tune-time)")
         return False
 
     def _record(self, what: str, p: latency.Paired, kept: bool, error: float | None = None, why: str = "") -> None:
@@ -158,7 +158,7 @@ class Search:
         choices: dict[str, Choice] = {}
         kept, best = every, full
         for group in fired:
-            if not self._time_left(f"the model without group {group!r} was"):
+            if not self._time_left(f"the model without group {group!r} was", share=0.4):
                 choices[group] = Choice(True, "not measured: no time was left")
                 continue
             self.say(f"measuring the gain of group {group!r}")

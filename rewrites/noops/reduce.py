@@ -77,7 +77,7 @@ POOL_CASES = [
 ]
 
 
-@rule(group="noops", safety=EXACT, since=8, keeps_shape=True)
+@rule(group="noops", safety=CLOSE("some runtimes lose a NaN in a maximum"), since=8, keeps_shape=True)
 class DropMaxPoolOfOne:
     """A maximum over windows of one element at every position is the input. Sound because it is the only one."""
 

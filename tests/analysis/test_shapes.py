@@ -171,6 +171,17 @@ def test_slices_of_symbolic_sizes(body: str, want: str) -> None:
             assert d.evaluate(shapes.dims(v["y"])[1], {"n": n}) == min(n, 2)  # type: ignore[index]
 
 
+def test_backward_slice_from_before_the_first_element_is_left_open() -> None:
+    """ONNX Runtime takes the first element (as ONNX's text says), numpy and the reference evaluator none."""
+    v = inferred(
+        """g (float[1, 4] x) => (float y)
+          <int64[1] start = {-6}, int64[1] end = {-6}, int64[1] a1 = {0}, int64[1] back = {-1}> {
+          y = Slice(x, start, end, a1, back)
+        }"""
+    )
+    assert not isinstance(shapes.dims(v["y"])[0], int)  # type: ignore[index]
+
+
 # ------------------------------------------------------------------------------------------------------ believing
 
 

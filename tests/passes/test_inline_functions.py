@@ -110,7 +110,10 @@ def test_a_result_that_is_an_input() -> None:
 
 
 def test_a_result_given_twice_although_the_checker_forbids_it() -> None:
-    proto = model("g (float[2] x) => (float[2] y, float[2] z) { y, z = own.F(x) }", own("F (p) => (r, s) { r = Abs(p) s = Neg(p) }"))
+    proto = model(
+        "g (float[2] x) => (float[2] y, float[2] z) { y, z = own.F(x) }",
+        own("F (p) => (r, s) { r = Abs(p) s = Neg(p) }"),
+    )
     proto.functions[0].output[1] = "r"
     loaded = load(proto)
     inline_functions.run(loaded, Context())

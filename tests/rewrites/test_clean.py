@@ -99,7 +99,8 @@ def becomes(proto: onnx.ModelProto, wanted: list[str], sizes: Sequence[dict[str,
     """Clean the model, check what is left of it, and that it computes the same."""
     after = cleaned(proto)
     assert ops(after) == wanted
-    assert any([same(proto, after, s) for s in sizes])
+    ran = [same(proto, after, s) for s in sizes]
+    assert any(ran)
     return after
 
 
@@ -228,7 +229,7 @@ def test_casts_of_a_mask():
 
 
 def test_minus_one_only_where_it_can_be_inferred():
-    """[B, S, H, W] to [B, S*H*W]: with an empty batch -1 beside a 0 cannot be inferred, so the target stays computed."""
+    """[B, S, H, W] to [B, S*H*W]: beside an empty batch -1 cannot be inferred, so the target stays computed."""
     body = """b = Shape<start=0, end=1>(x) {rest} target = Concat<axis=0>(b, n) y = Reshape(x, target)"""
     computed = parsed(
         body.format(rest="three = Shape<start=1, end=4>(x) n = ReduceProd<keepdims=1>(three)"),
@@ -287,10 +288,10 @@ def test_a_neutral_constant_that_widens_stays(op: str):
 def test_inside_a_body():
     proto = parsed(
         """y = If (c) <
-            then_branch = t () => (float[B,4] ty) { i = Identity(x) r = Reshape(i, target) j = Neg(r) ty = Identity(j) },
+            then_branch = t () => (float[B,4] ty) { i = Identity(x) r = Reshape(i, to) j = Neg(r) ty = Identity(j) },
             else_branch = e () => (float[B,4] ey) { ey = Relu(x) }
         >""",
-        "bool c, float[B,4] x => float[B,4] y", "int64[2] target = {-1, 4}",
+        "bool c, float[B,4] x => float[B,4] y", "int64[2] to = {-1, 4}",
     )  # fmt: skip
     after = cleaned(proto)
     then = next(a.g for a in after.graph.node[0].attribute if a.name == "then_branch")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx_ir import SequenceType
-
 from ... import ir
 from .. import dims as d
 from ..dims import Dim
@@ -191,4 +189,4 @@ def sequence_map(s: Site) -> None:
     s.engine.body(body, given)
     for out, inner in zip(s.outputs, body.outputs, strict=False):
         if out.type is None and inner.type is not None:
-            out.type = SequenceType(inner.type)
+            out.type = ir.SequenceType(inner.type)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx_ir import SparseTensorType
 
 from ... import ir
 from .. import dims as d
@@ -155,7 +154,7 @@ def _ratio(x: float) -> Real:
 
 def is_tensor(value: ir.Value) -> bool:
     """False for a sequence or an optional, which have no shape even where the file states one."""
-    return value.type is None or isinstance(value.type, ir.TensorType | SparseTensorType)
+    return value.type is None or isinstance(value.type, ir.TensorType | ir.SparseTensorType)
 
 
 def set_type(value: ir.Value, dtype: Any) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx.shape_inference
-from onnx_ir import serde
 
 from ... import ir
 from ..dims import Dim, Poly
@@ -47,7 +46,7 @@ def infer(node: ir.Node, domain: str, version: int, engine: Engine, types_only: 
         if shown is not None:
             data[name] = shown
     proto.output.extend(f"o{i}" if v.name else "" for i, v in enumerate(node.outputs))
-    proto.attribute.extend(serde.to_proto(a) for a in node.attributes.values())
+    proto.attribute.extend(ir.serde.to_proto(a) for a in node.attributes.values())
     opsets = [onnx.helper.make_opsetid(k, v) for k, v in engine.opsets.items()]
     try:
         found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=opsets)
@@ -61,7 +60,7 @@ def infer(node: ir.Node, domain: str, version: int, engine: Engine, types_only: 
 
 def _state(value: ir.Value, got: onnx.TypeProto, names: dict[str, Dim], engine: Engine, types_only: bool) -> None:
     if value.type is None and got.WhichOneof("value") is not None:
-        value.type = serde.deserialize_type_proto_for_type(got)
+        value.type = ir.serde.deserialize_type_proto_for_type(got)
     if types_only or not got.HasField("tensor_type"):
         return
     tensor = got.tensor_type
@@ -82,7 +81,7 @@ def _type(value: ir.Value, names: dict[str, Dim]) -> onnx.TypeProto:
     """The value's type, its symbolic dims replaced by made-up names: equal names for equal dims only."""
     assert value.type is not None
     proto = onnx.TypeProto()
-    serde.serialize_type_into(proto, value.type)
+    ir.serde.serialize_type_into(proto, value.type)
     if not proto.HasField("tensor_type"):
         return proto
     proto.tensor_type.ClearField("shape")
@@ -103,7 +102,7 @@ def _type(value: ir.Value, names: dict[str, Dim]) -> onnx.TypeProto:
 def _data(value: ir.Value) -> Any | None:
     t = ir.tensor(value)
     if t is not None:
-        return serde.serialize_tensor(t) if t.nbytes <= _SHOWN else None
+        return ir.serde.serialize_tensor(t) if t.nbytes <= _SHOWN else None
     held = elements(value)
     shape = dims(value)
     if held is None or shape is None or value.dtype is None or not all(isinstance(n, int) for n in held):

@@ -140,10 +140,11 @@ def slice_(s: Site) -> None:
     items: Any = None
     held = s.elements(0) if len(data) <= 2 else None
     if held is not None and all(isinstance(n, int) for n in (*starts, *ends)):
-        index: list[slice] = [slice(None)] * len(data)
+        index: list[slice | None] = [slice(None)] * len(data)
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
             index[axis] = _python_slice(static(data)[axis], start, end, step)
-        items = grid(held, data)[tuple(index)].reshape(-1).tolist()
+        if None not in index:
+            items = grid(held, data)[tuple(index)].reshape(-1).tolist()
     s.out(0, tuple(out), items)
 
 
@@ -162,14 +163,18 @@ def _bounds(s: Site, i: int, count: int) -> tuple[Dim | None, ...]:
     return found if len(found) == count else (None,) * count
 
 
-def _python_slice(n: int, start: int, end: int, step: int) -> slice:
-    """The Python slice that ONNX's start and end mean on an axis of n elements."""
+def _python_slice(n: int, start: int, end: int, step: int) -> slice | None:
+    """The Python slice that ONNX's start and end mean on an axis of n elements.
+
+    None for a backward slice from before the first element: by ONNX's text, and in ONNX Runtime, it begins at the
+    first; numpy, and so onnx's reference evaluator, takes nothing.
+    """
     if step > 0:
         return slice(start, end, step)
     start = min(start + n if start < 0 else start, n - 1)
     end = end + n if end < 0 else end
     if start < 0:
-        return slice(0, 0, 1)
+        return slice(0, 0, 1) if end >= 0 or n == 0 else None
     return slice(start, end if end >= 0 else None, step)
 
 
@@ -178,7 +183,8 @@ def _sliced(s: Site, n: Dim, start: Dim | None, end: Dim | None, step: int) -> D
     if start is None or end is None:
         return s.fresh()
     if isinstance(n, int) and isinstance(start, int) and isinstance(end, int):
-        return len(range(n)[_python_slice(n, start, end, step)])
+        taken = _python_slice(n, start, end, step)
+        return s.fresh() if taken is None else len(range(n)[taken])
     if step < 0:
         return _reversed(s, n, start, end, step)
     # a start beyond the end needs no clamping: nothing is left either way
