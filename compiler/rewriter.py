@@ -14,14 +14,15 @@ from .analysis import dims as dim
 from .analysis import shapes
 from .errors import RuleError
 from .ir import DataType, Graph, Model, Node, Value
+from .matching import Match, Miss, match
 from .passes import Context
-from .patterns import Match, Miss, Out, Product, match
+from .patterns import Out, Product
 from .rules import Rule
 
 SCOPE_KEYS = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
 
 
-class Refusal(Exception):  # noqa: N818 - not an error: the rewrite is declined, with a reason
+class Refusal(Exception):
     """A proposed rewrite that the commit check declines. ``fault``: a sound rule would not have proposed it."""
 
     def __init__(self, reason: str, fault: bool = True) -> None:

@@ -21,7 +21,8 @@ import numpy as np
 from .analysis.shapes import dims, elements
 from .errors import RuleError
 from .ir import DataType, Value, array, attr, is_constant, scalar
-from .patterns import Attrs, Const, Many, Match, Pattern, Scalar, Spec, literals, same_number, trace
+from .matching import Match, same_number
+from .patterns import Attrs, Const, Many, Pattern, Scalar, Spec, literals, trace
 
 __all__ = [
     "BF16", "BOOL", "CLOSE", "EXACT", "F16", "F32", "F64", "I8", "I32", "I64", "LOSSY", "U8",
@@ -54,12 +55,12 @@ class Safety:
 EXACT = Safety("EXACT")
 
 
-def CLOSE(why: str) -> Safety:  # noqa: N802 - reads as the constant beside it
+def CLOSE(why: str) -> Safety:
     """The same real-number function with other rounding."""
     return Safety("CLOSE", why)
 
 
-def LOSSY(why: str) -> Safety:  # noqa: N802
+def LOSSY(why: str) -> Safety:
     """Another function, close enough by measurement."""
     return Safety("LOSSY", why)
 

@@ -9,7 +9,7 @@ from typing import Any
 from . import ir, targets
 from .ir import Model, Value
 from .passes import Context
-from .patterns import Match
+from .matching import Match
 from .pipeline import Options, optimize
 from .rewriter import why
 from .rules import registry

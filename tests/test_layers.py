@@ -18,6 +18,7 @@ ORDER = [
     {"analysis"},
     {"printer", "diff"},
     {"patterns"},
+    {"matching"},
     {"rules"},
     {"passes"},
     {"rewriter"},

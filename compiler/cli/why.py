@@ -13,7 +13,7 @@ from ._options import rules_option, target_option
 
 if TYPE_CHECKING:
     from ..ir import Node
-    from ..patterns import Match, Miss
+    from ..matching import Match, Miss
     from ..rules import Rule
 
     Found = list[tuple[Node, Match | Miss]]

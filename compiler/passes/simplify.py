@@ -258,7 +258,6 @@ def _main() -> None:
     model.ParseFromString(sys.stdin.buffer.read())
     simplified, _ = onnxsim.simplify(
         model,
-        skip_fuse_bn=True,
         skipped_optimizers=list(NOT_EXACT),
         tensor_size_threshold=f"{fold_bytes}B",
         include_subgraph=True,

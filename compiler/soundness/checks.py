@@ -31,7 +31,7 @@ from .. import ir, verifier
 from ..analysis import shapes
 from ..errors import BadInput, RuleError
 from ..passes import Context
-from ..patterns import Match
+from ..matching import Match
 from ..rewriter import Outcome, Rewriter, why
 from ..rules import Case, Refused, Rule
 from . import data, declaration, draws, mutants, oracle

@@ -26,7 +26,7 @@ from ..evaluation import latency, numerics
 from ..ir import Model
 from ..passes import Context
 from ..passes import shapes as shapes_pass
-from ..patterns import Match
+from ..matching import Match
 from ..pipeline import Options, optimize
 from ..rewriter import why
 from ..rules import Registry
