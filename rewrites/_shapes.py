@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.rules import array, attr, dims, elements, is_constant
+from olc.rules import array, attr, dims, elements, i64, is_constant
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 LAST = (1 << 63) - 1
+VECTOR = i64["R"]
+"""A target of Expand or ConstantOfShape: runtimes do not agree on what one of another rank means."""
 UNKNOWN = "the shape is not known"
+OTHERS = "another output is in use"
 SPELLED = "it is in canonical form already"
 
 Form = tuple[str, tuple[int, ...]]

@@ -59,6 +59,10 @@ def changed(model: Any, change: Callable[[Any], None]) -> Any:
     return model
 
 
+def sequence(name: str, dtype: int) -> Any:
+    return helper.make_value_info(name, helper.make_sequence_type_proto(helper.make_tensor_type_proto(dtype, [2])))
+
+
 RELU = [node("Relu", ["x"], ["y"], name="r")]
 ADD_W = [node("Add", ["x", "w"], ["y"], name="add")]
 
@@ -258,6 +262,20 @@ MODELS: dict[str, tuple[Any, str, str | None]] = {
     "declared result type is wrong": (
         model_of(RELU, outputs=[tensor_input("y", dtype=T.DOUBLE)]),
         "Relu mixes FLOAT and DOUBLE",
+        None,
+    ),
+    "a sequence where a tensor is due": (
+        model_of(RELU, inputs=[sequence("x", T.FLOAT)]),
+        "input 0 (X) of Relu may not be seq(tensor(float))",
+        "allowed: ",
+    ),
+    "sequences mixed": (
+        model_of(
+            [node("SequenceInsert", ["x", "t"], ["y"])],
+            inputs=[sequence("x", T.FLOAT), tensor_input("t")],
+            outputs=[sequence("y", T.INT64)],
+        ),
+        "SequenceInsert mixes seq(tensor(float)) and seq(tensor(int64))",
         None,
     ),
     "unknown element type": (

@@ -101,7 +101,11 @@ def check(name: str) -> list[Verdict]:
     for level in LEVELS:
         try:
             model = load(raw)
-            optimize(model, Options(level=level, verify_each=True, strict=True), Context(target=targets.get("onnxruntime-cpu")))
+            optimize(
+                model,
+                Options(level=level, verify_each=True, strict=True),
+                Context(target=targets.get("onnxruntime-cpu")),
+            )
             after = problem(to_bytes(model))
         except Exception as error:  # whatever goes wrong here is a failure of the case, told with its class
             after = f"{type(error).__name__}: {error}"

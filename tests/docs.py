@@ -22,7 +22,9 @@ def pages() -> dict[str, str]:
             text.append("#" + page(r).replace("\n## ", "\n### "))
         found[f"{group}.md"] = "\n".join(text)
         index += [f"## [{group}]({group}.md)", ""]
-        index += [f"* `{r.name}` ({r.safety.level}): {' '.join(r.doc.split(chr(10) * 2)[0].split())}" for r in rules] + [""]
+        index += [
+            f"* `{r.name}` ({r.safety.level}): {' '.join(r.doc.split(chr(10) * 2)[0].split())}" for r in rules
+        ] + [""]
     found["index.md"] = "\n".join(index)
     return found
 

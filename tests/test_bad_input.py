@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import time
@@ -39,8 +40,8 @@ PLAIN = relu_chain(3).SerializeToString()
     ("content", "what", "hint"),
     [
         (b"", "the file is empty", "download or export it again"),
-        (PLAIN[:-7], "cut off", "download or export it again"),
-        (PLAIN[: len(PLAIN) // 2], "cut off", "download or export it again"),
+        (PLAIN[:-7], "cut off at byte", "download or export it again"),
+        (PLAIN[: len(PLAIN) // 2], "cut off: a part that starts at byte 2 needs", "download or export it again"),
         (b"PK\x03\x04" + bytes(60), "a zip archive", "unpack it"),
         (b"<!DOCTYPE html><html>404</html>", "a web page", "the download went wrong"),
         (b"\n  <html><body>Sign in</body></html>", "a web page", "the download went wrong"),
@@ -147,6 +148,19 @@ def test_nesting() -> None:
     assert "nested too deep" in refused(lambda: storage.load_proto(typed)).what
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collection_is_as_before(enabled: bool) -> None:
+    if not enabled:
+        gc.disable()
+    try:
+        storage.load_bytes(PLAIN)
+        assert gc.isenabled() is enabled
+        refused(lambda: storage.load_proto(nested_ifs(40)))
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+
+
 def test_limits() -> None:
     assert "more than 10 nodes" in refused(lambda: storage.load_proto(relu_chain(11), limits=Limits(nodes=10))).what
 
@@ -157,8 +171,9 @@ def test_text_that_is_no_model(tmp_path: Path) -> None:
     assert error.what.startswith("not ONNX text: [ParseError at position (line: 1 column:")
     assert "\n" not in error.what
     path = tmp_path / "m.onnxtxt"
-    path.write_bytes(PLAIN)
-    assert "not text" in refused(lambda: frontend.load(path)).what or True
+    path.write_bytes(b"\xff\xfe" + PLAIN)
+    assert refused(lambda: frontend.load(path)).what == "not text"
+    assert "not ONNX text" in refused(lambda: frontend.load('<ir_version: 8, opset_import: ["\ud800": 17]> g')).what
     path.write_text(bad)
     assert refused(lambda: frontend.load(path)).where == str(path)
     deep = '<ir_version: 8, opset_import: ["": 17]> g (' + "seq(" * 100_000 + "float" + ")" * 100_000 + " x) => () {}"

@@ -95,7 +95,9 @@ BAD = {
 
 @pytest.mark.parametrize("kind", [*BAD, "missing", "folder"])
 @pytest.mark.parametrize("command", ["compile", "analyze", "plan", "why"])
-def test_bad_files_are_refused_with_code_3_and_no_traceback(kind: str, command: str, model: Path, tmp_path: Path) -> None:
+def test_bad_files_are_refused_with_code_3_and_no_traceback(
+    kind: str, command: str, model: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "bad.onnx"
     if kind == "folder":
         path.mkdir()

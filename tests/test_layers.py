@@ -88,7 +88,9 @@ def test_imports_go_one_way(path: Path) -> None:
     if here in ("__init__", "__main__"):
         return
     for name, line, top in imports(path):
-        assert name not in ("rewrites", "frontends"), f"{path.name}:{line}: compiler discovers {name}, it never imports it"
+        assert name not in ("rewrites", "frontends"), (
+            f"{path.name}:{line}: compiler discovers {name}, it never imports it"
+        )
         if name == here or name.startswith("__"):
             continue
         assert name in LEVEL, f"{path.name}:{line}: imports unknown room {name}"
@@ -102,7 +104,13 @@ def test_only_ir_names_the_ir_library(path: Path) -> None:
     if path == COMPILER / "ir.py":
         return
     for n in ast.walk(ast.parse(path.read_text())):
-        names = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module or ""] if isinstance(n, ast.ImportFrom) else []
+        names = (
+            [a.name for a in n.names]
+            if isinstance(n, ast.Import)
+            else [n.module or ""]
+            if isinstance(n, ast.ImportFrom)
+            else []
+        )
         assert not any(x.split(".")[0] == "onnx_ir" for x in names), f"{path.name}:{n.lineno}: goes past ir.py"  # type: ignore[attr-defined]
 
 
@@ -112,7 +120,9 @@ def test_only_ir_names_the_ir_library(path: Path) -> None:
 def test_rules_and_frontends_import_as_an_outside_author_would(path: Path) -> None:
     for n in ast.walk(ast.parse(path.read_text())):
         if isinstance(n, ast.ImportFrom) and n.level:
-            assert n.level == 1 or not path.is_relative_to(ROOT / "frontends"), f"{path}: relative import out of its folder"
+            assert n.level == 1 or not path.is_relative_to(ROOT / "frontends"), (
+                f"{path}: relative import out of its folder"
+            )
         if isinstance(n, ast.Import | ast.ImportFrom):
             name = n.module or "" if isinstance(n, ast.ImportFrom) else n.names[0].name
             assert "cli" not in name.split("."), f"{path}:{n.lineno}"

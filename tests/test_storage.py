@@ -224,8 +224,8 @@ def test_a_body_may_read_what_a_later_node_of_an_unsorted_graph_makes() -> None:
 
 def test_a_body_input_that_hides_an_outer_name_is_renamed() -> None:
     """onnx.checker and ONNX Runtime accept it; our graphs keep every name once."""
-    inputs = [tensor_input("i", (), T.INT64), tensor_input("going", (), T.BOOL), tensor_input("a")]
-    nodes = [helper.make_node("Identity", ["going"], ["go"]), helper.make_node("Add", ["a", "k"], ["b"])]
+    inputs = [tensor_input("i", (), T.INT64), tensor_input("x", (), T.BOOL), tensor_input("a")]
+    nodes = [helper.make_node("Identity", ["x"], ["go"]), helper.make_node("Add", ["a", "k"], ["b"])]
     outputs = [tensor_input("go", (), T.BOOL), tensor_input("b")]
     body = helper.make_graph(nodes, "body", inputs, outputs, [helper.make_tensor("k", T.FLOAT, [2], [1, 1])])
     outer = [helper.make_node("Abs", ["x"], ["a"]), helper.make_node("Add", ["a", "k"], ["k_1"]),
@@ -235,7 +235,7 @@ def test_a_body_input_that_hides_an_outer_name_is_renamed() -> None:
     onnx.checker.check_model(model)
     saved = through(model)
     inner = saved.graph.node[2].attribute[0].g
-    assert [i.name for i in inner.input] == ["i", "going", "a_1"]
+    assert [i.name for i in inner.input] == ["i", "x_1", "a_1"]
     assert [t.name for t in inner.initializer] == ["k_2"]  # k_1 is taken
     feed = {"x": np.array([1, -2], np.float32)}
     assert run(saved, feed).tolist() == run(model, feed).tolist() == [9, 10]

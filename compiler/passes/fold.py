@@ -3,7 +3,8 @@
 Two ways lead there. A value whose elements the shape analysis proves to be numbers (the Shape of a static tensor, a
 Gather of it) is written down, whatever produces it. A node whose inputs are all constants is evaluated, by the kernels
 that would have run it (ONNX Runtime without graph optimizations, in one session for all nodes of a round; the
-reference evaluator for what that cannot run), so the numbers are those of a run.
+reference evaluator for what that cannot run), so the numbers are those of a run. (What reads them may still round
+otherwise in the last bit: ONNX Runtime packs the weights of an LSTM where they are constant, and sums in that order.)
 
 Left alone, because it would not be the same, not be worth it, or not be safe:
 
@@ -63,8 +64,9 @@ _PACKED = frozenset(t for t in _T if t not in (_T.UNDEFINED, _T.STRING, _T.BOOL)
 _SMALL = 1024
 # External tensors above this many bytes are never read here.
 _MAPPED = 1 << 20
-# Results of one session, in bytes, after which the next one is started: what is replaced can then be let go.
-_BATCH = 256 << 20
+# Results of one session, in bytes and in nodes, after which the next one is started: what is replaced can then be let
+# go, and ONNX Runtime's time to make a session grows faster than the number of its nodes.
+_BATCH, _BATCH_NODES = 256 << 20, 2000
 
 
 def run(model: ir.Model, ctx: Context) -> int:
@@ -100,6 +102,7 @@ class _Folder:
         self.changes = 0
         self.added = 0
         self.pinned = annotated(model)
+        self.one_reader: dict[ir.Value, bool] = {}
         self.pending: dict[ir.Value, int] = {}  # results of nodes chosen for evaluation, with their bytes
 
     def graph(self, graph: ir.Graph, opsets: dict[str, int], in_function: bool) -> None:
@@ -115,7 +118,7 @@ class _Folder:
             elif self._foldable(node):
                 chosen.append(node)
                 size += sum(self.pending[v] for v in node.outputs if v in self.pending)
-            if size > _BATCH:
+            if size > _BATCH or len(chosen) >= _BATCH_NODES:
                 gone.extend(self._evaluated(graph, chosen, opsets, in_function))
                 chosen, size = [], 0
                 self.pending.clear()
@@ -197,7 +200,7 @@ class _Folder:
         inputs = [v for v in dict.fromkeys(node.inputs) if v is not None]
         if any(v not in self.pending and _far(v) for v in inputs):
             return False
-        ending = sum(_held(v, self.pending) for v in inputs if len({u.node for u in v.uses()}) == 1)
+        ending = sum(_held(v, self.pending) for v in inputs if self._has_one_reader(v))
         if size > self.ctx.fold_bytes and (size > ending or node.op_type not in _LINEAR):
             return False
         grown = max(0, size - ending)
@@ -205,6 +208,13 @@ class _Folder:
             return False
         self.added += grown
         return True
+
+    def _has_one_reader(self, value: ir.Value) -> bool:
+        """Whether one node reads the value. Asked once: a constant may have thousands of readers, and loses them here."""
+        known = self.one_reader.get(value)
+        if known is None:
+            known = self.one_reader[value] = len({u.node for u in value.uses()}) == 1
+        return known
 
     def _divides(self, node: ir.Node) -> bool:
         """False for an integer division by what could be zero: the runtime's kernel would trap."""
@@ -263,7 +273,7 @@ class _Folder:
         casts = node.op_type == "Cast"
         if casts and not (tensor.dtype in _LAZY_FLOATS and result.dtype in _LAZY_FLOATS):
             return False
-        if size > self.ctx.fold_bytes and (size > tensor.nbytes or len({u.node for u in source.uses()}) != 1):
+        if size > self.ctx.fold_bytes and (size > tensor.nbytes or not self._has_one_reader(source)):
             return False
         order = ir.attr(node, "perm") if node.op_type == "Transpose" else None
         shape = core.static(core.dims(result) or ())

@@ -30,8 +30,7 @@ def _compose(first, second):
     found = []
     for i in range(2):
         bound = second[i] if first[i] is None else _seen_through(first[i], *second)
-        infinite = isinstance(bound, float) and np.isinf(bound)
-        found.append(None if infinite and None in (first[i], second[i]) else bound)
+        found.append(None if bound == (-np.inf, np.inf)[i] and None in (first[i], second[i]) else bound)
     return found
 
 

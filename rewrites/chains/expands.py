@@ -2,7 +2,7 @@
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.rules import EXACT, Case, Refused, dims, elements, f32, i64, rule
+from olc.rules import EXACT, Case, Refused, Value, dims, elements, f32, i64, rule
 
 from .. import _shapes as s
 
@@ -19,7 +19,7 @@ def _reach(src, target, out):
 class ComposeExpands:
     """An Expand of an Expand is one, to the last shape. Sound because that is proved to follow from the first input."""
 
-    def pattern(op, x, a, b):
+    def pattern(op, x, a: s.VECTOR, b: Value):
         return op.Expand(op.shared(op.Expand(x, a)), b)
 
     def unless(m):

@@ -34,7 +34,7 @@ class DropDropout:
         if m.training is not None and scalar(m.training):
             return "it is in training mode"
         if s.others_used(m.root):
-            return "the mask is used"
+            return s.OTHERS
 
     def rewrite(op, m):
         return m.x

@@ -86,7 +86,7 @@ class DropMaxPoolOfOne:
 
     def unless(m):
         if s.others_used(m.root):
-            return "the indices are used"
+            return s.OTHERS
         return _window_of_one(m)
 
     def rewrite(op, m):

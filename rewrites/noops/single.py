@@ -1,19 +1,30 @@
 """Operators over many inputs or outputs that have one, or whose others are empty."""
 
 import numpy as np
-from olc.rules import EXACT, Attrs, Case, Many, Refused, dims, f32, i64, rule
+from olc.rules import CLOSE, EXACT, Attrs, Case, Many, Refused, dims, f32, i64, rule
 
 from .. import _shapes as s
 
 
 @rule(group="noops", safety=EXACT, since=8, keeps_shape=True)
-class DropVariadicOfOne:
-    """The sum, mean, maximum or minimum of one input is that input.
-
-    Sound because nothing is added, and a mean is divided by 1."""
+class DropMaxOfOneInput:
+    """The maximum or minimum of one input is that input. Sound because there is no other to pick."""
 
     def pattern(op, x):
-        return op.oneof("Sum", "Mean", "Max", "Min")(x)
+        return op.oneof("Max", "Min")(x)
+
+    def rewrite(op, m):
+        return m.x
+
+    cases = [Case("one input", x=f32["N", 4])]
+
+
+@rule(group="noops", safety=CLOSE("a sum that starts from 0 makes -0.0 to 0.0"), since=8, keeps_shape=True)
+class DropSumOfOneInput:
+    """The sum or mean of one input is that input: nothing is added, and a mean is divided by 1."""
+
+    def pattern(op, x):
+        return op.oneof("Sum", "Mean")(x)
 
     def rewrite(op, m):
         return m.x

@@ -171,7 +171,7 @@ class DropSpaceToDepthOfOne:
 class DropExpandToSameSize:
     """An Expand to the shape that the input has is its input. Sound because nothing is repeated."""
 
-    def pattern(op, x, shape):
+    def pattern(op, x, shape: s.VECTOR):
         return op.Expand(x, shape)
 
     def unless(m):

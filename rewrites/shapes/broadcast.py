@@ -3,10 +3,13 @@
 import numpy as np
 from olc.rules import EXACT, Attrs, Case, Refused, boolean, dims, f32, i64, rule
 
+from .. import _shapes as s
+
 BINARY = (
-    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual",
+    "Add", "Sub", "Mul", "Div", "Mod", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual",
     "GreaterOrEqual", "Max", "Min", "Sum", "Mean", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift",
 )  # fmt: skip
+"""Not Pow: some runtimes have another algorithm for an exponent that is one number."""
 
 
 def _reached(out, *values):
@@ -55,7 +58,7 @@ class ExpandBeforeBroadcast:
     Sound because the other operand, or the operand itself, is proved to have each dim of the result.
     """
 
-    def pattern(op, x, shape, y, attrs: Attrs):
+    def pattern(op, x, shape: s.VECTOR, y, attrs: Attrs):
         return op.oneof(*BINARY)(op.shared(op.Expand(x, shape)), y, **attrs)
 
     def unless(m):
@@ -74,7 +77,7 @@ class ExpandBeforeBroadcastSecond:
     Sound because the other operand, or the operand itself, is proved to have each dim of the result.
     """
 
-    def pattern(op, x, shape, y, attrs: Attrs):
+    def pattern(op, x, shape: s.VECTOR, y, attrs: Attrs):
         return op.oneof(*BINARY)(y, op.shared(op.Expand(x, shape)), **attrs)
 
     def unless(m):
@@ -93,7 +96,7 @@ class ExpandBeforeWhere:
     Sound because one of the operands is proved to have each dim of the result.
     """
 
-    def pattern(op, x, shape, y, z):
+    def pattern(op, x, shape: s.VECTOR, y, z):
         wide = op.shared(op.Expand(x, shape))
         return op.either(op.Where(wide, y, z), op.Where(y, wide, z), op.Where(y, z, wide))
 
@@ -118,7 +121,7 @@ class FilledBeforeBroadcast:
     Sound because the other operand is proved to have each dim of the result.
     """
 
-    def pattern(op, shape, value, y, attrs: Attrs):
+    def pattern(op, shape: s.VECTOR, value, y, attrs: Attrs):
         return op.oneof(*BINARY)(op.shared(op.ConstantOfShape(shape, value=value)), y, **attrs)
 
     def unless(m):
@@ -137,7 +140,7 @@ class FilledBeforeBroadcastSecond:
     Sound because the other operand is proved to have each dim of the result.
     """
 
-    def pattern(op, shape, value, y, attrs: Attrs):
+    def pattern(op, shape: s.VECTOR, value, y, attrs: Attrs):
         return op.oneof(*BINARY)(y, op.shared(op.ConstantOfShape(shape, value=value)), **attrs)
 
     def unless(m):
@@ -156,7 +159,7 @@ class FilledBeforeWhere:
     Sound because the other operands are proved to have each dim of the result.
     """
 
-    def pattern(op, shape, value, y, z):
+    def pattern(op, shape: s.VECTOR, value, y, z):
         wide = op.shared(op.ConstantOfShape(shape, value=value))
         return op.either(op.Where(wide, y, z), op.Where(y, wide, z), op.Where(y, z, wide))
 

@@ -22,7 +22,7 @@ class CanonicalExpand:
     Where only dims of 1 come in front it is an Unsqueeze. Sound because the shape is proved to be the same.
     """
 
-    def pattern(op, x, shape):
+    def pattern(op, x, shape: s.VECTOR):
         return op.Expand(x, shape)
 
     def unless(m):

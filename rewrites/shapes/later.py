@@ -1,14 +1,16 @@
 """What is elementwise happens before an Expand."""
 
 import numpy as np
-from olc.rules import EXACT, Attrs, Case, Refused, boolean, dims, f32, i64, rule
+from olc.rules import EXACT, Attrs, Case, Refused, boolean, dims, f32, rule
+
+from .. import _shapes as s
 
 UNARY = (
     "Abs", "Cast", "Ceil", "Cos", "Erf", "Exp", "Floor", "IsNaN", "Log", "Neg", "Not", "Reciprocal", "Relu", "Round",
     "Sigmoid", "Sign", "Sin", "Sqrt", "Tanh",
 )  # fmt: skip
 BINARY = (
-    "Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
+    "Add", "Sub", "Mul", "Div", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
     "Max", "Min",
 )  # fmt: skip
 
@@ -37,7 +39,7 @@ def _earlier(op, m):
 class ExpandAfterUnary:
     """A function of each element is applied before an Expand. Sound because copies give the same results."""
 
-    def pattern(op, x, shape: i64["R"], attrs: Attrs):
+    def pattern(op, x, shape: s.VECTOR, attrs: Attrs):
         return op.oneof(*UNARY)(op.Expand(x, shape), **attrs)
 
     def rewrite(op, m):
@@ -56,7 +58,7 @@ class ExpandAfterBinary:
     Sound because the other operand is proved to add no dim, so that copies give the same results.
     """
 
-    def pattern(op, x, shape: i64["R"], y):
+    def pattern(op, x, shape: s.VECTOR, y):
         wide = op.Expand(x, shape)
         return op.either(op.oneof(*BINARY)(wide, y), op.oneof(*BINARY)(y, wide))
 
@@ -82,7 +84,7 @@ class ExpandAfterWhere:
     Sound because the other operands are proved to add no dim, so that copies give the same results.
     """
 
-    def pattern(op, x, shape: i64["R"], y, z):
+    def pattern(op, x, shape: s.VECTOR, y, z):
         wide = op.Expand(x, shape)
         return op.either(op.Where(wide, y, z), op.Where(y, wide, z), op.Where(y, z, wide))
 

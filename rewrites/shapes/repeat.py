@@ -39,7 +39,7 @@ class RepeatAsGather:
     first), and the shapes are proved to be those.
     """
 
-    def pattern(op, x, shape, numbers: Many, attrs: Attrs):
+    def pattern(op, x, shape: s.VECTOR, numbers: Many, attrs: Attrs):
         return op.oneof("Reshape", "Flatten")(op.Expand(x, shape), *numbers, **attrs)
 
     def unless(m):

@@ -55,3 +55,7 @@ def test_size_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(onnx_text, "MAX_BYTES", 1000)
     with pytest.raises(BadInput, match="such a file ends at 1,000"):
         frontend.load(tmp_path / "m.txt")
+    monkeypatch.setattr(onnx_text, "MAX_BYTES", 1 << 20)
+    assert len(frontend.load(tmp_path / "m.txt").graph) == 100  # brackets in a row are not nested
+    with pytest.raises(BadInput, match="more than 1 MiB of text"):
+        frontend.load(TEXT + "#" * (1 << 20))

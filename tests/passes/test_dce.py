@@ -42,6 +42,17 @@ def test_what_only_a_dead_body_uses_is_dead() -> None:
     assert ops(after.graph) == ["Neg"]
 
 
+def test_a_dead_body_no_longer_uses_what_lives_on() -> None:
+    model = load(parse("""g (bool c, float[2] x) => (float[2] y) {
+        e = Exp(x)
+        z = If (c) <then_branch = t () => (float[2] a) { a = Relu(e) },
+                    else_branch = f () => (float[2] b) { b = Abs(e) }>
+        y = Neg(e)
+    }"""))  # fmt: skip
+    dce.run(model, Context())
+    assert [use.node.op_type for use in model.graph[0].outputs[0].uses()] == ["Neg"]
+
+
 def test_dead_nodes_and_initializers_inside_bodies() -> None:
     proto = parse("""g (bool c, float[2] x) => (float[2] y) {
         e = Exp(x)

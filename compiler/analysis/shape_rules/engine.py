@@ -290,7 +290,8 @@ def _type_plan(op_type: str, domain: str, version: int) -> tuple[tuple[Any, ...]
         return None
     seen: dict[str, int] = {}
     for i, p in enumerate(schema.inputs):
-        seen.setdefault(p.type_str, i)
+        if p.is_homogeneous:  # the inputs of a Loop or Scan share a letter, but not a type
+            seen.setdefault(p.type_str, i)
     kinds: list[Any] = []
     constraints = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
     for p in schema.outputs:

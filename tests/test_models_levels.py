@@ -1,0 +1,45 @@
+"""Every real model through the levels: the artifact agrees with the source, and still does its job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import models
+import olc
+from olc.session import session
+
+CASES = [(recipe.name, variant.name) for recipe in models.all_recipes().values() for variant in recipe.variants]
+LARGE = {"smollm2-135m-kv", "whisper-tiny-en"}
+FIRST = [(name, models.find(name).variants[0].name) for name in models.all_recipes()]
+
+
+def compiled(name: str, variant: str, level: int, folder: Path, **options: object) -> dict[str, Path]:
+    """The recipe's files at a level; the evaluation inside ``olc.compile`` raises where the outputs differ."""
+    found = {}
+    for role, path in models.find(name).build(variant).items():
+        found[role] = folder / f"{path.stem}.onnx"
+        olc.compile(path, found[role], level=level, samples=1, **options)
+    return found
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_level_2_does_the_models_job(name: str, variant: str, tmp_path: Path) -> None:
+    result = models.find(name).check(compiled(name, variant, 2, tmp_path), session)
+    assert result.passed, result.text
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize(("name", "variant"), [c for c in FIRST if c[0] not in LARGE])
+def test_lower_levels_do_the_models_job(name: str, variant: str, level: int, tmp_path: Path) -> None:
+    result = models.find(name).check(compiled(name, variant, level, tmp_path), session)
+    assert result.passed, result.text
+
+
+@pytest.mark.parametrize("name", ["minilm-l6", "keras-mlp", "silero-vad"])
+def test_level_3_does_the_models_job(name: str, tmp_path: Path) -> None:
+    """-O3 on all models, timings included, is ``python -m benchmarks levels``."""
+    variant = models.find(name).variants[0].name
+    result = models.find(name).check(compiled(name, variant, 3, tmp_path, seconds=20.0), session)
+    assert result.passed, result.text
