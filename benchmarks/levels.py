@@ -9,10 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import models
 import olc
 from olc.errors import OlcError
 from olc.session import session
+
+import models
 
 
 def rows(name: str, variant: str, levels: tuple[int, ...] = (0, 1, 2, 3), seconds: float = 60.0) -> list[dict[str, object]]:

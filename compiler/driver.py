@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -56,7 +56,7 @@ class Settings:
     exact: bool = False
     dims: Mapping[str, int] | None = None
     data: str | None = None
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     evaluate: bool = True
     seconds: float = 120.0
     threads: int | None = None
@@ -96,7 +96,9 @@ def compile(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def plan(source: Any, settings: Settings | None = None, *, say: Callable[[str], None] = lambda text: None) -> tuple[Plan, list[Trial]]:
+def plan(
+    source: Any, settings: Settings | None = None, *, say: Callable[[str], None] = lambda text: None
+) -> tuple[Plan, list[Trial]]:
     """What ``compile`` would do at -O3, with the comparisons that it rests on; writes nothing."""
     chosen = replace(settings if settings is not None else Settings(), level=3)
     with tempfile.TemporaryDirectory(prefix="olc-plan-") as folder:
@@ -142,7 +144,8 @@ class _Compile:
         evaluation = self.evaluate(built, plan, level) if s.evaluate else None
         while s.evaluate and s.level == 3 and s.plan is None and level > 0 and _slower(evaluation):
             # The search looked at parts, on other inputs. The whole has the last word, down to the source as it was.
-            assert evaluation is not None and evaluation.paired is not None
+            assert evaluation is not None
+            assert evaluation.paired is not None
             lower = 1 if level > 1 else 0
             self.notes.append(f"in the final check -O{level} was {evaluation.paired.text}; -O{lower} is given instead")
             plan, level = None, lower

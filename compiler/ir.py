@@ -7,7 +7,7 @@ Values are compared by identity, names are for people. Facts that olc derives li
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -236,7 +236,7 @@ def opset_of(model: Model, domain: str = "") -> int | None:
     return model.opset_imports.get(domain)
 
 
-@lru_cache(maxsize=None)
+@cache
 def schema_of(op_type: str, domain: str, version: int) -> Any | None:
     """The operator's schema (``onnx.defs.OpSchema``) in force at that opset, or None where onnx knows none."""
     import onnx.defs

@@ -234,7 +234,8 @@ def _flatten(s: _State, v: Value, nodes: list[Node], factors: list[Value], limit
     inner = node is not None and (not nodes or (len(v.uses()) == 1 and not v.is_graph_output())) and len(nodes) < limit
     if node is not None and inner and (node.domain, node.op_type) in PRODUCT_OPS and ir.owner(node) is s.graph:
         a, b = node.inputs
-        assert a is not None and b is not None
+        assert a is not None
+        assert b is not None
         numbers = [_factor(node, x, y) for x, y in ((a, b), (b, a))]
         if node.op_type == "Mul" or numbers[1] is not None:
             nodes.append(node)
@@ -339,7 +340,8 @@ def _literal(s: _State, p: Literal, v: Value) -> bool:
 
 def same_number(number: Any, wanted: float, dtype: DataType) -> bool:
     """Is a constant the number that a pattern names? Exactly, sign of zero included, where the number is exact in
-    half precision (0, 1, 0.5, -1, 2 …); else within 1e-5 relative or the rounding of the constant's own dtype (exporters write 1.41421)."""
+    half precision (0, 1, 0.5, -1, 2 …); else within 1e-5 relative or the rounding of the constant's own dtype
+    (exporters write 1.41421)."""
     actual = number.item() if isinstance(number, np.generic) else number
     if not isinstance(actual, int | float):
         return bool(actual == wanted)

@@ -42,7 +42,7 @@ class Builder:
         infer: Callable[[Node], None] | None = None,
     ) -> None:  # fmt: skip
         self._opsets = opsets
-        self._infer = infer if parent is None else parent._infer
+        self._infer: Callable[[Node], None] | None = infer if parent is None else parent._infer
         self._domain = domain
         self.nodes: list[Node] = [] if parent is None else parent.nodes
         self.constants: list[Value] = [] if parent is None else parent.constants

@@ -63,10 +63,8 @@ def type_name(type_: Any) -> str | None:
         return _TENSOR_NAMES.get(type_.dtype)
     for cls, text in ((ir.SparseTensorType, "sparse_tensor"), (ir.SequenceType, "seq"), (ir.OptionalType, "optional")):
         if isinstance(type_, cls):
-            if cls is ir.SparseTensorType:
-                inner = _TENSOR_NAMES.get(type_.dtype, "")[7:-1] or None
-            else:
-                inner = type_name(type_.elem_type)
+            sparse = cls is ir.SparseTensorType
+            inner = _TENSOR_NAMES.get(type_.dtype, "")[7:-1] or None if sparse else type_name(type_.elem_type)
             return None if inner is None else f"{text}({inner})"
     return None
 

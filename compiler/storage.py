@@ -106,7 +106,7 @@ def _models_in(folder: str) -> str:
 
 def _parse(raw: bytes, where: str) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     reason = explain(raw)
     if reason is not None:

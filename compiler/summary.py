@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import ir, targets
+from .analysis import cost, shapes
 from .ir import Model, Value
-from .passes import Context
 from .matching import Match
+from .passes import Context
 from .pipeline import Options, optimize
 from .rewriter import why
 from .rules import registry
-from .analysis import cost, shapes
 
 
 def summarize(model: Model, target: str, dims: Mapping[str, int], rules: Sequence[str] = (), top: int = 10) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def accepts(source: Any) -> bool | str:
 
 def load(source: Any) -> ir.Model:
     """The verified model of a ``gs.Graph``, which is left as it is."""
-    import onnx_graphsurgeon as gs  # type: ignore[import-untyped]
+    import onnx_graphsurgeon as gs
 
     where = f"gs.Graph {source.name!r}"
     try:

@@ -55,7 +55,7 @@ def parse(text: str, where: str) -> ir.Model:
         proto = onnx.parser.parse_model(text)
     except onnx.parser.ParseError as error:
         raise BadInput(_reason(error), where=where, hint="see https://onnx.ai/onnx/repo-docs/Syntax.html") from None
-    except (UnicodeError, RuntimeError, ValueError) as error:
+    except (TypeError, RuntimeError, ValueError) as error:  # TypeError: no UTF-8 can say it
         raise BadInput(f"not ONNX text: {error}", where=where) from error
     return storage.load_proto(proto, where=where)
 

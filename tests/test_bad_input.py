@@ -40,7 +40,7 @@ PLAIN = relu_chain(3).SerializeToString()
     ("content", "what", "hint"),
     [
         (b"", "the file is empty", "download or export it again"),
-        (PLAIN[:-7], "cut off at byte", "download or export it again"),
+        (PLAIN[:-7], "cut off: a part that starts at byte", "download or export it again"),
         (PLAIN[: len(PLAIN) // 2], "cut off: a part that starts at byte 2 needs", "download or export it again"),
         (b"PK\x03\x04" + bytes(60), "a zip archive", "unpack it"),
         (b"<!DOCTYPE html><html>404</html>", "a web page", "the download went wrong"),

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-
 from olc.cli import main
 
 GELU = """<ir_version: 10, opset_import: ["":20]>
@@ -161,7 +160,8 @@ def test_disk_full_leaves_nothing(model: Path, tmp_path: Path) -> None:
 
 def test_ctrl_c_is_code_130_and_leaves_nothing(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    code = f"import sys; from olc import cli; print('ready', flush=True); sys.exit(cli.main(['compile', {str(model)!r}, '-O3', '-o', {str(out)!r}]))"
+    args = ["compile", str(model), "-O3", "-o", str(out)]
+    code = f"import sys; from olc import cli; print('ready', flush=True); sys.exit(cli.main({args!r}))"
     running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert running.stdout is not None
     running.stdout.readline()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import olc
 import pytest
+from olc.session import session
 
 import models
-import olc
-from olc.session import session
 
 CASES = [(recipe.name, variant.name) for recipe in models.all_recipes().values() for variant in recipe.variants]
 LARGE = {"smollm2-135m-kv", "whisper-tiny-en"}

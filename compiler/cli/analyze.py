@@ -21,8 +21,8 @@ def command(model: str, target: str, dims: dict[str, int], rules: tuple[str, ...
     and what olc would fuse or could quantize. Runs nothing."""
     import json
 
-    from ..summary import summarize
     from ..frontend import load
+    from ..summary import summarize
 
     found = summarize(load(model), target, dims, rules, top)
     if as_json:

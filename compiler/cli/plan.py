@@ -27,8 +27,8 @@ def command(model: str, output: str | None, level: int, tune_time: float, **opti
     their plan says only what they are.
     """
     from ..driver import plan
-    from ..frontend import load
     from ..files import write_text
+    from ..frontend import load
     from ..strategy.plan import Plan
 
     if level < 3:

@@ -82,7 +82,7 @@ def _kind(m: Match | Miss) -> str:
 
 def _told(node: Node, m: Match | Miss) -> str:
     place = f"{node.op_type} {node.name!r}"
-    if m:
+    if isinstance(m, Match):
         return f"match    {place}: {' '.join(n.op_type for n in m.nodes)}"
     if m.refused:
         return f"refused  {place}: {m.reason}"
@@ -110,7 +110,7 @@ def _record(rule: Rule, found: Found, limit: int, outside: str | None) -> dict[s
     places = []
     for node, m in found[:limit]:
         place: dict[str, Any] = {"node": node.name, "op": node.op_type, "result": _kind(m)}
-        if m:
+        if isinstance(m, Match):
             place["nodes"] = [n.name for n in m.nodes]
         else:
             place |= {"reason": m.reason, "at": m.at, "element": m.element, "depth": m.depth, "size": m.size}

@@ -157,7 +157,7 @@ def _function(module: str, name: str, spec: str) -> Callable[[], Any]:
             sys.path.remove(here)
     if not callable(found):
         raise BadInput(f"module {module!r} has no function {name!r}", where=spec, hint="check the name")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _called(function: Callable[[], Any], spec: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

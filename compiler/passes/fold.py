@@ -210,7 +210,7 @@ class _Folder:
         return True
 
     def _has_one_reader(self, value: ir.Value) -> bool:
-        """Whether one node reads the value. Asked once: a constant may have thousands of readers, and loses them here."""
+        """Whether one node reads the value. Asked once: a constant may have thousands, and only loses them here."""
         known = self.one_reader.get(value)
         if known is None:
             known = self.one_reader[value] = len({u.node for u in value.uses()}) == 1

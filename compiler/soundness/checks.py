@@ -30,8 +30,8 @@ import onnx
 from .. import ir, verifier
 from ..analysis import shapes
 from ..errors import BadInput, RuleError
-from ..passes import Context
 from ..matching import Match
+from ..passes import Context
 from ..rewriter import Outcome, Rewriter, why
 from ..rules import Case, Refused, Rule
 from . import data, declaration, draws, mutants, oracle
@@ -220,8 +220,8 @@ class _Checker:
             elif fired is False:
                 silent.append(f"{label}: {reasons[0] if reasons else 'its root is not in the model'}")
         if isinstance(self.case, Refused) and not any(self.case.because in r for r in said):
-            reasons = "; ".join(dict.fromkeys(said[:6])) or "nothing: its root is not in the model"
-            self.report("refuses", "plain", f"the reason should contain {self.case.because!r}, but it says: {reasons}")
+            words = "; ".join(dict.fromkeys(said[:6])) or "nothing: its root is not in the model"
+            self.report("refuses", "plain", f"the reason should contain {self.case.because!r}, but it says: {words}")
         if self.case.fires and first is None:
             if not any(f.check in ("rewrite", "terminates") for f in self.findings.values()):
                 self.report("fires", "plain", f"the rule leaves the case alone: {silent[0] if silent else 'no reason'}")
@@ -327,8 +327,9 @@ class _Checker:
 
     def _same_fault(self, candidate: Candidate, check: str) -> str | None:
         again = self._rewritten(candidate)
-        same = isinstance(again, _Fault) and again.check == check
-        return again.message if same and self._legal(candidate) else None
+        if not isinstance(again, _Fault) or again.check != check or not self._legal(candidate):
+            return None
+        return again.message
 
     def _rewritten(self, candidate: Candidate) -> _Done | _Fault:
         """The model after the rule; or the check that failed and what it says."""

@@ -23,7 +23,7 @@ def special_numbers(dtype: DataType) -> np.ndarray:
     import ml_dtypes
 
     t = dtype.numpy()
-    info = ml_dtypes.finfo(t)
+    info = ml_dtypes.finfo(t)  # type: ignore[no-untyped-call]
     numbers = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5]
     limits = [info.max, info.min, info.tiny, -info.tiny, info.smallest_subnormal, -info.smallest_subnormal]
     return np.concatenate([np.asarray(numbers).astype(t), np.asarray(limits, dtype=t)])
@@ -79,7 +79,7 @@ def _dealt(numbers: np.ndarray, shape: tuple[int, ...], random: np.random.Genera
 def _integers(t: Any, shape: tuple[int, ...], profile: str, random: np.random.Generator) -> np.ndarray:
     import ml_dtypes
 
-    info = ml_dtypes.iinfo(t)
+    info = ml_dtypes.iinfo(t)  # type: ignore[no-untyped-call]
     if profile in ("plain", "positive"):
         return random.integers(0, 2, shape).astype(t)
     numbers = np.asarray([0, 1, 2, 3, 7] if info.min == 0 else [0, 1, -1, 2, -3, 7])

@@ -24,9 +24,9 @@ from .. import ir, storage
 from ..errors import OlcError
 from ..evaluation import latency, numerics
 from ..ir import Model
+from ..matching import Match
 from ..passes import Context
 from ..passes import shapes as shapes_pass
-from ..matching import Match
 from ..pipeline import Options, optimize
 from ..rewriter import why
 from ..rules import Registry

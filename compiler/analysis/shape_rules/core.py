@@ -98,7 +98,7 @@ def dims(value: ir.Value) -> Dims | None:
     """The shape of a value as dims, or None where even the rank is unknown (or it is no tensor)."""
     found = value.meta.data.get(DIMS, _MISSING)
     if found is not _MISSING:
-        return found  # type: ignore[no-any-return]
+        return found
     t = held_tensor(value)
     return None if t is None else tuple(int(n) for n in t.shape)
 
@@ -108,7 +108,7 @@ def elements(value: ir.Value) -> Elements | None:
     data = value.meta.data
     found = data.get(ELEMENTS)
     if found is not None:
-        return found  # type: ignore[no-any-return]
+        return found
     producer = value.producer()
     if producer is not None and producer.op_type != "Constant":
         return None
@@ -120,7 +120,7 @@ def reals(value: ir.Value) -> tuple[Real, ...] | None:
     data = value.meta.data
     found = data.get(REALS)
     if found is not None:
-        return found  # type: ignore[no-any-return]
+        return found
     producer = value.producer()
     if producer is not None and producer.op_type != "Constant":
         return None
@@ -135,7 +135,7 @@ def _read(value: ir.Value, wanted: bool) -> tuple[Elements | None, tuple[Real, .
     data = value.meta.data
     kept = data.get(_READ)
     if kept is not None and kept[0] is t:
-        return kept[1]  # type: ignore[no-any-return]
+        return kept[1]
     held: tuple[Elements | None, tuple[Real, ...] | None] = (None, None)
     if t.dtype in INTEGERS:
         held = tuple(int(n) for n in t.numpy().reshape(-1)), None
@@ -284,7 +284,7 @@ class Site:
     def axes(self, name: str, i: int, from_input: int) -> tuple[int, ...] | None:
         """Axes held by attribute ``name``, since opset ``from_input`` by input ``i``; None where neither is given."""
         if self.version < from_input:
-            return self.attr(name)  # type: ignore[no-any-return]
+            return self.attr(name)
         return self.ints(i) if self.has(i) else None
 
     # -- new symbols
