@@ -231,9 +231,7 @@ def _prune_loop(node: ir.Node, live: _Liveness) -> tuple[ir.Node, int]:
     (body,) = ir.subgraphs(node)
     carried = len(node.inputs) - 2
     dead = {
-        i
-        for i, v in enumerate(node.outputs)
-        if v not in live.values and (i >= carried or body.inputs[2 + i] not in live.values)
+        i for i, v in enumerate(node.outputs) if v not in live.values and (i >= carried or body.inputs[2 + i] not in live.values)
     }
     if not dead or len(dead) == len(node.outputs):
         return node, 0

@@ -59,8 +59,7 @@ def run(model: ir.Model, ctx: Context) -> int:
 def _sizes(model: ir.Model) -> dict[Identifier, int]:
     """How many nodes each function is when everything in it is inlined; finds recursion on the way."""
     callees = {
-        i: [c for n in _all_nodes(f.graph) if (c := n.op_identifier()) in model.functions]
-        for i, f in model.functions.items()
+        i: [c for n in _all_nodes(f.graph) if (c := n.op_identifier()) in model.functions] for i, f in model.functions.items()
     }
     try:
         order = list(TopologicalSorter(callees).static_order())
@@ -131,11 +130,7 @@ def _same_meaning(graph: ir.Graph, domain: str, theirs: int, ours: int) -> bool:
 def _has_kernel(ctx: Context, model: ir.Model, node: ir.Node) -> bool:
     """True where the target runs an operator of that name: the function is then only a definition for others."""
     version = model.opset_imports.get(node.domain)
-    return (
-        ctx.target is not None
-        and version is not None
-        and bool(ctx.target.table.supports(node.op_type, node.domain, version))
-    )
+    return ctx.target is not None and version is not None and bool(ctx.target.table.supports(node.op_type, node.domain, version))
 
 
 def _inline(graph: ir.Graph, call: ir.Node, function: ir.Function, names: Names) -> None:

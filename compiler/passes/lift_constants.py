@@ -58,9 +58,7 @@ def _lift(graph: ir.Graph) -> int:
             continue
         # The declared type of an intermediate value may be wrong; the tensor's cannot. The tensor itself moves over:
         # the node goes, so nobody else holds it.
-        new = ir.Value(
-            name=old.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
-        )
+        new = ir.Value(name=old.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
         inherit(new, old)
         if new.doc_string is None:
             new.doc_string = node.doc_string

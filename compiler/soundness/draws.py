@@ -15,6 +15,9 @@ from .case_model import Alias, Draw, values_of
 MAX_CHOICES = 64
 """Combinations of alternatives of one case that are all tried; beyond that a sample."""
 
+ROOMY = 4
+"""The round whose named dims are large."""
+
 _PRIMES = (2, 3, 5, 4, 7, 6)
 
 
@@ -46,9 +49,11 @@ def canonical(rule: Rule, case: Case, seed: int) -> Draw:
 
 
 def plain(rule: Rule, case: Case, index: int, random: np.random.Generator) -> Draw:
-    """The draw of one round. The first rounds make sure of what chance may miss: dims of 1, of 0, and equal ones."""
+    """The draw of one round. The first rounds make sure of what chance may miss: dims of 1, of 0, equal ones, and room
+    for every special number."""
     base = canonical(rule, case, int(random.integers(1 << 30)))
-    some = {0: (2, 3, 5), 1: (1,), 2: (int(random.integers(2, 5)),), 3: (0, 1, 2), 4: (6, 7, 8)}
+    room = (18, 20) if len(base.dims) < 3 else (6, 7)
+    some = {0: (2, 3, 5), 1: (1,), 2: (int(random.integers(2, 5)),), 3: (0, 1, 2), ROOMY: room}
     sizes = some.get(index, (1, 2, 3, 4, 5))
     dims = {n: int(random.choice(sizes)) for n in base.dims}
     rest = tuple(int(random.choice(sizes)) for _ in range(2 if index == 0 else int(random.integers(0, 4))))
@@ -79,9 +84,14 @@ def all_choices(asked: list[int], random: np.random.Generator) -> list[tuple[int
 def perturbed(rule: Rule, draw: Draw, kind: int, random: np.random.Generator) -> tuple[str, Draw] | None:
     """The draw with one thing changed that the case's author may not have thought of, and what that is.
 
-    None where the case has nothing of that kind to change.
+    Args:
+        kind: where in ``PERTURBATIONS`` to start; None where the case has nothing of any kind to change.
     """
-    return PERTURBATIONS[kind](rule, draw, random)
+    for i in range(len(PERTURBATIONS)):
+        found = PERTURBATIONS[(kind + i) % len(PERTURBATIONS)](rule, draw, random)
+        if found is not None:
+            return found
+    return None
 
 
 def _pick(random: np.random.Generator, items: list[Any]) -> Any:

@@ -413,7 +413,8 @@ def test_time_is_linear() -> None:
         return took
 
     seconds(200)
-    assert seconds(5000) < 8 * max(seconds(1250), 0.01)
+    short, long = (min(seconds(n) for _ in range(3)) for n in (1250, 5000))
+    assert long < 10 * short  # 4 if linear, 16 if quadratic; the machine may be busy
 
 
 # -------------------------------------------------------------------------------------------- random graphs, run

@@ -15,9 +15,7 @@ from olc.passes import Context
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0]
 
 
-def parse(
-    text: str, ir_version: int = 10, opset: int = 18, imports: str = "", functions: str = "", check: bool = True
-) -> Any:
+def parse(text: str, ir_version: int = 10, opset: int = 18, imports: str = "", functions: str = "", check: bool = True) -> Any:
     """A ModelProto from a graph in ONNX text."""
     header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}{imports}]>'
     proto = onnx.parser.parse_model(f"{header}\n{text}\n{functions}")
@@ -92,9 +90,7 @@ def assert_same(before: list[Any], after: list[Any], tolerance: float = 0.0) -> 
         if a.dtype.kind in "OSU":
             assert a.tolist() == b.tolist()
         elif tolerance:
-            np.testing.assert_allclose(
-                b.astype(np.float64), a.astype(np.float64), rtol=tolerance, atol=tolerance, equal_nan=True
-            )
+            np.testing.assert_allclose(b.astype(np.float64), a.astype(np.float64), rtol=tolerance, atol=tolerance, equal_nan=True)
         elif a.dtype.kind in "fc":
             np.testing.assert_array_equal(a, b)  # equal NaN positions
             np.testing.assert_array_equal(np.signbit(a.real)[~np.isnan(a)], np.signbit(b.real)[~np.isnan(b)])

@@ -93,9 +93,7 @@ def test_the_kept_node_takes_the_name_of_the_graph_output() -> None:
 
 
 def test_identities_of_one_value_that_are_outputs_stay() -> None:
-    proto = parse(
-        "g (float[2] x) => (float[2] y, float[2] z, float[2] w) { y = Identity(x) z = Identity(x) w = Exp(x) }"
-    )
+    proto = parse("g (float[2] x) => (float[2] y, float[2] z, float[2] w) { y = Identity(x) z = Identity(x) w = Exp(x) }")
     _, changes, _ = transform(cse, proto)
     assert changes == 0
 

@@ -183,9 +183,7 @@ def test_recursion_is_refused_with_the_cycle(length: int) -> None:
 def test_a_chain_of_many_functions_is_no_recursion() -> None:
     count = 3000
     functions = [own(f"F{i} (p) => (r) {{ r = own.F{i + 1}(p) }}", ', "own" : 1') for i in range(count)]
-    proto = model(
-        "g (float[2] x) => (float[2] y) { y = own.F0(x) }", own("F0 (p) => (r) { r = own.F1(p) }", ', "own" : 1')
-    )
+    proto = model("g (float[2] x) => (float[2] y) { y = own.F0(x) }", own("F0 (p) => (r) { r = own.F1(p) }", ', "own" : 1'))
     for text in [*functions[1:], own(f"F{count} (p) => (r) {{ r = Exp(p) }}")]:
         proto.functions.append(onnx.parser.parse_function(text))
     loaded = load(proto)
@@ -194,9 +192,7 @@ def test_a_chain_of_many_functions_is_no_recursion() -> None:
 
 
 def test_functions_that_double_forever_stay_calls() -> None:
-    functions = [
-        own(f"F{i} (p) => (r) {{ q = own.F{i + 1}(p) r = own.F{i + 1}(q) }}", ', "own" : 1') for i in range(40)
-    ]
+    functions = [own(f"F{i} (p) => (r) {{ q = own.F{i + 1}(p) r = own.F{i + 1}(q) }}", ', "own" : 1') for i in range(40)]
     proto = model("g (float[2] x) => (float[2] y) { y = own.F0(x) }", *functions, own("F40 (p) => (r) { r = Exp(p) }"))
     loaded, ctx = load(proto), Context()
     assert inline_functions.run(loaded, ctx) == 0

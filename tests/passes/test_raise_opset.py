@@ -222,9 +222,7 @@ def test_upsample_only_enlarges_whatever_its_scales_are() -> None:
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
-@pytest.mark.parametrize(
-    "scales", ["1.0, 1.0, 2.0, 3.0", "1.0, 1.0, 0.6, 0.7", "1.0, 1.0, 0.5, 1.0", "1.0, 1.0, 1.0, 1.0"]
-)
+@pytest.mark.parametrize("scales", ["1.0, 1.0, 2.0, 3.0", "1.0, 1.0, 0.6, 0.7", "1.0, 1.0, 0.5, 1.0", "1.0, 1.0, 1.0, 1.0"])
 @pytest.mark.parametrize("to", [11, 13, 18, 19])
 def test_resize_10(mode: str, scales: str, to: int) -> None:
     text = f"""g (float[1, 2, 3, 4] x) => (float[A, B, C, D] y) <float[4] s = {{{scales}}}> {{
@@ -360,8 +358,7 @@ def test_group_normalization(dtype: str, constant: bool) -> None:
     names = [v.name for v in proto.graph.input]
     shapes = {"x": (1, 4, 3), "s": (2,), "b": (2,)}
     feed = {
-        n: rng.standard_normal(shapes[n]).astype(dtype.replace("float", "float32").replace("double", "float64"))
-        for n in names
+        n: rng.standard_normal(shapes[n]).astype(dtype.replace("float", "float32").replace("double", "float64")) for n in names
     }
     assert_same(_group_norm(feed, constant), run(save(model), feed), 1e-6 if dtype == "float" else 1e-12)
 
@@ -417,9 +414,7 @@ def test_opsets_that_are_too_old_or_operators_nobody_knows() -> None:
 
 
 def test_one_node_that_cannot_follow_keeps_the_whole_model() -> None:
-    refused(
-        old("g (float[7] x) => (float[7] y, bool[7] m) { a = Clip <max = 1.0> (x) y, m = Dropout(a) }", 10), TO, "mask"
-    )
+    refused(old("g (float[7] x) => (float[7] y, bool[7] m) { a = Clip <max = 1.0> (x) y, m = Dropout(a) }", 10), TO, "mask")
 
 
 def test_nothing_to_do() -> None:

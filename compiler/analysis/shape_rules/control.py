@@ -150,7 +150,8 @@ def scan(s: Site) -> None:
     body: ir.Graph = s.attr("body")
     parts = s.attr("num_scan_inputs")
     if s.version < 9:
-        raise Unknown
+        _first_scan(s, body)
+        return
     held = len(s.inputs) - parts
     before = s.engine.supply.count
     state: list[State] = [_outcome(s.value(i)) for i in range(held)]
@@ -180,6 +181,13 @@ def scan(s: Site) -> None:
             continue
         axis = normal_axis(places[i - held], len(each) + 1)
         s.out(i, (*each[:axis], s.fresh() if length is None else length, *each[axis:]))
+
+
+def _first_scan(s: Site, body: ir.Graph) -> None:
+    """Opset 8 had another form, with a batch axis and optional lengths. Only the types are derived."""
+    s.engine.body(body, [(None, None, None if v is None else v.dtype) for v in s.inputs[1:]])
+    for out, inner in zip(s.outputs, body.outputs, strict=False):
+        set_type(out, inner.dtype)
 
 
 @rule("SequenceMap")
