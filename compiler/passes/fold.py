@@ -231,9 +231,7 @@ class _Folder:
 
     # ----------------------------------------------------------------------------------------------- evaluating
 
-    def _evaluated(
-        self, graph: ir.Graph, nodes: list[ir.Node], opsets: dict[str, int], in_function: bool
-    ) -> list[ir.Node]:
+    def _evaluated(self, graph: ir.Graph, nodes: list[ir.Node], opsets: dict[str, int], in_function: bool) -> list[ir.Node]:
         """Evaluate the chosen nodes, put the results that others use into the graph; the nodes that are done."""
         if not nodes:
             return []

@@ -157,9 +157,7 @@ def _session(
     return {v: np.asarray(x) for v, x in zip(results, got, strict=True)}
 
 
-def _reference(
-    node: ir.Node, opsets: Mapping[str, int], known: Mapping[ir.Value, np.ndarray]
-) -> dict[ir.Value, np.ndarray]:
+def _reference(node: ir.Node, opsets: Mapping[str, int], known: Mapping[ir.Value, np.ndarray]) -> dict[ir.Value, np.ndarray]:
     from onnx.reference import ReferenceEvaluator
 
     names: dict[ir.Value, str] = {}

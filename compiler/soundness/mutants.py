@@ -218,7 +218,7 @@ def _unlike(a: np.ndarray) -> list[np.ndarray]:
         return [~a]
     if a.dtype.kind in "iuf" or a.dtype.name == "bfloat16":
         with np.errstate(all="ignore"):
-            changed = [(a + a.dtype.type(1)).astype(a.dtype), np.zeros_like(a)]
+            changed = [np.asarray(a + a.dtype.type(1), a.dtype), np.zeros_like(a)]
         # Axes and shapes are still legal in another order.
         reverse = [np.ascontiguousarray(a[::-1])] if a.dtype.kind in "iu" and a.ndim == 1 else []
         return [b for b in [*reverse, *changed] if not np.array_equal(a, b)]

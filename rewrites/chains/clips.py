@@ -117,7 +117,7 @@ class ClipOfRelu:
     ]
 
 
-@rule(group="chains", safety=CLOSE("the sign of a zero"), since=12)
+@rule(group="chains", safety=CLOSE("Clip without a bound stops at the largest finite number; Relu keeps +inf"), since=12)
 class ClipAsRelu:
     """A Clip at 0 without an upper bound is Relu. Sound by the definition of Relu."""
 

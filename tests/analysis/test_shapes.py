@@ -20,9 +20,7 @@ from shape_soundness import check_value, declared
 
 
 def parsed(text: str, opset: int = 21, more: str = "") -> ir.Model:
-    return serde.deserialize_model(
-        onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}{more}]>\n{text}')
-    )
+    return serde.deserialize_model(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}{more}]>\n{text}'))
 
 
 def inferred(text: str, opset: int = 21, more: str = "") -> dict[str, ir.Value]:
@@ -399,8 +397,7 @@ def test_nodes_that_cannot_run_raise_nothing(body: str) -> None:
 def test_time_is_linear() -> None:
     def seconds(n: int) -> float:
         lines = "  ".join(
-            f"a{i} = Reshape(r{i - 1}, t)  b{i} = Reshape(a{i}, u)  c{i} = Add(b{i}, z)  r{i} = Relu(c{i})"
-            for i in range(1, n)
+            f"a{i} = Reshape(r{i - 1}, t)  b{i} = Reshape(a{i}, u)  c{i} = Add(b{i}, z)  r{i} = Relu(c{i})" for i in range(1, n)
         )
         model = parsed(
             f"""g (float[b, 64, s] x) => (float y) <int64[2] t = {{0, -1}}, int64[3] u = {{0, 64, -1}}, float z = {{0}}>

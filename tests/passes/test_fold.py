@@ -296,9 +296,7 @@ def test_external_weight_stays_in_its_file(tmp_path: Path) -> None:
 
 def test_thousands_of_nodes_take_one_session() -> None:
     lines = ["v0 = Neg(w)"] + [f"v{i} = Add(v{i - 1}, w)" for i in range(1, 3000)]
-    model = parsed(
-        f"g (float[2] x) => (float[2] y) <float[2] w = {{1, 2}}> {{ {'  '.join(lines)}  y = Add(x, v2999) }}"
-    )
+    model = parsed(f"g (float[2] x) => (float[2] y) <float[2] w = {{1, 2}}> {{ {'  '.join(lines)}  y = Add(x, v2999) }}")
     made = Counter[str]()
     session = ort.InferenceSession
 

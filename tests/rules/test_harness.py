@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from olc.ir import DataType
-from olc.rules import EXACT, F32, Case, Refused, Rule, f32, load_file, rule
+from olc.rules import EXACT, Case, Refused, Rule, f16, f32, load_file, rule
 from olc.soundness import Finding, check_rule
 from olc.soundness import data, draws, mutants, oracle
 from olc.soundness.case_model import Draw, Invalid, build, why_invalid
@@ -152,7 +152,7 @@ def test_an_idle_reason_is_a_warning() -> None:
 
         cases = [
             Case("a vector", x=f32["N"]),
-            Refused("half", x=DataType and __import__("olc.rules", fromlist=["f16"]).f16["N"], because="half precision"),
+            Refused("half", x=f16["N"], because="half precision"),
         ]
 
     (f,) = check_rule(Idle)
@@ -186,9 +186,7 @@ class Tower:
     """Neg of a sum of either of two things, so that there is something to choose and to swap."""
 
     def pattern(op, x, y, c):
-        return op.Neg(op.Add(op.either(op.Relu(x), op.Abs(x)), op.Mul(y, 0.5)), c) if False else op.Neg(
-            op.Add(op.either(op.Relu(x), op.Abs(x)), op.Add(op.Mul(y, 0.5), c))
-        )
+        return op.Neg(op.Add(op.either(op.Relu(x), op.Abs(x)), op.Add(op.Mul(y, 0.5), c)))
 
     def rewrite(op, m):
         return op.Neg(op.Neg(op.Neg(m.x)))
@@ -334,9 +332,8 @@ def test_exact_compares_bits() -> None:
 
 def test_close_allows_rounding_only() -> None:
     root = "Sqrt(x)"
-    half = "Pow(x, Constant <value = float {0.5}> ())"
-    del half
     assert differ("CLOSE", root, root, [2.0, 3.0]) is None
+    assert differ("CLOSE", "Softplus(x)", "Neg(x)", [1.0]) is not None
     assert differ("CLOSE", "Identity(x)", "Neg(x)", [1e-3, 0.0]) is not None
     assert differ("CLOSE", "Exp(x)", "Identity(x)", [np.inf, np.nan]) is None, "nothing finite to compare"
 
@@ -358,8 +355,8 @@ def test_dtype_and_shape_are_compared() -> None:
 def test_truth_is_computed_in_double() -> None:
     wide = oracle.in_double(
         onnx.parser.parse_model(
-            """<ir_version: 10, opset_import: ["" : 18]> g (float16[N] x) => (float16[N] y)
-            <float16 c = {1.5}> { t = Cast <to = 1> (x)  u = Cast <to = 10> (t)  y = Mul(u, c) }"""
+            """<ir_version: 10, opset_import: ["" : 18]> g (float[N] x) => (float[N] y)
+            <float c = {1.5}> { t = Cast <to = 10> (x)  u = Cast <to = 1> (t)  y = Mul(u, c) }"""
         )
     )
     (y,) = oracle.reference(wide, {"x": np.array([1e-9])})
@@ -375,7 +372,3 @@ def test_contrib_operators_run_on_onnx_runtime() -> None:
     outputs, by_reference = oracle.run(contrib, {"x": np.zeros(3, np.float32)})
     assert not by_reference
     assert outputs[0].tolist() == [0, 0, 0]
-
-
-def test_named_type_is_used() -> None:
-    assert F32 == DataType.FLOAT

@@ -7,7 +7,7 @@ from typing import Any
 from ... import ir
 from .. import dims as d
 from ..dims import Dim
-from .core import Dims, Elements, Site, Unknown, dims, elements, normal_axis, rule, set_type
+from .core import Dims, Elements, Site, dims, elements, normal_axis, rule, set_type
 
 # How often a body may be inferred until its state dims stop changing; each round gives up at least one dim.
 _ROUNDS = 8

@@ -207,9 +207,7 @@ class Engine:
         kept = [(v, v.type, _facts(v)) for g in _bodies(function.graph) for v in _values(g)]
         _forget_below(function.graph)
         try:
-            given = [
-                (None, None, None) if v is None else (core.dims(v), core.elements(v), v.dtype) for v in node.inputs
-            ]
+            given = [(None, None, None) if v is None else (core.dims(v), core.elements(v), v.dtype) for v in node.inputs]
             self.body(function.graph, given)
             for value, inner in zip(node.outputs, function.outputs, strict=False):
                 data = value.meta.data

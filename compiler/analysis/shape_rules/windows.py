@@ -99,9 +99,7 @@ def conv_transpose(s: Site) -> None:
     auto = s.attr("auto_pad", "NOTSET")
     pads = _pads(s, rank) if auto == "NOTSET" else ((0, 0),) * rank
     out: list[Dim] = []
-    for n, k, step, wide, more, (before, after) in zip(
-        space, _kernel(s, w), strides, dilations, extra, pads, strict=True
-    ):
+    for n, k, step, wide, more, (before, after) in zip(space, _kernel(s, w), strides, dilations, extra, pads, strict=True):
         if auto in ("SAME_UPPER", "SAME_LOWER"):
             out.append(d.mul(n, step))
             continue
