@@ -47,6 +47,7 @@ class Settings:
         data: where real inputs come from (``evaluation/data.py``), or None for synthesised ones.
         budget: how far LOSSY rewrites may move the outputs.
         evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
+        measure: time the two and their memory as well as comparing outputs (always at -O3).
         seconds: wall time for the search of -O3.
         samples: how many inputs to compare on.
     """
@@ -58,6 +59,7 @@ class Settings:
     data: str | None = None
     budget: Budget = field(default_factory=Budget)
     evaluate: bool = True
+    measure: bool = True
     seconds: float = 120.0
     threads: int | None = None
     samples: int = 3
@@ -234,8 +236,10 @@ class _Compile:
         s = self.settings
         self.say("comparing the artifact with the source")
         feeds = self.sample(s.seed + 1)
+        measure = s.measure or level == 3
         found = evaluate(
             self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
+            time_s=2.0 if measure else 0.0, measure_memory=measure,
             options_a=SessionOptions(threads=s.threads), options_b=self.session_options(plan),
         )  # fmt: skip
         lossy = plan is not None and any(c.keep for c in plan.sites.values())

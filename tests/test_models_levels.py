@@ -20,7 +20,7 @@ def compiled(name: str, variant: str, level: int, folder: Path, **options: objec
     found = {}
     for role, path in models.find(name).build(variant).items():
         found[role] = folder / f"{path.stem}.onnx"
-        olc.compile(path, found[role], level=level, samples=1, **options)
+        olc.compile(path, found[role], level=level, samples=1, measure=False, **options)
     return found
 
 
