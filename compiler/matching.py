@@ -158,7 +158,10 @@ def _roots(s: _State, i: int, value: Value, done: tuple[Value, ...], found: list
         values = (*done, value)
         if i + 1 == len(roots):
             return s.tries < MAX_TRIES and _uses_ok(s, values) and _accept(s, values, found)
-        return any(_roots(s, i + 1, v, values, found) for v in _candidates(s, roots[i + 1]) if v not in values)
+        further = [v for v in _candidates(s, roots[i + 1]) if v not in values]
+        if not further:
+            return s.fail(roots[i + 1], value, "what it shares with the pattern's other results has no such user")
+        return any(_roots(s, i + 1, v, values, found) for v in further)
 
     return _value(s, roots[i], value, rest)
 

@@ -322,6 +322,8 @@ class Rewriter:
         for n in op.nodes:
             self._check_node(n)
             for v in n.inputs:
+                if len(m.roots) > 1 and v in m.roots:
+                    raise Refusal("a result would depend on itself", fault=False)
                 if v is not None and v not in made and v not in op.constants and not self._visible(v, m):
                     raise Refusal(f"{n.op_type} reads {v.name!r}, which is not visible there")
             shapes.infer_node(n, self.model)

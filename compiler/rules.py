@@ -92,7 +92,7 @@ class Refused(Case):
         self.because = because
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """A rewrite: ``pattern`` before, ``rewrite`` after, ``unless`` reasons not to, ``cases`` that prove it.
 

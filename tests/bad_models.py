@@ -374,6 +374,19 @@ MODELS: dict[str, tuple[Any, str, str | None]] = {
         None,
     ),
     # functions
+    "function of a future opset": (
+        function_model(helper.make_function("local", "F", ["a"], ["b"], [node("Neg", ["a"], ["b"])], opset(("", 999)))),
+        "opset 999 of ai.onnx; the installed onnx knows up to",
+        "pip install",
+    ),
+    "function attribute unknown": (
+        changed(
+            function_model(function("F", [node("Neg", ["a"], ["b"])], ["b"])),
+            lambda m: m.graph.node[0].attribute.append(helper.make_attribute("k", 1)),
+        ),
+        "function F has no attribute 'k'",
+        None,
+    ),
     "function twice": (
         function_model(*[function("F", [node("Neg", ["a"], ["b"])], ["b"])] * 2),
         "function 'local:F' is defined twice",
@@ -416,11 +429,7 @@ MODELS: dict[str, tuple[Any, str, str | None]] = {
         function_model(
             function(
                 "F",
-                [
-                    changed(
-                        node("Softmax", ["a"], ["b"]), lambda n: n.attribute.add(name="axis", type=2, ref_attr_name="q")
-                    )
-                ],
+                [changed(node("Softmax", ["a"], ["b"]), lambda n: n.attribute.add(name="axis", type=2, ref_attr_name="q"))],
                 ["b"],
             )
         ),

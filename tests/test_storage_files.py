@@ -144,6 +144,83 @@ def test_onnx_runtime_reads_what_is_saved(tmp_path: Path) -> None:
     assert np.allclose(session.run(["y"], {"x": x})[0], expected, atol=1e-4)
 
 
+def test_tensors_of_attributes_stay_where_they_are(tmp_path: Path) -> None:
+    """Runtimes read them from the model; those that are in a data file already may stay in one."""
+    big = onnx.numpy_helper.from_array(np.arange(4096, dtype=np.float32), "")
+    outside = onnx.TensorProto(data_type=T.FLOAT, dims=[4096], data_location=T.EXTERNAL)
+    outside.external_data.add(key="location", value="c.bin")
+    (tmp_path / "c.bin").write_bytes(big.raw_data)
+    nodes = [helper.make_node("Constant", [], ["y"], value=big), helper.make_node("Constant", [], ["z"], value=big)]
+    outputs = [tensor_input("y", [4096]), tensor_input("z", [4096])]
+    storage.save(storage.load_proto(graph_of(nodes, [], outputs)), tmp_path / "in.onnx", external=True)
+    assert not (tmp_path / "in.onnx.data").exists()
+    nodes[1].attribute[0].t.CopyFrom(outside)
+    (tmp_path / "m.onnx").write_bytes(graph_of(nodes, [], outputs).SerializeToString())
+    assert len(storage.save(storage.load(tmp_path / "m.onnx"), tmp_path / "n.onnx", external=True)) == 2
+    tensors_ = [n.attribute[0].t for n in onnx.load(tmp_path / "n.onnx", load_external_data=False).graph.node]
+    assert [len(t.external_data) > 0 for t in tensors_] == [False, True]
+    assert (tmp_path / "n.onnx.data").read_bytes() == big.raw_data
+
+
+def test_places_in_the_data_file_are_aligned(tmp_path: Path) -> None:
+    sizes = {"a": 1025, "b": 1 << 20, "c": 1100}
+    weights = [onnx.numpy_helper.from_array(np.full(n, i + 1, np.uint8), k) for i, (k, n) in enumerate(sizes.items())]
+    model = graph_of([helper.make_node("Concat", list("abc"), ["y"], axis=0)], [], [tensor_input("y", ["n"], 2)], weights)
+    storage.save(storage.load_proto(model), tmp_path / "m.onnx", external=True)
+    raw = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    places = {t.name: {e.key: e.value for e in t.external_data} for t in raw.graph.initializer}
+    assert [p["offset"] for p in places.values()] == ["0", "4096", str(4096 + (1 << 20))]
+    data = (tmp_path / "m.onnx.data").read_bytes()
+    assert data == b"\1" * 1025 + b"\0" * (4096 - 1025) + b"\2" * (1 << 20) + b"\3" * 1100
+
+
+def test_a_tensor_that_gives_other_bytes_than_it_says(tmp_path: Path) -> None:
+    model = storage.load_proto(relu_chain(1))
+    lazy = ir.LazyTensor(lambda: ir.Tensor(np.zeros(999, np.float32)), dtype=ir.DataType.FLOAT, shape=ir.Shape([1000]), name="w")
+    model.graph.initializers.add(ir.Value(name="w", const_value=lazy))
+    with pytest.raises(OutputError, match="tensor 'w' gave 3,996 bytes instead of 4,000"):
+        storage.save(model, tmp_path / "m.onnx", external=True)
+    assert leftovers(tmp_path) == []
+
+
+def test_what_is_renamed_has_reached_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = storage.load(big_model(tmp_path))
+    events: list[Any] = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        target = os.readlink(f"/proc/self/fd/{descriptor}")
+        events.append("folder" if os.path.isdir(target) else os.fstat(descriptor).st_size)
+        sync(descriptor)
+
+    def rename(a: str, b: str) -> None:
+        events.append(os.path.basename(b))
+        replace(a, b)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    before = len(os.listdir("/proc/self/fd"))
+    paths = storage.save(loaded, tmp_path / "n.onnx", external=True)
+    sizes = [os.path.getsize(p) for p in paths]
+    assert events == [sizes[1], sizes[0], "n.onnx.data", "n.onnx", "folder"]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_protobuf_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from google.protobuf.message import EncodeError
+
+    class Refusing:
+        """A proto of more than 2 GiB, without the bytes."""
+
+        def SerializeToString(self, **_: Any) -> bytes:
+            raise EncodeError("too large")
+
+    monkeypatch.setattr(storage, "to_proto", lambda *_: Refusing())
+    with pytest.raises(OutputError, match="protobuf refuses the model: too large"):
+        storage.save(storage.load_proto(relu_chain(1)), tmp_path / "m.onnx")
+    assert leftovers(tmp_path) == []
+
+
 def test_sparse_tensors_stay_in_the_model(tmp_path: Path) -> None:
     """Their parts may come from a data file, and are small enough to go inside; their dense form is never written."""
     (tmp_path / "w.bin").write_bytes(np.array([5, 6], np.float32).tobytes() + np.array([1, 99_999], np.int64).tobytes())
@@ -276,15 +353,11 @@ def test_a_foreign_external_tensor_is_not_overwritten(tmp_path: Path) -> None:
     """onnx-ir's own external tensors open their file late, so replacing it would change them."""
     (tmp_path / "n.onnx.data").write_bytes(np.ones(1024, np.float32).tobytes())
     loaded = storage.load_proto(relu_chain(1))
-    t = ir.ExternalTensor(
-        "n.onnx.data", 0, 4096, ir.DataType.FLOAT, shape=ir.Shape([1024]), name="w", base_dir=str(tmp_path)
-    )
+    t = ir.ExternalTensor("n.onnx.data", 0, 4096, ir.DataType.FLOAT, shape=ir.Shape([1024]), name="w", base_dir=str(tmp_path))
     loaded.graph.initializers.add(ir.Value(name="w", const_value=t))
     with pytest.raises(OutputError, match="'w' of this model is read from that file"):
         storage.save(loaded, tmp_path / "n.onnx", external=True)
-    assert storage.save(loaded, tmp_path / "o.onnx", external=True) == [
-        str(tmp_path / f"o.onnx{s}") for s in ("", ".data")
-    ]
+    assert storage.save(loaded, tmp_path / "o.onnx", external=True) == [str(tmp_path / f"o.onnx{s}") for s in ("", ".data")]
     assert (tmp_path / "o.onnx.data").read_bytes() == (tmp_path / "n.onnx.data").read_bytes()
 
 
@@ -404,6 +477,7 @@ def test_permissions_of_what_is_written(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
         storage.save(model, tmp_path / "new.onnx")
+        assert os.umask(0o027) == 0o027
     finally:
         os.umask(old)
     assert (tmp_path / "new.onnx").stat().st_mode & 0o777 == 0o640

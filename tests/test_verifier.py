@@ -214,6 +214,21 @@ def from_the_future(m: ir.Model) -> None:
     m.ir_version = 999
 
 
+def node_elsewhere(m: ir.Model) -> None:
+    nodes(m)["a"]._graph = ir.Graph([], [], nodes=[])
+
+
+def reads_what_a_body_is_given(m: ir.Model) -> None:
+    branch = next(ir.subgraphs(nodes(m)["b"]))
+    inner = ir.make_constant(np.ones(4, np.float32), "inner")
+    branch.initializers.add(inner)
+    nodes(m)["y"].replace_input_with(0, inner)
+
+
+def unlisted_use_of_an_input(m: ir.Model) -> None:
+    m.graph.inputs[0]._uses.clear()
+
+
 FAULTS: dict[Callable[[ir.Model], None], tuple[str, str]] = {
     stale_use: ("uses", "'a' lists 4 uses but is read 3 times, among them Neg 'extra', which is in no graph"),
     unlisted_use: ("uses", "'a' lists 0 uses but is read 3 times"),
@@ -251,6 +266,9 @@ FAULTS: dict[Callable[[ir.Model], None], tuple[str, str]] = {
         "uses",
         "'a' lists 4 uses but is read 2 times, among them Neg 'of u', which is in no graph of the",
     ),
+    node_elsewhere: ("owner", "Mul 'of a' says that it is in another graph"),
+    reads_what_a_body_is_given: ("owner", "reads 'inner', which belongs to a graph that is not around this one"),
+    unlisted_use_of_an_input: ("uses", "'x' lists 0 uses but is read 1 times"),
     emptied: ("empty", "the graph has no nodes and no outputs"),
     input_without_type: ("type", "graph input 'k' has no type"),
     from_the_future: ("version", "IR version 999"),

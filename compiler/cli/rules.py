@@ -45,11 +45,15 @@ def list_rules(group: str | None, as_json: bool, files: tuple[Path, ...]) -> Non
     from rich.console import Console
     from rich.table import Table
 
+    rows = [(r.group, r.name, r.safety.level, _opsets(r), " ".join(r.doc.split("\n\n")[0].split())) for r in found]
+    titles = ("group", "rule", "safety", "opset", "what it does")
     table = Table(box=None, pad_edge=False)
-    for title in ("group", "rule", "safety", "opset", "what it does"):
-        table.add_column(title, no_wrap=True, overflow="ellipsis")
-    for r in found:
-        table.add_row(r.group, r.name, r.safety.level, _opsets(r), r.doc.split("\n\n")[0].replace("\n", " "))
+    for title, *cells in zip(titles, *rows, strict=True):
+        # The last column gives way where the terminal is narrow.
+        width = None if title == titles[-1] else max(map(len, [title, *cells]))
+        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=width)
+    for row in rows:
+        table.add_row(*row)
     console = Console(highlight=False)
     Console(highlight=False, width=None if console.is_terminal else 160).print(table)
     click.echo(f"\n{len(found)} rules. olc rules show NAME explains one.")

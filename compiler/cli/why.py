@@ -81,6 +81,8 @@ def _kind(m: Match | Miss) -> str:
 
 
 def _told(node: Node, m: Match | Miss) -> str:
+    from ..matching import Match
+
     place = f"{node.op_type} {node.name!r}"
     if isinstance(m, Match):
         return f"match    {place}: {' '.join(n.op_type for n in m.nodes)}"
@@ -108,6 +110,8 @@ def _summary(rule: Rule, found: Found) -> str:
 def _record(rule: Rule, found: Found, limit: int, outside: str | None) -> dict[str, Any]:
     kinds = Counter(_kind(m) for _, m in found)
     places = []
+    from ..matching import Match
+
     for node, m in found[:limit]:
         place: dict[str, Any] = {"node": node.name, "op": node.op_type, "result": _kind(m)}
         if isinstance(m, Match):

@@ -81,14 +81,14 @@ def all_choices(asked: list[int], random: np.random.Generator) -> list[tuple[int
 # --- perturbations -------------------------------------------------------------------------------------------------
 
 
-def perturbed(rule: Rule, draw: Draw, kind: int, random: np.random.Generator) -> tuple[str, Draw] | None:
+def perturbed(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, Draw] | None:
     """The draw with one thing changed that the case's author may not have thought of, and what that is.
 
-    Args:
-        kind: where in ``PERTURBATIONS`` to start; None where the case has nothing of any kind to change.
+    None where the case has nothing to change.
     """
-    for i in range(len(PERTURBATIONS)):
-        found = PERTURBATIONS[(kind + i) % len(PERTURBATIONS)](rule, draw, random)
+    kinds = (_attribute, _resize, _reshape, _constant, _dtype, _alias)
+    for i in random.permutation(len(kinds)):
+        found = kinds[i](rule, draw, random)
         if found is not None:
             return found
     return None
@@ -127,14 +127,15 @@ def _resize(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, D
 
 
 def _reshape(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, Draw] | None:
-    """One input gets a dim of 1, loses its first dim, gains one, or has its dims in another order."""
+    """One input gets a dim of 1, loses its first dim, gains one, has its dims in another order, or the same number of
+    elements in another shape."""
     names = [n for n, v in draw.values.items() if isinstance(v, Spec) and v.dims]
     if not names:
         return None
     name = _pick(random, names)
     spec = draw.values[name]
     dims = list(spec.dims)
-    kind = _pick(random, ["one", "drop", "lead", "order", "size"])
+    kind = _pick(random, ["one", "drop", "lead", "order", "size", "factor"])
     at = int(random.integers(len(dims)))
     if kind == "one":
         dims[at] = 1
@@ -144,6 +145,14 @@ def _reshape(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, 
         dims.insert(0, int(random.choice([1, 2])))
     elif kind == "order":
         dims = [dims[i] for i in random.permutation(len(dims))]
+    elif kind == "factor":
+        other = int(random.integers(len(dims)))
+        if at == other or not isinstance(dims[at], int) or not isinstance(dims[other], int):
+            return None
+        factors = [f for f in range(2, dims[at] + 1) if dims[at] % f == 0]
+        if factors:
+            factor = _pick(random, factors)
+            dims[at], dims[other] = dims[at] // factor, dims[other] * factor
     elif dims[at] is not ...:
         dims[at] = int(random.integers(1, 7))
     changed = spec[tuple(dims)]
@@ -153,10 +162,7 @@ def _reshape(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, 
 def _constant(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, Draw] | None:
     """A constant that the case gives gets other contents or another shape."""
     roles = rule.pattern.roles
-    names = [
-        n for n, v in draw.values.items()
-        if roles.get(n) == "input" and isinstance(v, np.ndarray | np.generic | int | float) and not isinstance(v, bool)
-    ]  # fmt: skip
+    names = [n for n, v in draw.values.items() if roles.get(n) == "input" and _is_data(v)]
     if not names:
         return None
     name = _pick(random, names)
@@ -186,6 +192,12 @@ def _constant(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str,
     new = a.item() if isinstance(old, int | float) else a
     text = " ".join(np.array2string(np.asarray(new), separator=", ").split())
     return f"{name} made {text}", _changed(draw, **{name: new})
+
+
+def _is_data(v: Any) -> bool:
+    if isinstance(v, list | tuple):
+        return bool(v) and all(map(_is_data, v))
+    return isinstance(v, np.ndarray | np.generic | int | float) and not isinstance(v, bool)
 
 
 _STRINGS = {
@@ -274,5 +286,3 @@ def _alias(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, Dr
     return f"{second} is {first}", _changed(draw, **{second: Alias(first)})
 
 
-PERTURBATIONS = (_attribute, _resize, _reshape, _constant, _dtype, _alias)
-"""Each takes a rule, a draw and a random source."""

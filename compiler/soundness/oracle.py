@@ -150,11 +150,12 @@ def consistent(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> bool:
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two runs differ: output, flat position, and both numbers in words."""
+    """What is wrong with a result, in words, and where: the position of the first element that differs and the shape of
+    its output."""
 
-    output: str
-    at: int | None
     text: str
+    at: tuple[int, ...] | None = None
+    shape: tuple[int, ...] = ()
 
 
 def compare(
@@ -181,14 +182,14 @@ def compare(
         try:  # perhaps a fault of the reference evaluator: its Mean does not broadcast
             old, new = runtime(before, feed), runtime(after, feed)
         except (CannotRun, Fails):
-            return Difference(names[0], None, f"the original runs, the result fails: {e}")
+            return Difference(f"the original runs, the result fails: {e}")
     if level == "CLOSE":
         truth = _in_double(before, feed, old)
         scale = max((_largest(a) for a in [*feed.values(), *_initializers(before), *truth]), default=0.0)
     for i, name in enumerate(names):
         a, b = old[i], new[i]
         if a.dtype != b.dtype or a.shape != b.shape:
-            return Difference(name, None, f"{name} was {a.dtype}{list(a.shape)}, is {b.dtype}{list(b.shape)}")
+            return Difference(f"{name} was {a.dtype}{list(a.shape)}, is {b.dtype}{list(b.shape)}")
         if level == "EXACT" or a.dtype.kind in "biuOUS":
             at = _first_unequal(a, b) if level != "LOSSY" or a.dtype.kind == "b" else None
         elif level == "CLOSE":
@@ -196,9 +197,9 @@ def compare(
         else:
             at = _unlike(a, b)
         if at is not None:
-            place = f" at {[int(k) for k in np.unravel_index(at, a.shape)]}" if a.ndim else ""
-            text = f"{name}{place} was {show(a.reshape(-1)[at])}, is {show(b.reshape(-1)[at])}"
-            return Difference(name, at, text)
+            index = tuple(int(k) for k in np.unravel_index(at, a.shape)) if a.ndim else ()
+            place = f" at {list(index)}" if index else ""
+            return Difference(f"{name}{place} was {show(a[index])}, is {show(b[index])}", index, a.shape)
     return None
 
 

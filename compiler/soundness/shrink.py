@@ -13,51 +13,99 @@ from ..patterns import Spec
 from .case_model import Draw, Invalid
 from .data import show
 from .mutants import Candidate
+from .oracle import Difference
 
 MAX_TRIES = 120
 """Models and inputs tried while one failure is made smaller."""
 
 
+Feed = Mapping[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Failure:
-    """A draw that fails: how to make its model, how to tell, and which inputs show it."""
+    """A draw that fails: how to make its model, how to tell (on a feed, or on the one that its seed gives), and what
+    that feed is."""
 
     draw: Draw
     make: Callable[[Draw], Candidate | None]
-    fails: Callable[[Candidate, Any], str | None]
+    fails: Callable[[Candidate, Any], Difference | None]
     feed_of: Callable[[Candidate], dict[str, np.ndarray] | None]
+
+
+@dataclass
+class _State:
+    """The smallest so far."""
+
+    draw: Draw
+    candidate: Candidate
+    feed: Feed
+    difference: Difference
 
 
 def shrink(f: Failure) -> str:
     """The smallest failing model and input found, as text."""
-    tries = 0
-
-    def failing(draw: Draw) -> Candidate | None:
-        nonlocal tries
-        tries += 1
-        try:
-            c = f.make(draw)
-        except Invalid:
-            return None
-        return c if c is not None and f.fails(c, None) is not None else None
-
-    draw, best = f.draw, failing(f.draw)
-    if best is None:
+    now = _first(f)
+    if now is None:
         return ""
-    for smaller in _smaller(draw):
+    for tries, step in enumerate(_smaller(f.draw)):
         if tries > MAX_TRIES // 3:
             break
-        merged = smaller(draw)
-        found = failing(merged) if merged != draw else None
-        if found is not None:
-            draw, best = merged, found
-    feed = f.feed_of(best)
-    message = f.fails(best, None) or ""
-    if feed is not None and f.fails(best, feed) is not None:
-        feed = _simplest(feed, lambda d: f.fails(best, d) is not None, MAX_TRIES - tries)
-        message = f.fails(best, feed) or message
-    lines = [f"{name} = {show(a)}" for name, a in (feed or {}).items()]
-    return "\n".join([*lines, message, onnx.printer.to_text(best.proto).strip()])
+        smaller = step(now.draw)
+        if smaller != now.draw:
+            now = _try(f, smaller, now) or now
+    if now.feed:
+        simplest = _simplest(now.feed, lambda d: f.fails(now.candidate, d) is not None)
+        now.difference, now.feed = f.fails(now.candidate, simplest) or now.difference, simplest
+    lines = [f"{name} = {show(a)}" for name, a in now.feed.items()]
+    return "\n".join([*lines, now.difference.text, onnx.printer.to_text(now.candidate.proto).strip()])
+
+
+def _first(f: Failure) -> _State | None:
+    c = f.make(f.draw)
+    if c is None:
+        return None
+    feed = f.feed_of(c) or {}
+    found = f.fails(c, feed or None)
+    return None if found is None else _State(f.draw, c, feed, found)
+
+
+def _try(f: Failure, draw: Draw, now: _State) -> _State | None:
+    """The failure in a smaller model: with what of the feed lies around the element that failed, or with a feed of its
+    own."""
+    try:
+        c = f.make(draw)
+        feeds = [] if c is None else [_cropped(now, c), f.feed_of(c)]
+    except Invalid:
+        return None
+    for feed in feeds:
+        if c is not None and feed is not None:
+            found = f.fails(c, feed or None)
+            if found is not None:
+                return _State(draw, c, feed, found)
+    return None
+
+
+def _cropped(now: _State, c: Candidate) -> Feed | None:
+    """The feed cut to the smaller model's shapes, the element that failed kept where inputs are as the output."""
+    if now.difference.at is None or set(c.inputs) != set(now.feed):
+        return None
+    feed = {}
+    for name, (_, shape) in c.inputs.items():
+        a = now.feed[name]
+        if a.ndim != len(shape) or a.ndim > len(now.difference.at):
+            return None
+        skipped = len(now.difference.at) - a.ndim
+        cuts = []
+        for size, old, at, whole in zip(
+            shape, a.shape, now.difference.at[skipped:], now.difference.shape[skipped:], strict=True
+        ):
+            if size > old:
+                return None
+            start = min(at, old - size) if old == whole else 0
+            cuts.append(slice(start, start + size))
+        feed[name] = np.ascontiguousarray(a[tuple(cuts)])
+    return feed
 
 
 def _smaller(draw: Draw) -> list[Callable[[Draw], Draw]]:
@@ -86,11 +134,10 @@ def _with_number(draw: Draw, old: int, new: int) -> Draw:
     return draw.but(values={k: swap(v) for k, v in draw.values.items()})
 
 
-def _simplest(
-    feed: Mapping[str, np.ndarray], fails: Callable[[dict[str, np.ndarray]], bool], tries: int
-) -> dict[str, np.ndarray]:
+def _simplest(feed: Feed, fails: Callable[[Feed], bool]) -> Feed:
     """Inputs with as many elements as possible made 0 or 1, while they still fail."""
     best = dict(feed)
+    tries = MAX_TRIES - MAX_TRIES // 3
     for name, a in feed.items():
         if a.dtype.kind not in "biuf" or a.size == 0:
             continue
@@ -101,12 +148,13 @@ def _simplest(
                 best[name] = plain
                 break
         else:
-            for i in range(min(a.size, 64)):
+            for i in range(a.size):
                 if tries <= 0:
                     return best
                 one = best[name].copy()
                 one.reshape(-1)[i] = 1
-                tries -= 1
-                if one.reshape(-1)[i] != a.reshape(-1)[i] and fails({**best, name: one}):
-                    best[name] = one
+                if one.reshape(-1)[i] != a.reshape(-1)[i]:
+                    tries -= 1
+                    if fails({**best, name: one}):
+                        best[name] = one
     return best

@@ -1,7 +1,6 @@
 """Rules that are right, each by another part of the language: the harness must let them pass."""
 
 import numpy as np
-
 from olc.rules import (
     BF16,
     CLOSE,
@@ -67,7 +66,7 @@ class TimesOne:
 
 
 @rule(group="sound", safety=EXACT, since=13)
-class ComposeTransposes:
+class JoinTransposes:
     """Two Transposes are one, whose permutation is the first taken in the order of the second."""
 
     def pattern(op, x, first, second):
@@ -128,7 +127,7 @@ class Gelu:
 class MatMulsOfOneInput:
     """Two products of one input with constant matrices are one product and a Split: each column is computed alone."""
 
-    def pattern(op, x, a: Const[f32["K", "M"]], b: Const[f32["K", "N"]]):
+    def pattern(op, x, a: Const[f32["K", "M"]], b: Const[f32["K", "N"]]):  # noqa: F821
         return op.MatMul(x, a), op.MatMul(x, b)
 
     def unless(m):
