@@ -22,6 +22,7 @@ from .passes import (
     normalize,
     raise_opset,
     simplify,
+    size_queries,
 )
 from .passes import shapes as shapes_pass
 from .rewriter import Outcome, Rewriter
@@ -118,6 +119,7 @@ class _Run:
             changes = self.run_pass(fold)
             changes += self.run_pass(known_if)
             changes += self.rewrite("rules", self.select(*levels))
+            changes += self.run_pass(size_queries)
             changes += self.run_pass(cse)
             changes += self.run_pass(dce)
             if not changes:

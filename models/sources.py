@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import struct
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,12 +24,13 @@ from models.packages import Package
 class Source(Mapping[str, np.ndarray]):
     """Named tensors of one file, read when first asked for."""
 
+    @abstractmethod
     def identity(self) -> str:
         """Changes whenever the tensors do."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tensors(self) -> Mapping[str, np.ndarray]:
-        raise NotImplementedError
+        """The tensors by name; read at most once."""
 
     @cached_property
     def _tensors(self) -> Mapping[str, np.ndarray]:

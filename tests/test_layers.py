@@ -21,6 +21,7 @@ ORDER = [
     {"matching"},
     {"rules"},
     {"passes"},
+    {"builder"},
     {"rewriter"},
     {"session"},
     {"targets", "evaluation"},

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 
 from .. import ir
+from ..builder import Builder, Refusal
 from ..ir import DataType, Node, Value
 from ..patterns import COMMUTATIVE, Spec
-from ..rewriter import Builder, Refusal
 from ..rules import Case, Rule
 from . import data
 

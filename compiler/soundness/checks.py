@@ -1,18 +1,18 @@
 """What a rule must keep, checked on each of its cases.
 
-========== =====================================================================================================
-declared   it says why it is sound, has a case, and a refused case where it has ``unless``
-builds     its pattern and case give a legal model
-fires      it rewrites its cases
-refuses    it leaves its refused cases alone, with the reason that they name
-rewrite    what it proposes passes the rewriter's check before commit; its functions do not crash
-valid      the result passes olc's verifier and onnx's checker
-interface  graph inputs and outputs keep names, dtypes and ranks
-numerics   the results keep the promise of its safety level
-idempotent a second run changes nothing
-terminates it comes to an end, alone and together with the rules of its level
-initializers  weights that it reads keep their names and contents
-========== =====================================================================================================
+============ ===================================================================================================
+declared     it says why it is sound, has a case, and a refused case where it has ``unless``
+builds       its pattern and case give a legal model
+fires        it rewrites its cases
+refuses      it leaves its refused cases alone, with the reason that they name
+rewrite      what it proposes passes the rewriter's check before commit; its functions do not crash
+valid        the result passes olc's verifier and onnx's checker
+interface    graph inputs and outputs keep names, dtypes and ranks
+numerics     the results keep the promise of its safety level
+idempotent   a second run changes nothing
+terminates   it comes to an end, alone and together with the rules of its level
+initializers weights that it reads keep their names and contents
+============ ===================================================================================================
 """
 
 from __future__ import annotations

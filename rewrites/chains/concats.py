@@ -44,9 +44,7 @@ class ConcatOfSplit:
     cases = [
         Case("two parts", x=f32["N", 5], sizes=[np.array([2, 3])], rest=[], axis=1),
         Case("before opset 13", x=f32["N", 4], sizes=[], rest=[], axis=-1, attrs={"split": (2, 2)}, opset=11),
-        Refused(
-            "and another", x=f32["N", 4], sizes=[np.array([2, 2])], rest=[f32["N", 2]], axis=1, because="other values"
-        ),
+        Refused("and another", x=f32["N", 4], sizes=[np.array([2, 2])], rest=[f32["N", 2]], axis=1, because="other values"),
     ]
 
 

@@ -41,9 +41,7 @@ class ComposePads:
     cases = [
         Case("zeros", x=f32["N", 4], a=np.array([0, 1, 0, 1]), b=np.array([1, 0, 0, 2])),
         Case("a number", x=f32[3], a=np.array([1, 1]), b=np.array([1, 0]), value=np.float32(2), other=np.float32(2)),
-        Refused(
-            "two numbers", x=f32[3], a=np.array([1, 1]), b=np.array([1, 0]), value=np.float32(2), because="different"
-        ),
+        Refused("two numbers", x=f32[3], a=np.array([1, 1]), b=np.array([1, 0]), value=np.float32(2), because="different"),
         Refused("cut", x=f32[3], a=np.array([1, 1]), b=np.array([0, -1]), because="negative"),
         Refused("pads of the caller", x=f32[3], a=i64[2], b=np.array([0, 1]), because="not known"),
     ]

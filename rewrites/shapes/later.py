@@ -71,9 +71,7 @@ class ExpandAfterBinary:
     cases = [
         Case("a number", x=f32["N", 1], shape=np.array([1, 4]), y=f32[()]),
         Case("truth values", x=boolean["N", 1], shape=np.array([1, 4]), y=boolean[1, 1]),
-        Refused(
-            "a larger one", x=f32["N", 1], shape=np.array([1, 4]), y=f32["N", 4], because="not proved to be as small"
-        ),
+        Refused("a larger one", x=f32["N", 1], shape=np.array([1, 4]), y=f32["N", 4], because="not proved to be as small"),
     ]
 
 

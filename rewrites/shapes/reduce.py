@@ -52,9 +52,7 @@ class ReduceThenSqueeze:
     cases = [
         Case("pooling", x=f32["N", 8, "H", "W"], axes=[np.array([2, 3])], gone=np.array([-1, -2])),
         Case("by attribute", x=f32["N", 8], axes=[], attrs={"axes": (1,)}, gone=np.array([1]), opset=13),
-        Refused(
-            "one of two", x=f32["N", 8, 3], axes=[np.array([1, 2])], gone=np.array([1]), because="just the reduced"
-        ),
+        Refused("one of two", x=f32["N", 8, 3], axes=[np.array([1, 2])], gone=np.array([1]), because="just the reduced"),
     ]
 
 

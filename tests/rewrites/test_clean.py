@@ -258,9 +258,7 @@ def test_a_dim_named_by_the_caller_is_not_a_size_of_the_input():
 
 
 def test_values_that_are_graph_outputs_stay():
-    proto = parsed(
-        "a = Transpose<perm=[1,0]>(x) y = Transpose<perm=[1,0]>(a)", "float[N,3] x => float[3,N] a, float[N,3] y"
-    )
+    proto = parsed("a = Transpose<perm=[1,0]>(x) y = Transpose<perm=[1,0]>(a)", "float[N,3] x => float[3,N] a, float[N,3] y")
     after = becomes(proto, ["Transpose", "Identity"], sizes=({"N": 2},))
     assert [o.name for o in after.graph.output] == ["a", "y"]
 
@@ -341,9 +339,7 @@ def test_a_size_that_is_a_graph_output_keeps_its_name():
 
 
 def test_numbers_of_the_caller_are_no_sizes():
-    proto = parsed(
-        "m = Add(n, n) y = Range(zero, m, one)", "int64 n => int64[N] y", "int64 zero = {0}, int64 one = {1}"
-    )
+    proto = parsed("m = Add(n, n) y = Range(zero, m, one)", "int64 n => int64[N] y", "int64 zero = {0}, int64 one = {1}")
     assert ops(cleaned(proto, queries=True)) == ["Add", "Range"]
 
 

@@ -127,7 +127,7 @@ class Gelu:
 class MatMulsOfOneInput:
     """Two products of one input with constant matrices are one product and a Split: each column is computed alone."""
 
-    def pattern(op, x, a: Const[f32["K", "M"]], b: Const[f32["K", "N"]]):  # noqa: F821
+    def pattern(op, x, a: Const[f32["K", "M"]], b: Const[f32["K", "N"]]):
         return op.MatMul(x, a), op.MatMul(x, b)
 
     def unless(m):
