@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, frontend, storage, targets
+from .assumptions import ASSUMPTIONS
 from .diff import diff
-from .errors import OutputError, VerificationFailed
+from .errors import BadInput, OutputError, VerificationFailed
 from .evaluation import data as data_files
 from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate, external_files
@@ -48,6 +49,7 @@ class Settings:
         budget: how far LOSSY rewrites may move the outputs.
         evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
         measure: time the two and their memory as well as comparing outputs (always at -O3).
+        strict: names of assumptions (``assumptions.py``) that no rewrite may rely on.
         seconds: wall time for the search of -O3.
         samples: how many inputs to compare on.
     """
@@ -66,6 +68,7 @@ class Settings:
     seed: int = 0
     rules: Sequence[str] = ()
     skip: frozenset[str] = frozenset()
+    strict: frozenset[str] = frozenset()
     simplify: bool = False
     stop_after: int | None = None
     verify_each: bool = False
@@ -203,7 +206,10 @@ class _Compile:
         return found
 
     def context(self) -> Context:
-        return Context(target=self.target, skip=self.settings.skip)
+        unknown = sorted(self.settings.strict - ASSUMPTIONS.keys())
+        if unknown:
+            raise BadInput(f"no assumption is called {unknown[0]!r}", where="--strict", hint=f"one of: {', '.join(ASSUMPTIONS)}")
+        return Context(target=self.target, skip=self.settings.skip, strict=self.settings.strict)
 
     def options(self, level: int) -> Options:
         s = self.settings
@@ -280,11 +286,12 @@ class _Compile:
             versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             target={"name": self.target.name, **self.target.features()},
             options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
-                     "skip": sorted(s.skip), "rules": list(s.rules), "seed": s.seed},
+                     "skip": sorted(s.skip), "strict": sorted(s.strict), "rules": list(s.rules), "seed": s.seed},
             plan=plan.dumps() if plan is not None else "",
             trials=[t.to_dict() for t in self.trials],
             rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail}
                       for e in events if e.number is not None],
+            assumed={name: {"rewrites": n, "what": ASSUMPTIONS[name]} for name, n in sorted(result.ctx.relied.items())},
             passes=dict(sorted(Counter(e.by for e in events if e.number is None).items())),
             refused=[{"rule": r, "safety": self.rules[r].safety.level, "operators": self.rules[r].pattern.size,
                       "reason": why, "count": n}

@@ -52,7 +52,8 @@ class Miss:
 class Match:
     """Bindings of a successful match: ``m.x`` is a value, ``m.axis`` an attribute's value, ``m.D`` a dim.
 
-    ``unless`` may set further attributes for ``rewrite`` to read. ``nodes`` lists the matched nodes, root first.
+    ``unless`` may set further attributes for ``rewrite`` to read, and add to ``assumes`` the names of the assumptions
+    (``assumptions.py``) that the rewrite rests on. ``nodes`` lists the matched nodes, root first.
     """
 
     def __init__(self, s: _State, roots: tuple[Value, ...]) -> None:
@@ -60,6 +61,7 @@ class Match:
         self.__dict__.update(dict.fromkeys(s.pattern.params))
         self.__dict__.update(s.bindings)
         self.nodes: list[Node] = list(dict.fromkeys(s.nodes.values()))
+        self.assumes: set[str] = set()
         self.roots = roots
 
     def __getattr__(self, name: str) -> Any:

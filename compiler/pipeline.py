@@ -19,6 +19,7 @@ from .passes import (
     inline_functions,
     known_if,
     lift_constants,
+    masks,
     normalize,
     raise_opset,
     simplify,
@@ -119,6 +120,8 @@ class _Run:
             changes = self.run_pass(fold)
             changes += self.run_pass(known_if)
             changes += self.rewrite("rules", self.select(*levels))
+            if "CLOSE" in levels:
+                changes += self.run_pass(masks)
             changes += self.run_pass(size_queries)
             changes += self.run_pass(cse)
             changes += self.run_pass(dce)

@@ -147,6 +147,10 @@ class Rewriter:
                 continue
             if self.sites is not None and ir.site(node) not in self.sites.get(r.name, ()):
                 continue
+            barred = self.ctx.why_not(m.assumes)
+            if barred is not None:
+                self.outcome.refused[(r.name, barred)] += 1
+                continue
             if self._apply(r, m):
                 return True
         return False
@@ -288,6 +292,7 @@ class Rewriter:
 
     def _commit(self, r: Rule, m: Match, op: Builder, results: list[Value]) -> None:
         self.number += 1
+        self.ctx.relied.update(m.assumes)
         graph = ir.owner(m.root)
         assert graph is not None
         stamp = f"{r.name}#{self.number}"

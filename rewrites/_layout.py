@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from olc.analysis import dims as dim
+from olc.rules import dims
 
 from . import _shapes as s
 
@@ -164,3 +165,47 @@ def write(op: Any, x: Any, steps: Sequence[Step]) -> Any:
     for kind, what in steps:
         x = op.Transpose(x, perm=what) if kind == "move" else s.write(op, x, what)
     return x
+
+
+def is_split(x: Any) -> bool:
+    """Is ``x``, [batch, heads, sequence, size], the heads of some [batch, sequence, heads * size]?
+
+    However that was spelled: with one head, or one token, no Transpose is needed.
+    """
+    shape = dims(x)
+    if shape is None or len(shape) != 4 or not all(isinstance(shape[i], int) for i in (1, 3)):
+        return False
+    batch, heads, length, size = shape
+    steps: list[Step] = [("move", (0, 2, 1, 3)), ("view", (batch, length, heads * size))]
+    for _ in range(4):
+        node = x.producer()
+        if node is None or node.domain != "" or node.op_type not in ("Transpose", *s.VIEWS):
+            return False
+        given, after = dims(node.inputs[0]), dims(x)
+        if given is None or after is None:
+            return False
+        perm = node.attributes.get("perm")
+        if node.op_type == "Transpose":
+            steps.insert(0, ("move", s.permutation(None if perm is None else perm.value, len(given))))
+        else:
+            steps.insert(0, ("view", after))
+        x = node.inputs[0]
+        if len(given) == 3 and simplify(given, steps) == []:
+            return True
+    return False
+
+
+def join_heads(op: Any, x: Any) -> Any:
+    """[batch, heads, sequence, size] as [batch, sequence, heads * size]; cancels the split where it `is_split`."""
+    _, heads, _, size = dims(x) or ()
+    return op.Reshape(op.Transpose(x, perm=(0, 2, 1, 3)), s.vector([0, 0, heads * size]))
+
+
+def split_heads(op: Any, x: Any, heads: int, size: int) -> Any:
+    """[batch, sequence, heads * size] as [batch, heads, sequence, size]."""
+    return op.Transpose(op.Reshape(x, s.vector([0, 0, heads, size])), perm=(0, 2, 1, 3))
+
+
+def heads_of(op: Any, x: Any, shape: Any, whole: Any) -> Any:
+    """Pattern: heads as they are split most often, or any value; `is_split` of the node's input says whether it is one."""
+    return op.either(op.Transpose(op.Reshape(x, shape), perm=(0, 2, 1, 3)), whole)

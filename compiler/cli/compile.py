@@ -25,17 +25,21 @@ from ._options import budget_options, frozen, input_options, level_option, progr
 @click.option("--simplify", is_flag=True, help="Let onnxsim have a go first; kept only where it verifies and is smaller.")
 @rules_option
 @click.option("--skip", multiple=True, metavar="RULE[@NODE]", help="Leave out a rule, everywhere or at one node.")
+@click.option("--strict", multiple=True, metavar="ASSUMPTION",
+              help="Rely on no such assumption (mask-keeps-a-key, ...; 'all' for none).")  # fmt: skip
 @click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Apply no rewrite numbered above N.")
 @click.option("--verify-each", is_flag=True, help="Run the verifier after every pass.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(model: str, output: str | None, plan_file: str | None, no_evaluate: bool, as_json: bool, quiet: bool,
-            tune_time: float, skip: tuple[str, ...], **options: Any) -> None:  # fmt: skip
+            tune_time: float, skip: tuple[str, ...], strict: tuple[str, ...],
+            **options: Any) -> None:  # fmt: skip
     """Compile MODEL: rewrite it, lower it, compare it with the source, and write it with its report.
 
     Writes OUTPUT and, beside it, OUTPUT's name with .olc.json in place of .onnx: what was done, why, and what was
     measured. Nothing is written unless everything succeeded.
     """
+    from ..assumptions import ASSUMPTIONS
     from ..driver import compile
     from ..report.terminal import show
     from ..strategy.plan import Plan
@@ -47,7 +51,7 @@ def command(model: str, output: str | None, plan_file: str | None, no_evaluate: 
     with progress(quiet or as_json) as say:
         report = compile(
             model, target, frozen(options, level=level), say=say, evaluate=not no_evaluate, seconds=tune_time,
-            skip=frozenset(skip), plan=Plan.read(plan_file) if plan_file is not None else None,
+            skip=frozenset(skip), strict=frozenset(ASSUMPTIONS if "all" in strict else strict), plan=Plan.read(plan_file) if plan_file is not None else None,
         )  # fmt: skip
     if as_json:
         click.echo(report.dumps(), nl=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +27,22 @@ class Context:
         fold_bytes: largest output in bytes that constant folding may create, where it exceeds its inputs' size.
         fold_total: total bytes that folding may add to the model.
         skip: rule or pass names, ``name`` or ``name@node``, that must not act.
+        strict: names of assumptions (``assumptions.py``) that no rewrite may rely on.
+        relied: how many rewrites relied on each assumption.
     """
 
     target: Any = None
     fold_bytes: int = 1 << 20
     fold_total: int = 64 << 20
     skip: frozenset[str] = frozenset()
+    strict: frozenset[str] = frozenset()
     events: list[Event] = field(default_factory=list)
+    relied: Counter[str] = field(default_factory=Counter)
+
+    def why_not(self, assumed: Iterable[str]) -> str | None:
+        """Why a rewrite that rests on these assumptions may not happen, or None where it may."""
+        barred = sorted(self.strict.intersection(assumed))
+        return f"it would assume {barred[0]}, which --strict forbids" if barred else None
 
     def record(self, by: str, site: str | None, detail: str = "", number: int | None = None) -> None:
         """Note that ``by`` changed the node or value called ``site``."""

@@ -36,18 +36,20 @@ Key = tuple[Any, ...]
 have any number of them, in a fixed order, whatever the order and nesting in the graph."""
 
 
-class _Inexpressible(Exception):
-    pass
+class Inexpressible(Exception):
+    """What is asked for is not made of sizes of the model's inputs, or takes too many nodes."""
 
 
 def run(model: ir.Model, ctx: Context) -> int:
     """Rewrite the size queries of the main graph; returns how many values have a new source."""
     if (model.opset_imports.get("") or 0) < SINCE:
         return 0
-    return _Queries(model, ctx).run()
+    return Queries(model, ctx).run()
 
 
-class _Queries:
+class Queries:
+    """Sizes of a model's inputs, and the nodes that ask for them."""
+
     def __init__(self, model: ir.Model, ctx: Context) -> None:
         self.model = model
         self.ctx = ctx
@@ -81,7 +83,7 @@ class _Queries:
             return 0
         try:
             wanted = self.wanted(value, held)
-        except _Inexpressible:
+        except Inexpressible:
             return 0
         if self.key(value) == wanted:
             first = self.made.setdefault(wanted, value)
@@ -122,7 +124,7 @@ class _Queries:
             key = ("Cast", int(ir.DataType.INT32), key)
         key = ("Squeeze", key) if len(shape) == 0 else key
         if _size(key) > _MOST:
-            raise _Inexpressible
+            raise Inexpressible
         return key
 
     def vector(self, held: tuple[d.Dim, ...]) -> Key:
@@ -186,12 +188,12 @@ class _Queries:
         if a.kind == d.SYMBOL:
             found = self.place.get(d.symbol(a.name))
             if found is None:
-                raise _Inexpressible
+                raise Inexpressible
             return ("Shape", found[0], found[1], found[1] + 1)
         if a.kind == d.FLOOR and isinstance(a.args[1], int) and a.args[1] > 0 and d.is_nonnegative(a.args[0]):
             # Div of integers rounds towards 0, which is down for what is not negative
             return ("Div", self.one(a.args[0]), ("Const", (a.args[1],)))
-        raise _Inexpressible
+        raise Inexpressible
 
     # --- what is there, and what is made -------------------------------------------------------------------------
 

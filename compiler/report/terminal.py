@@ -47,6 +47,8 @@ def show(report: Report, console: Console | None = None) -> None:
     _rewrites(report, out)
     if report.evaluation is not None:
         _outputs(report.evaluation, out)
+    for name, a in report.assumed.items():
+        out.print(f"assumed by {a['rewrites']} rewrites (--strict {name} forbids it): {a['what']}")
     for name, why in report.quarantined.items():
         out.print(f"[red]taken out:[/red] {name}: {why}")
     for note in report.notes:

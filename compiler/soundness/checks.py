@@ -285,12 +285,14 @@ class _Checker:
         if not self.others or candidate is None:
             return
         model = _load(candidate.proto)
+        rewriter = self._rewriter(model, [r for r in self.others if r.applies(draw.opset, self._target_name())])
         try:
-            self._rewriter(model, [r for r in self.others if r.applies(draw.opset, self._target_name())]).run()
+            rewriter.run()
         except RuleError as e:
             if e.where == "rewriter":
                 self.report("terminates", "with the other rules", e.what, onnx.printer.to_text(candidate.proto))
             return  # another rule's fault is found on its own cases
+        candidate.assumed = frozenset(rewriter.ctx.relied)
         after = ir.serde.serialize_model(model)
         for profile in self._profiles(2):
             self._numerics("with the other rules", candidate, after, profile, None, _loosest(self.others))
@@ -345,11 +347,13 @@ class _Checker:
         try:
             model = _load(candidate.proto)
             weights = _weights(model)
-            outcome = self._rewriter(model, [self.rule]).run()
+            rewriter = self._rewriter(model, [self.rule])
+            outcome = rewriter.run()
         except RuleError as e:
             return _Fault("terminates" if e.where == "rewriter" else "rewrite", str(e))
         except Exception as e:  # whatever the rule's own functions raise
             return _Fault("rewrite", f"{type(e).__name__}: {e}, at {_innermost(e)}")
+        candidate.assumed = frozenset(rewriter.ctx.relied)
         changed = _changed_weight(weights)
         return _Fault("initializers", changed) if changed else _Done(model, outcome)
 
@@ -427,7 +431,7 @@ class _Checker:
     def _feed(self, c: Candidate, profile: str) -> tuple[dict[str, np.ndarray], tuple[oracle.Arrays, bool]] | None:
         """Contents for the inputs that the original accepts, and what it makes of them."""
         for attempt, name in enumerate((profile, "plain", "plain", "plain")):
-            feed = data.feeds(c.inputs, name, [self.seed, c.seed, attempt])
+            feed = data.feeds(c.inputs, name, [self.seed, c.seed, attempt], c.assumed)
             for fixed, contents in c.contents.items():
                 feed[fixed] = contents[min(attempt, len(contents) - 1)]  # the last is what it was
             try:

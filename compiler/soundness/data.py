@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..assumptions import FINITE, KEEPS_A_KEY
 from ..ir import DataType
 
 EXACT_PROFILES = ("plain", "specials", "mixed", "whole")
@@ -89,11 +90,19 @@ def _integers(t: Any, shape: tuple[int, ...], profile: str, random: np.random.Ge
 
 
 def feeds(
-    inputs: Mapping[str, tuple[DataType, tuple[int, ...]]], profile: str, seed: Any
-) -> dict[str, np.ndarray]:
-    """Contents for graph inputs."""
+    inputs: Mapping[str, tuple[DataType, tuple[int, ...]]], profile: str, seed: Any,
+    assumed: frozenset[str] = frozenset(),
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Contents for graph inputs, such that what is ``assumed`` of them (``assumptions.py``) holds."""
     random = np.random.default_rng(seed)
-    return {name: fill(dtype, shape, profile, random) for name, (dtype, shape) in inputs.items()}
+    if FINITE in assumed and profile in ("specials", "mixed", "masked", "wide"):
+        profile = "plain"
+    made = {name: fill(dtype, shape, profile, random) for name, (dtype, shape) in inputs.items()}
+    if KEEPS_A_KEY in assumed:
+        for a in made.values():
+            if a.dtype == bool and a.ndim:
+                a[..., :1] = True
+    return made
 
 
 def show(a: Any, limit: int = 12) -> str:

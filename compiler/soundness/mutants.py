@@ -29,12 +29,14 @@ class Candidate:
     Attributes:
         contents: what some inputs hold, arrays to try in order; the others are filled at random.
         seed: of their contents.
+        assumed: the assumptions that the rewrite of it relied on; its inputs are filled so that they hold.
     """
 
     proto: ModelProto
     inputs: Inputs
     contents: dict[str, list[np.ndarray]] = field(default_factory=dict)
     seed: int = 0
+    assumed: frozenset[str] = frozenset()
 
 
 Mutate = Callable[[Built], "Candidate | None"]

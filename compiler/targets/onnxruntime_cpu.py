@@ -18,7 +18,7 @@ from .. import ir, signatures
 from ..errors import Unsupported
 from ..passes import Context
 from ..session import SessionOptions, run, session
-from . import capabilities, decompose
+from . import capabilities, decompose, expand
 from .capabilities import CAST, DECOMPOSED, NO, YES, Kernel, Parameter, Signature, Support, Table
 
 PROVIDER = "CPUExecutionProvider"
@@ -322,7 +322,9 @@ class OnnxRuntimeCpu:
         return problems + [str(c) for c in self.culprits(model)]
 
     def lower(self, model: ir.Model, ctx: Context) -> int:
-        """Write out the bodies of operators without a kernel, where the standard has one; the number of nodes replaced.
+        """Write out the bodies of operators without a kernel, where the standard has one; the number of nodes changed.
+
+        Inputs that a kernel does not broadcast are expanded (``expand.py``).
 
         ONNX Runtime can expand some by itself, but not bodies within bodies, and what it expands is out of reach
         of rules and of the report.
@@ -349,6 +351,7 @@ class OnnxRuntimeCpu:
                 ctx.record(f"lower:{self.name}", name, f"{node.op_type} written out as {len(made)} nodes: {reason}")
                 changes += 1
                 work.extend((n, depth - 1) for n in made)
+        changes += expand.masks(model, ctx, f"lower:{self.name}")
         problems = self.check(model)
         if problems:
             shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])

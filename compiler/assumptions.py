@@ -1,0 +1,21 @@
+"""What some rewrites take for granted of a model's inputs: what every user means, and no file states.
+
+A rewrite that rests on one names it (``m.assumes`` in a rule's ``unless``); where the file itself proves it, it does not.
+The report lists those that were relied on; a user takes them away with ``--strict``, and the rewrites do not happen.
+"""
+
+from __future__ import annotations
+
+KEEPS_A_KEY = "mask-keeps-a-key"
+COVERS_KEYS = "mask-covers-keys"
+FINITE = "finite-scores"
+
+ASSUMPTIONS = {
+    KEEPS_A_KEY: (
+        "every query may see at least one key; of one whose mask leaves none (a token of padding on the left, say) the "
+        "result, and what follows from it at that token, is unspecified: exporters disagree (0, a mean over all keys, NaN)"
+    ),
+    FINITE: "the scores of an attention are finite before they are masked",
+    COVERS_KEYS: "an attention mask has one entry for each key, no more and no less, those in the cache included",
+}
+"""Name to what is assumed, a sentence a user can judge."""

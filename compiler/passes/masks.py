@@ -1,0 +1,219 @@
+"""Masks of attention by meaning: whatever web of operators builds a mask, it becomes one small web of a known form.
+
+A boolean mask is worked out as a condition on (batch, head, query, key) (``analysis/functions.py``) and built anew from
+that: entries of a mask input as ``Unsqueeze(Cast(m, BOOL))``, inequalities of positions as ``LessOrEqual`` of two Ranges,
+joined by And in a fixed order, one set of nodes for all that need it. A mask that is True everywhere goes.
+
+Sound because Attention broadcasts its mask: what counts is the function of the four coordinates, and the new web is built
+from an expression that was proved to be that function. Where the expression holds something of another form
+(an element at computed coordinates), the web stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .. import ir
+from ..analysis import dims as d
+from ..analysis import shapes
+from ..analysis.functions import FALSE, TRUE, Clause, Condition, Functions, Read, coordinate
+from ..analysis.poly import Monomial, make, terms_of
+from . import Context
+from .size_queries import Inexpressible, Queries
+
+NAME = "masks"
+SINCE = 23
+RANK = 4
+_DONE = "olc.mask"
+
+
+def run(model: ir.Model, ctx: Context) -> int:
+    """Rebuild the masks of the main graph's attentions; returns how many changed."""
+    if (model.opset_imports.get("") or 0) < SINCE:
+        return 0
+    found = [n for n in model.graph if n.op_type == "Attention" and n.domain == "" and len(n.inputs) > 3 and n.inputs[3]]
+    if not found:
+        return 0
+    masks = _Masks(model, ctx)
+    return sum(masks.attention(n) for n in found)
+
+
+def scores_shape(node: ir.Node) -> tuple[d.Dim, ...] | None:
+    """(batch, heads, queries, keys) of an Attention, keys in the cache included; None where they are not known."""
+    q, k = (None if v is None else shapes.dims(v) for v in node.inputs[:2])
+    past = node.inputs[4] if len(node.inputs) > 4 else None
+    cached = (0, 0, 0, 0) if past is None else shapes.dims(past)
+    heads = ir.attr(node, "q_num_heads", 0)
+    if q is None or k is None or cached is None or len(cached) != 4 or len(q) != len(k) or len(q) not in (3, 4):
+        return None
+    if len(q) == 3 and not heads:
+        return None
+    return (q[0], q[1] if len(q) == 4 else heads, q[-2], d.add(cached[2], k[-2]))
+
+
+class _Masks:
+    def __init__(self, model: ir.Model, ctx: Context) -> None:
+        self.model, self.ctx = model, ctx
+        self.sizes = Queries(model, ctx)
+        self.made: dict[str, ir.Value] = {}
+        self.bounds: tuple[d.Dim, ...] = ()
+        self.functions: Functions
+        self.before: ir.Node
+
+    def attention(self, node: ir.Node) -> int:
+        mask = node.inputs[3]
+        assert mask is not None
+        bounds, shape = scores_shape(node), shapes.dims(mask)
+        if mask.dtype != ir.DataType.BOOL or bounds is None or shape is None or not 2 <= len(shape) <= RANK:
+            return 0
+        functions = Functions(bounds)
+        at = tuple(coordinate(i) for i in range(RANK))[-len(shape) :]
+        if any(n not in (1, whole) and not functions.covers(c, n)
+               for n, whole, c in zip(shape, bounds[-len(shape) :], at, strict=True)):  # fmt: skip
+            return 0
+        condition = functions.condition(mask, at)
+        known = str((condition, bounds))
+        if condition == FALSE or mask.meta.get(_DONE) == known or self.ctx.why_not(functions.assumed):
+            return 0
+        if condition == TRUE:
+            node.replace_input_with(3, None)
+            self.ctx.record(NAME, node.name, "the mask keeps everything")
+        else:
+            self.bounds, self.functions, self.before = bounds, functions, node
+            try:
+                new = self.condition(condition)
+            except Inexpressible:
+                return 0
+            if self.ctx.why_not(functions.assumed):
+                return 0
+            new.meta[_DONE] = known
+            if new is mask:
+                return 0
+            node.replace_input_with(3, new)
+            self.ctx.record(NAME, node.name, f"the mask is {condition}")
+        self.ctx.relied.update(functions.assumed)
+        return 1
+
+    # --- building --------------------------------------------------------------------------------------------------
+
+    def node(self, op: str, inputs: Sequence[ir.Value | None], **attributes: object) -> ir.Value:
+        """The result of a node in front of the attention; the same node is made once."""
+        key = repr((op, [id(v) for v in inputs], sorted(attributes.items())))
+        found = self.made.get(key)
+        if found is None:
+            new = ir.make_node(op, list(inputs), attributes)
+            self.sizes.graph.insert_before(self.before, new)
+            found = self.made[key] = new.outputs[0]
+            found.name = self.sizes.names.value("mask")
+            new.name = self.sizes.names.node(f"{op}_{found.name}")
+            shapes.infer_node(new, self.model)
+        return found
+
+    def scalar(self, n: d.Dim) -> ir.Value:
+        """A size or number as an int64 scalar."""
+        if isinstance(n, int):
+            key = f"scalar {n}"
+            if key not in self.made:
+                value = ir.make_constant(np.array(n, np.int64), name=self.sizes.names.value("mask"))
+                self.sizes.graph.register_initializer(value)
+                self.made[key] = value
+            return self.made[key]
+        return self.sizes.build(("Squeeze", self.sizes.vector((n,))), self.before)
+
+    def vector(self, *numbers: int) -> ir.Value:
+        return self.sizes.constant(numbers)
+
+    def condition(self, condition: Condition) -> ir.Value:
+        parts = [self.clause(c) for c in sorted(condition.clauses, key=str)]
+        out = parts[0]
+        for other in parts[1:]:
+            out = self.node("And", [out, other])
+        return out
+
+    def clause(self, clause: Clause) -> ir.Value:
+        if clause.kind == "or":
+            options = [self.condition(o) for o in sorted(clause.options, key=str)]
+            out = options[0]
+            for other in options[1:]:
+                out = self.node("Or", [out, other])
+            return out
+        only = self.single_read(clause.p)
+        if only is not None and clause.kind != "ge":
+            held = self.read(only, boolean=True)
+            return held if clause.kind == "ne" else self.node("Not", [held])
+        positive = make({m: c for m, c in terms_of(clause.p) if c > 0})
+        negative = make({m: -c for m, c in terms_of(clause.p) if c < 0})
+        if clause.kind == "ge":
+            return self.node("LessOrEqual", [self.sum(negative), self.sum(positive)])
+        same = self.node("Equal", [self.sum(negative), self.sum(positive)])
+        return same if clause.kind == "eq" else self.node("Not", [same])
+
+    def single_read(self, p: d.Dim) -> Read | None:
+        if isinstance(p, int) or len(p.terms) != 1 or p.terms[0][1] != 1 or len(p.terms[0][0]) != 1:
+            return None
+        return self.functions.reads.get(p.terms[0][0][0].name)
+
+    def sum(self, p: d.Dim) -> ir.Value:
+        """A sum of terms with positive coefficients, as int64 of rank 4 (a scalar where it holds no coordinate)."""
+        axes: dict[int, dict[Monomial, int]] = {}
+        plain: dict[Monomial, int] = {}
+        parts: list[ir.Value] = []
+        for m, c in terms_of(p):
+            reads = [a for a in m if a.name in self.functions.reads]
+            inside = [i for i in range(RANK) for a in m if a.name == f"@{i}"]
+            if reads:
+                if len(m) > 1 or c != 1:
+                    raise Inexpressible
+                parts.append(self.read(self.functions.reads[reads[0].name], boolean=False))
+            elif any(x.name.startswith("@") for a in m for x in a.leaves if x is not a) or len(inside) > 1:
+                raise Inexpressible
+            elif inside:
+                rest = tuple(a for a in m if not a.name.startswith("@"))
+                axes.setdefault(inside[0], {})[rest] = c
+            else:
+                plain[m] = c
+        constant = make(plain)
+        for i, slope in sorted(axes.items()):
+            line = self.node("Range", [self.scalar(0), self.scalar(self.bounds[i]), self.scalar(1)])
+            if make(slope) != 1:
+                line = self.node("Mul", [line, self.scalar(make(slope))])
+            if constant != 0:
+                line, constant = self.node("Add", [line, self.scalar(constant)]), 0
+            parts.append(self.node("Unsqueeze", [line, self.vector(*(j for j in range(RANK) if j != i))]))
+        if constant != 0 or not parts:
+            parts.append(self.scalar(constant))
+        out = parts[0]
+        for other in parts[1:]:
+            out = self.node("Add", [out, other])
+        return out
+
+    def read(self, read: Read, boolean: bool) -> ir.Value:
+        """A tensor read at plain coordinates, each once: its axes are moved to where they belong."""
+        shape = shapes.dims(read.value)
+        if shape is None or ir.graph_of(read.value) is not self.sizes.graph:
+            raise Inexpressible
+        places: list[int] = []
+        for n, c in zip(shape, read.at, strict=True):
+            name = str(c)
+            if n == 1 and c == 0:
+                continue
+            if not name.startswith("@") or not name[1:].isdigit() or int(name[1:]) in places:
+                raise Inexpressible
+            if n != self.bounds[int(name[1:])] and not self.functions.covers(c, n):
+                raise Inexpressible  # a longer table, read in part
+            places.append(int(name[1:]))
+        out = read.value
+        ones = [i for i, c in enumerate(read.at) if c == 0]
+        if ones:
+            out = self.node("Squeeze", [out, self.vector(*ones)])
+        if boolean != (out.dtype == ir.DataType.BOOL):
+            out = self.node("Cast", [out], to=int(ir.DataType.BOOL if boolean else ir.DataType.INT64))
+        elif not boolean and out.dtype != ir.DataType.INT64:
+            out = self.node("Cast", [out], to=int(ir.DataType.INT64))
+        order = sorted(range(len(places)), key=places.__getitem__)
+        if order != list(range(len(places))):
+            out = self.node("Transpose", [out], perm=order)
+        new = [i for i in range(RANK) if i not in places]
+        return self.node("Unsqueeze", [out, self.vector(*new)]) if new else out

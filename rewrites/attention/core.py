@@ -1,0 +1,217 @@
+"""Attention from its parts."""
+
+import numpy as np
+from olc.analysis.functions import keeps_a_key
+from olc.assumptions import FINITE, KEEPS_A_KEY
+from olc.rules import CLOSE, F16, F32, Case, Refused, Scalar, Spec, Value, array, boolean, dims, f32, is_constant, rule, scalar
+
+COMPUTED = Spec((F32, F16))
+"""Dtypes of the operands: what runtimes have kernels for."""
+
+
+def _is_drop(number, dtype):
+    """Does an added number mask a key out? -100 and -1e4 are biases, which a softmax can undo."""
+    return number <= (-65504 if dtype == F16 else -1e30)
+
+
+
+def _probabilities(op, q, k, perm, a, b, c, masked):
+    """Softmax of the scaled scores, masked in some way."""
+    k_t = op.shared(op.Transpose(k, perm=perm))
+    scores = op.MatMul(op.either(op.Mul(q, a), q), op.either(op.Mul(k_t, b), k_t))
+    return op.Softmax(masked(op.either(op.Mul(scores, c), op.Div(scores, c), scores)), axis=-1)
+
+
+def _unlike(m):
+    """Why these are not the operands of an Attention; else sets ``m.scale``."""
+    q, k, v = dims(m.q), dims(m.k), dims(m.v)
+    if q is None or k is None or v is None or not len(q) == len(k) == len(v) == 4:
+        return "the operands are not known to have 4 axes"
+    k_t = tuple(k[i] for i in m.perm)
+    if not q[:2] == k_t[:2] == v[:2]:
+        return "batch and heads are not known to agree"
+    if q[3] != k_t[2] or k_t[3] != v[2]:
+        return "the sizes of heads, or the numbers of keys and values, are not known to agree"
+    scale = float(np.prod([float(scalar(x)) for x in (m.a, m.b) if x is not None]))
+    if m.c is not None:
+        number = float(scalar(m.c))
+        scale = scale * number if m.find("Div") is None else scale / number if number else np.nan
+    if not 0 < scale < np.inf:
+        return "the scale is not a positive number"
+    if isinstance(q[3], int) and q[3] and abs(scale * np.sqrt(q[3]) - 1) < 1e-6:
+        scale = float(np.float32(1 / np.sqrt(q[3])))
+    m.scale = scale
+    m.scores = (*q[:3], k_t[3])
+    return None
+
+
+def _misfit(m, mask):
+    """Why a mask or bias is not one of these scores."""
+    d, whole = dims(mask), m.scores
+    if d is None or not 2 <= len(d) <= 4:
+        return "the mask is not known to have 2 to 4 axes"
+    if any(n not in (1, w) for n, w in zip(d, whole[4 - len(d) :], strict=True)):
+        return "the mask is not known to fit the scores"
+    return None
+
+
+def _guarded(op, p):
+    """Probabilities, with or without the guard that makes rows of NaN 0."""
+    return op.either(op.Where(op.IsNaN(p), 0.0, p), p)
+
+
+def _why_no_mask(m, drop):
+    """Why a condition is no mask of the scores, that lets a key through or adds ``drop``; else sets what is assumed."""
+    reason = _unlike(m) or _misfit(m, m.mask)
+    if reason is not None:
+        return reason
+    if not _is_drop(drop, m.q.dtype):
+        return "the number added is a bias, not a mask"
+    guarded = m.find("IsNaN") is not None
+    if guarded:
+        m.assumes.add(FINITE)
+    if not (guarded and drop == -np.inf) and (m.inverted or not keeps_a_key(m.mask, m.scores)):
+        m.assumes.add(KEEPS_A_KEY)
+    return None
+
+
+def _attention(op, m, mask=None):
+    perm = [m.perm[i] for i in (0, 1, 3, 2)]
+    k = m.k if perm == [0, 1, 2, 3] else op.Transpose(m.k, perm=perm)
+    return op.Attention(m.q, k, m.v, mask, scale=m.scale)
+
+
+KEEP = np.tril(np.ones((3, 3), bool))
+TRANSPOSED = (0, 1, 3, 2)
+QKV = {"q": f32["B", 2, "S", 4], "k": f32["B", 2, "T", 4], "v": f32["B", 2, "T", 4], "perm": TRANSPOSED}
+SQUARE = {"q": f32["B", 2, 3, 4], "k": f32["B", 2, 3, 4], "v": f32["B", 2, 3, 4], "perm": TRANSPOSED}
+ZERO, LOW, LEAST = np.float32(0), np.float32(-np.inf), np.finfo(np.float32).min
+SCALES = {"a": 0.5, "b": 0.5, "c": 2.0}
+
+
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+class AttentionPlain:
+    """Softmax of scaled products of queries and keys, times values, is Attention.
+
+    Sound because that is its definition. The keys enter as they were before the transposition.
+    """
+
+    def pattern(op, q: COMPUTED, k, v, perm, a: Scalar, b: Scalar, c: Scalar):
+        return op.MatMul(_probabilities(op, q, k, perm, a, b, c, lambda scores: scores), v)
+
+    def unless(m):
+        return _unlike(m)
+
+    def rewrite(op, m):
+        return _attention(op, m)
+
+    cases = [
+        Case("scaled", **QKV, a=0.5, b=1.0, c=1.0),
+        Case("heads last", q=f32["B", 2, "S", 4], k=f32["B", "T", 2, 4], v=f32["B", 2, "T", 4], perm=(0, 2, 3, 1),
+             a=0.3, b=0.25, c=5.0),
+        Case("a negative scale stays with the queries", **QKV, a=-0.5, b=1.0, c=1.0),
+        Refused("one batch for all", q=f32[2, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
+                a=0.5, b=1.0, c=1.0, because="batch and heads"),
+        Refused("three axes", q=f32[2, "S", 4], k=f32[2, "T", 4], v=f32[2, "T", 4], perm=(0, 2, 1),
+                a=0.5, b=1.0, c=1.0, because="4 axes"),
+    ]  # fmt: skip
+
+
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+class AttentionMasked:
+    """Attention whose scores get 0 where a condition holds and a number below all others where not has a boolean mask.
+
+    Sound because a key so masked gets the weight 0, as in the operator. A query with no key at all gets 0 from the
+    operator. That is what the guard against NaN gives too where -inf is added; without the guard, or with a finite number,
+    it would be NaN or a mean over all keys: then it is proved that each query keeps a key, or assumed and said so. That
+    the guard would turn a NaN from elsewhere into 0 is assumed not to matter.
+    """
+
+    def pattern(op, q: COMPUTED, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, keep: Scalar, drop: Scalar):
+        def masked(scores):
+            return op.Add(scores, op.shared(op.Where(mask, keep, drop)))
+
+        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, masked)), v)
+
+    def unless(m):
+        keep, drop = float(scalar(m.keep)), float(scalar(m.drop))
+        m.inverted = drop == 0
+        if m.inverted:
+            keep, drop = drop, keep
+        if keep != 0:
+            return "what is added where the condition holds is not 0"
+        return _why_no_mask(m, drop)
+
+    def rewrite(op, m):
+        return _attention(op, m, op.Not(m.mask) if m.inverted else m.mask)
+
+    cases = [
+        Case("padding", **QKV, **SCALES, mask=boolean["B", 1, 1, "T"], keep=ZERO, drop=LOW),
+        Case("causal", **SQUARE, **SCALES, mask=KEEP, keep=ZERO, drop=LEAST),
+        Case("the other way round", **SQUARE, **SCALES, mask=~KEEP, keep=LOW, drop=ZERO),
+        Refused("a bias", **SQUARE, **SCALES, mask=KEEP, keep=ZERO, drop=np.float32(-1e4), because="is a bias"),
+        Refused("not neutral", **SQUARE, **SCALES, mask=KEEP, keep=np.float32(1), drop=LOW, because="is not 0"),
+        Refused("wider than the scores", q=f32[1, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
+                **SCALES, mask=boolean[2, 1, "S", "T"], keep=ZERO, drop=LOW, because="fit the scores"),
+    ]  # fmt: skip
+
+
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+class AttentionFilled:
+    """Attention whose scores are replaced by a number below all others where a condition does not hold has a boolean mask.
+
+    Sound for the same reasons; that an infinite or NaN score would be replaced too is assumed not to matter.
+    """
+
+    def pattern(op, q: COMPUTED, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, drop: Scalar):
+        def masked(scores):
+            return op.either(op.Where(mask, scores, drop), op.Where(mask, drop, scores))
+
+        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, masked)), v)
+
+    def unless(m):
+        m.assumes.add(FINITE)
+        fill = next(n for n in m.nodes if n.op_type == "Where" and n.inputs[0] is m.mask)
+        m.inverted = fill.inputs[1] is m.drop
+        return _why_no_mask(m, float(scalar(m.drop)))
+
+    def rewrite(op, m):
+        return _attention(op, m, op.Not(m.mask) if m.inverted else m.mask)
+
+    cases = [
+        Case("causal", **SQUARE, **SCALES, mask=np.eye(3, dtype=bool), drop=LEAST),
+        Refused("another number", **SQUARE, **SCALES, mask=KEEP, drop=np.float32(-1e4), because="is a bias"),
+    ]  # fmt: skip
+
+
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+class AttentionBiased:
+    """Attention whose scores get something added has that as its mask.
+
+    Sound because the operator adds a mask of floats to the scaled scores. Where that leaves a query no finite score, runtimes
+    disagree: unless the bias is a constant of moderate numbers it is assumed that this does not happen.
+    """
+
+    def pattern(op, q: COMPUTED, k, v, perm, a: Scalar, b: Scalar, c: Scalar, bias: Value):
+        return op.MatMul(_probabilities(op, q, k, perm, a, b, c, lambda scores: op.Add(scores, bias)), v)
+
+    def unless(m):
+        reason = _unlike(m) or _misfit(m, m.bias)
+        if reason is not None:
+            return reason
+        producer = m.bias.producer()
+        if producer is not None and producer.op_type == "Where" and all(is_constant(x) for x in producer.inputs[1:]):
+            return "the bias is a mask"
+        if not is_constant(m.bias) or not (array(m.bias).astype(np.float64) > -1e4).all():
+            m.assumes.add(KEEPS_A_KEY)
+        return None
+
+    def rewrite(op, m):
+        return _attention(op, m, m.bias)
+
+    cases = [
+        Case("relative positions", **QKV, **SCALES, bias=f32[1, 2, "S", "T"]),
+        Case("of a table", **SQUARE, **SCALES, bias=np.linspace(-1, 1, 18).reshape(2, 3, 3).astype(np.float32)),
+        Refused("wider than the scores", q=f32[1, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
+                **SCALES, bias=f32[2, 1, "S", "T"], because="fit the scores"),
+    ]  # fmt: skip
