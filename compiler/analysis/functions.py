@@ -92,7 +92,7 @@ class Functions:
 
     def __init__(self, bounds: Sequence[d.Dim]) -> None:
         self.bounds: Mapping[str, d.Dim] = {f"@{i}": n for i, n in enumerate(bounds)}
-        self.key = coordinate(len(bounds) - 1)
+        self.key, self.keys = coordinate(len(bounds) - 1), bounds[-1]
         self.reads: dict[str, Read] = {}
         self.assumed: set[str] = set()
         self._known: dict[tuple[ir.Value, Coordinates], Element] = {}
@@ -274,13 +274,15 @@ class Functions:
         shape = None if value is None else shapes.dims(value)
         if value is None or shape is None or out is None:
             return None
-        coordinates = self._aligned(value, shape, out, at)
+        coordinates = self._aligned(shape, out, at)
         return None if coordinates is None else self.at(value, coordinates)
 
-    def _aligned(self, value: ir.Value, shape: Sequence[d.Dim], out: Sequence[d.Dim], at: Coordinates) -> Coordinates | None:
+    def _aligned(self, shape: Sequence[d.Dim], out: Sequence[d.Dim], at: Coordinates) -> Coordinates | None:
         coordinates: list[d.Dim] = []
         for n, whole, c in zip(shape, out[len(out) - len(shape) :], at[len(at) - len(shape) :], strict=True):
-            if n not in (1, whole) and not (_is_input(value) and self.covers(c, n)):
+            if n in (1, whole) or (c == self.key and n == self.keys):
+                pass  # the size of the other operand is the one to wonder about
+            elif not self.covers(c, n):  # that they broadcast at all means that n is as many, or 1
                 return None
             coordinates.append(0 if n == 1 else c)
         return tuple(coordinates)
@@ -575,7 +577,8 @@ def _neg(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
 
 @_operator("Trilu")
 def _trilu(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
-    x, k = node.inputs[0], _ints(_input(node, 1)) if _input(node, 1) is not None else (0,)
+    x, given = node.inputs[0], _input(node, 1)
+    k = (0,) if given is None else shapes.elements(given)
     if x is None or k is None:
         return None
     off = d.sub(d.sub(at[-1], at[-2]), k[0])

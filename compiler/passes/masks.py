@@ -2,7 +2,9 @@
 
 A boolean mask is worked out as a condition on (batch, head, query, key) (``analysis/functions.py``) and built anew from
 that: entries of a mask input as ``Unsqueeze(Cast(m, BOOL))``, inequalities of positions as ``LessOrEqual`` of two Ranges,
-joined by And in a fixed order, one set of nodes for all that need it. A mask that is True everywhere goes.
+joined by And in a fixed order, one set of nodes for all that need it. A mask that is True everywhere goes; one that only
+lets each query see the keys up to its own place is the attribute ``is_causal``, and that attribute beside another mask
+becomes part of it.
 
 Sound because Attention broadcasts its mask: what counts is the function of the four coordinates, and the new web is built
 from an expression that was proved to be that function. Where the expression holds something of another form
@@ -33,7 +35,8 @@ def run(model: ir.Model, ctx: Context) -> int:
     """Rebuild the masks of the main graph's attentions; returns how many changed."""
     if (model.opset_imports.get("") or 0) < SINCE:
         return 0
-    found = [n for n in model.graph if n.op_type == "Attention" and n.domain == "" and len(n.inputs) > 3 and n.inputs[3]]
+    found = [n for n in model.graph if n.op_type == "Attention" and n.domain == "" and len(n.inputs) > 3]
+    found = [n for n in found if n.inputs[3] is not None]
     if not found:
         return 0
     masks = _Masks(model, ctx)
@@ -51,6 +54,12 @@ def scores_shape(node: ir.Node) -> tuple[d.Dim, ...] | None:
     if len(q) == 3 and not heads:
         return None
     return (q[0], q[1] if len(q) == 4 else heads, q[-2], d.add(cached[2], k[-2]))
+
+
+def past_length(node: ir.Node) -> d.Dim:
+    """Keys in the cache of an Attention whose `scores_shape` is known."""
+    past = node.inputs[4] if len(node.inputs) > 4 else None
+    return 0 if past is None else (shapes.dims(past) or ())[2]
 
 
 class _Masks:
@@ -74,12 +83,17 @@ class _Masks:
                for n, whole, c in zip(shape, bounds[-len(shape) :], at, strict=True)):  # fmt: skip
             return 0
         condition = functions.condition(mask, at)
+        causal = functions.clause("ge", d.sub(d.add(coordinate(2), past_length(node)), coordinate(3)))
+        if ir.attr(node, "is_causal", 0):
+            condition = functions.both((condition, causal))
         known = str((condition, bounds))
         if condition == FALSE or mask.meta.get(_DONE) == known or self.ctx.why_not(functions.assumed):
             return 0
-        if condition == TRUE:
+        if condition in (TRUE, causal):
             node.replace_input_with(3, None)
-            self.ctx.record(NAME, node.name, "the mask keeps everything")
+            if condition == causal != TRUE:
+                node.attributes["is_causal"] = ir.make_attr("is_causal", 1)
+            self.ctx.record(NAME, node.name, "the mask keeps everything" if condition == TRUE else "the mask is causal")
         else:
             self.bounds, self.functions, self.before = bounds, functions, node
             try:
@@ -89,8 +103,9 @@ class _Masks:
             if self.ctx.why_not(functions.assumed):
                 return 0
             new.meta[_DONE] = known
-            if new is mask:
+            if new is mask and "is_causal" not in node.attributes:
                 return 0
+            node.attributes.pop("is_causal", None)
             node.replace_input_with(3, new)
             self.ctx.record(NAME, node.name, f"the mask is {condition}")
         self.ctx.relied.update(functions.assumed)
@@ -205,15 +220,19 @@ class _Masks:
                 raise Inexpressible  # a longer table, read in part
             places.append(int(name[1:]))
         out = read.value
+        first = RANK - len(shape)
+        if all(n == 1 or str(c) == f"@{first + i}" for i, (n, c) in enumerate(zip(shape, read.at, strict=True))):
+            return self.cast(out, boolean)  # it is broadcast as it stands
         ones = [i for i, c in enumerate(read.at) if c == 0]
         if ones:
             out = self.node("Squeeze", [out, self.vector(*ones)])
-        if boolean != (out.dtype == ir.DataType.BOOL):
-            out = self.node("Cast", [out], to=int(ir.DataType.BOOL if boolean else ir.DataType.INT64))
-        elif not boolean and out.dtype != ir.DataType.INT64:
-            out = self.node("Cast", [out], to=int(ir.DataType.INT64))
+        out = self.cast(out, boolean)
         order = sorted(range(len(places)), key=places.__getitem__)
         if order != list(range(len(places))):
             out = self.node("Transpose", [out], perm=order)
         new = [i for i in range(RANK) if i not in places]
         return self.node("Unsqueeze", [out, self.vector(*new)]) if new else out
+
+    def cast(self, value: ir.Value, boolean: bool) -> ir.Value:
+        wanted = ir.DataType.BOOL if boolean else ir.DataType.INT64
+        return value if value.dtype == wanted else self.node("Cast", [value], to=int(wanted))

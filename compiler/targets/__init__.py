@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..passes import Context
     from ..session import SessionOptions
     from .capabilities import Table
+    from .kernels import Kernels
 
 
 @runtime_checkable
@@ -34,6 +35,10 @@ class Target(Protocol):
     @property
     def table(self) -> Table:
         """Operators, versions and dtypes that it runs."""
+        ...
+
+    def kernels(self) -> Kernels:
+        """What was measured of its fused operators."""
         ...
 
     def opset_for(self, model: ir.Model) -> int:

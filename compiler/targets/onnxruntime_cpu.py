@@ -18,8 +18,9 @@ from .. import ir, signatures
 from ..errors import Unsupported
 from ..passes import Context
 from ..session import SessionOptions, run, session
-from . import capabilities, decompose, expand
+from . import capabilities, decompose, expand, kernels, protect
 from .capabilities import CAST, DECOMPOSED, NO, YES, Kernel, Parameter, Signature, Support, Table
+from .kernels import Kernels
 
 PROVIDER = "CPUExecutionProvider"
 _OPEN = 2**31 - 1  # how the registry writes "no end version"
@@ -180,6 +181,12 @@ class OnnxRuntimeCpu:
     def run(self, path: str | os.PathLike[str], feed: Mapping[str, Any], threads: int | None = None) -> dict[str, Any]:
         return run(self.session(path, threads), feed, where=os.fspath(path))
 
+    def kernels(self) -> Kernels:
+        """This machine's table, if ``olc targets measure`` made one with the installed runtime, or the packaged one."""
+        import onnxruntime
+
+        return kernels.load(Path(__file__).with_suffix(".kernels.json"), "onnxruntime", onnxruntime.__version__)
+
     def opset_for(self, model: ir.Model) -> int:
         """The version to raise the model to: the highest up to ``opset`` at which no operator of it loses its kernel.
 
@@ -324,7 +331,8 @@ class OnnxRuntimeCpu:
     def lower(self, model: ir.Model, ctx: Context) -> int:
         """Write out the bodies of operators without a kernel, where the standard has one; the number of nodes changed.
 
-        Inputs that a kernel does not broadcast are expanded (``expand.py``).
+        Inputs that a kernel does not broadcast are expanded (``expand.py``), and what the runtime would fuse into
+        something slower is written so that it does not (``protect.py``).
 
         ONNX Runtime can expand some by itself, but not bodies within bodies, and what it expands is out of reach
         of rules and of the report.
@@ -352,6 +360,7 @@ class OnnxRuntimeCpu:
                 changes += 1
                 work.extend((n, depth - 1) for n in made)
         changes += expand.masks(model, ctx, f"lower:{self.name}")
+        changes += protect.run(model, ctx, f"lower:{self.name}", self.kernels())
         problems = self.check(model)
         if problems:
             shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])

@@ -1,0 +1,79 @@
+"""What was measured of a runtime's fused operators: how many times faster than their parts, by size."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from math import log
+from pathlib import Path
+from typing import Any
+
+PAYS = 0.97
+"""A fused operator below this fraction of its parts' speed does not pay; between it and 1 it is even, and one node less."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: time of the parts over time of the operator, with its 95 % interval."""
+
+    operator: str
+    size: Mapping[str, int]
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The table of one runtime on one machine.
+
+    Attributes:
+        cpu: features of the machine that it was measured on.
+    """
+
+    runtime: str
+    version: str
+    cpu: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    def ratio(self, operator: str, **size: int) -> float | None:
+        """The ratio at the nearest size measured (by the logarithms of the sizes given); the worst of all sizes where
+        none is given; None where the operator was not measured."""
+        rows = [r for r in self.rows if r.operator == operator]
+        if not rows:
+            return None
+        if not size:
+            return min(r.ratio for r in rows)
+        return min(rows, key=lambda r: sum(abs(log(r.size[k]) - log(max(v, 1))) for k, v in size.items())).ratio
+
+    def pays(self, operator: str, **size: int) -> bool:
+        """Is the operator at least even with its parts? Yes where nothing is known."""
+        found = self.ratio(operator, **size)
+        return found is None or found >= PAYS
+
+    def dumps(self) -> str:
+        rows = ",\n  ".join(json.dumps(asdict(r)) for r in self.rows)
+        head = json.dumps({"runtime": self.runtime, "version": self.version, "cpu": dict(self.cpu)}, indent=1)
+        return f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n'
+
+
+def loads(text: str) -> Kernels:
+    """Read what ``dumps`` wrote."""
+    data = json.loads(text)
+    return Kernels(data["runtime"], data["version"], data["cpu"], tuple(Row(**r) for r in data["rows"]))
+
+
+def own_path(runtime: str, version: str) -> Path:
+    """Where ``olc targets measure`` keeps the table of this machine."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "olc" / f"kernels-{runtime}-{version}.json"
+
+
+@lru_cache(maxsize=4)
+def load(packaged: Path, runtime: str, version: str) -> Kernels:
+    """This machine's own table where it was measured with that runtime, else the packaged one."""
+    own = own_path(runtime, version)
+    return loads((own if own.is_file() else packaged).read_text(encoding="utf-8"))

@@ -1,0 +1,186 @@
+"""Fused operators against their parts, timed on this machine: what pays is found out, not believed.
+
+Each comparison is a function in two spellings, at several sizes. Both run as they are written (the runtime's own graph
+optimizations are off), in pairs, with one thread. The result is the table that ``kernels.py`` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import OlcError
+from ..evaluation.latency import Paired, paired
+from ..session import SessionOptions, run, session
+from . import features
+from .kernels import Kernels, Row
+
+_HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>'
+ROWS = ((1, 384), (16, 384), (128, 384), (512, 768))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A fused operator and its parts.
+
+    Attributes:
+        operator: ``domain::Name`` or ``Name``.
+        parameters: the graph's inputs as ONNX text, sizes in braces.
+        result: type of the output.
+        parts, fused: bodies that compute ``y``.
+        sizes: values for the names in braces.
+    """
+
+    operator: str
+    parameters: str
+    result: str
+    parts: str
+    fused: str
+    names: tuple[str, ...]
+    sizes: tuple[tuple[int, ...], ...]
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, body: str, size: dict[str, int]) -> bytes:
+        import onnx.parser
+
+        values = {**size, **{k: v(size) if callable(v) else v for k, v in self.constants.items()}}
+        text = f"{_HEADER} g ({self.parameters}) => ({self.result} y) {{ {body} }}"
+        for name, value in values.items():
+            text = text.replace("{" + name + "}", str(value))
+        made: bytes = onnx.parser.parse_model(text).SerializeToString()
+        return made
+
+
+_X = "float[{rows},{width}] x"
+_NORM = f"{_X}, float[{{rows}},{{width}}] s, float[{{width}}] g, float[{{width}}] b"
+_Y = "float[{rows},{width}]"
+_HEADS = "float[1,{heads},{queries},{size}] q, float[1,{heads},{keys},{size}] k, float[1,{heads},{keys},{size}] v, "
+_HEADS += "bool[1,1,{queries},{keys}] mask"
+_SCORES = (
+    "zero = Constant<value = float {0.0}>() low = Constant<value = float {-inf}>() c = Constant<value = float {0.125}>() "
+    "kt = Transpose<perm = [0,1,3,2]>(k) s0 = MatMul(q, kt) s1 = Mul(s0, c) w = Where(mask, zero, low) s2 = Add(s1, w) "
+    "p = Softmax<axis = -1>(s2) y = MatMul(p, v)"
+)
+_FLAT = "float[1,{queries},{width}] q, float[1,{keys},{width}] k, float[1,{keys},{width}] v, bool[1,1,{queries},{keys}] mask"
+_SPLIT = (
+    "shape = Constant<value_ints = [0,0,{heads},{size}]>() back = Constant<value_ints = [0,0,{width}]>() "
+    "q0 = Reshape(q, shape) q1 = Transpose<perm = [0,2,1,3]>(q0) k0 = Reshape(k, shape) v0 = Reshape(v, shape) "
+    "v1 = Transpose<perm = [0,2,1,3]>(v0) kt = Transpose<perm = [0,2,3,1]>(k0) "
+    "zero = Constant<value = float {0.0}>() low = Constant<value = float {-inf}>() c = Constant<value = float {0.125}>() "
+    "s0 = MatMul(q1, kt) s1 = Mul(s0, c) w = Where(mask, zero, low) s2 = Add(s1, w) "
+    "p = Softmax<axis = -1>(s2) o = MatMul(p, v1) o1 = Transpose<perm = [0,2,1,3]>(o) y = Reshape(o1, back)"
+)
+_WIDTH: dict[str, Callable[[dict[str, int]], Any]] = {"width": lambda s: s["heads"] * s["size"]}
+
+COMPARISONS = (
+    Comparison(
+        "com.microsoft::SkipLayerNormalization", _NORM, _Y,
+        "t = Add(x, s) y = LayerNormalization<axis = -1, epsilon = 1e-5>(t, g, b)",
+        "y = com.microsoft.SkipLayerNormalization<epsilon = 1e-5>(x, s, g, b)", ("rows", "width"), ROWS,
+    ),
+    Comparison(
+        "com.microsoft::SkipSimplifiedLayerNormalization", _NORM, _Y,
+        "t = Add(x, s) y = RMSNormalization<axis = -1, epsilon = 1e-5>(t, g)",
+        "y = com.microsoft.SkipSimplifiedLayerNormalization<epsilon = 1e-5>(x, s, g)", ("rows", "width"), ROWS,
+    ),
+    Comparison(
+        "Sum", f"{_X}, float[{{rows}},{{width}}] s", _Y, "y = Add(x, s)", "y = Sum(x, s)", ("rows", "width"), ROWS,
+    ),
+    Comparison(
+        "LayerNormalization", f"{_X}, float[{{width}}] g, float[{{width}}] b", _Y,
+        "axes = Constant<value_ints = [-1]>() e = Constant<value = float {1e-5}>() two = Constant<value = float {2.0}>() "
+        "m = ReduceMean(x, axes) d = Sub(x, m) s = Pow(d, two) v = ReduceMean(s, axes) w = Add(v, e) r = Sqrt(w) "
+        "n = Div(d, r) h = Mul(n, g) y = Add(h, b)",
+        "y = LayerNormalization<axis = -1, epsilon = 1e-5>(x, g, b)", ("rows", "width"), ROWS,
+    ),
+    Comparison(
+        "RMSNormalization", f"{_X}, float[{{width}}] g", _Y,
+        "axes = Constant<value_ints = [-1]>() e = Constant<value = float {1e-5}>() two = Constant<value = float {2.0}>() "
+        "s = Pow(x, two) v = ReduceMean(s, axes) w = Add(v, e) r = Sqrt(w) i = Reciprocal(r) n = Mul(x, i) y = Mul(n, g)",
+        "y = RMSNormalization<axis = -1, epsilon = 1e-5>(x, g)", ("rows", "width"), ROWS,
+    ),
+    Comparison(
+        "Gelu", _X, _Y,
+        "a = Constant<value = float {1.4142135}>() one = Constant<value = float {1.0}>() h = Constant<value = float {0.5}>() "
+        "d = Div(x, a) e = Erf(d) o = Add(e, one) m = Mul(x, o) y = Mul(m, h)",
+        "y = Gelu(x)", ("rows", "width"), ROWS,
+    ),
+    Comparison(
+        "com.microsoft::BiasGelu", f"{_X}, float[{{width}}] b", _Y,
+        "t = Add(x, b) y = Gelu(t)", "y = com.microsoft.BiasGelu(x, b)", ("rows", "width"), ROWS,
+    ),
+    Comparison(
+        "com.microsoft::QuickGelu", _X, _Y,
+        "s = Sigmoid(x) y = Mul(x, s)", "y = com.microsoft.QuickGelu<alpha = 1.0>(x)", ("rows", "width"), ROWS,
+    ),
+    Comparison(
+        "RotaryEmbedding", "float[1,{heads},{rows},{size}] x, float[1,{rows},{half}] c, float[1,{rows},{half}] n",
+        "float[1,{heads},{rows},{size}]",
+        "a = Constant<value_ints = [0]>() z = Constant<value_ints = [{half}]>() e = Constant<value_ints = [{size}]>() "
+        "ax = Constant<value_ints = [3]>() one = Constant<value_ints = [1]>() f = Slice(x, a, z, ax) l = Slice(x, z, e, ax) "
+        "m = Neg(l) t = Concat<axis = -1>(m, f) cc = Concat<axis = -1>(c, c) nn = Concat<axis = -1>(n, n) "
+        "cu = Unsqueeze(cc, one) nu = Unsqueeze(nn, one) p = Mul(x, cu) q = Mul(t, nu) y = Add(p, q)",
+        "y = RotaryEmbedding(x, c, n)", ("heads", "rows", "size"), ((9, 1, 64), (9, 128, 64), (32, 512, 128)),
+        {"half": lambda s: s["size"] // 2},
+    ),
+    Comparison(
+        "Attention", _FLAT, "float[1,{queries},{width}]", _SPLIT,
+        "y = Attention<q_num_heads = {heads}, kv_num_heads = {heads}, scale = 0.125>(q, k, v, mask)",
+        ("queries", "keys", "heads", "size"),
+        ((16, 16, 12, 64), (128, 128, 12, 32), (128, 128, 12, 64), (384, 384, 12, 64), (512, 512, 12, 64), (1, 128, 9, 64),
+         (1, 1024, 9, 64), (1500, 1500, 6, 64)),
+        _WIDTH,
+    ),
+    Comparison(
+        "com.microsoft::MultiHeadAttention", _FLAT, "float[1,{queries},{width}]",
+        "y = Attention<q_num_heads = {heads}, kv_num_heads = {heads}, scale = 0.125>(q, k, v, mask)",
+        "zero = Constant<value = float {0.0}>() low = Constant<value = float {-3.4e38}>() w = Where(mask, zero, low) "
+        "y = com.microsoft.MultiHeadAttention<num_heads = {heads}, scale = 0.125>(q, k, v, , , w)",
+        ("queries", "keys", "heads", "size"),
+        ((16, 16, 12, 64), (128, 128, 12, 32), (128, 128, 12, 64), (384, 384, 12, 64), (512, 512, 12, 64), (1500, 1500, 6, 64)),
+        _WIDTH,
+    ),
+)  # fmt: skip
+"""What the table holds. (MultiHeadAttention is compared with Attention, not with its parts.)"""
+
+
+def measure(
+    seconds: float = 0.4, say: Callable[[str], None] = lambda text: None, only: str | None = None, seed: int = 0
+) -> Kernels:
+    """Time all comparisons (or those of one operator) on the installed runtime, ``seconds`` each size."""
+    import onnxruntime
+
+    rows = []
+    for c in COMPARISONS:
+        for size in c.sizes if only in (None, c.operator) else ():
+            named = dict(zip(c.names, size, strict=True))
+            say(f"{c.operator} at {', '.join(f'{k} {v}' for k, v in named.items())}")
+            found = _compare(c, named, seconds, seed)
+            if found is not None:
+                rows.append(Row(c.operator, named, round(found.ratio, 3), round(found.low, 3), round(found.high, 3)))
+    return Kernels("onnxruntime", onnxruntime.__version__, features.detect().to_dict(), tuple(rows))
+
+
+def _compare(c: Comparison, size: dict[str, int], seconds: float, seed: int) -> Paired | None:
+    """Parts against fused; None where the runtime has no such operator."""
+    options = SessionOptions(optimization="none", threads=1)
+    opened = []
+    for body in (c.parts, c.fused):
+        try:
+            opened.append(session(c.model(body, size), options=options))
+        except OlcError:
+            return None
+    feed = dict(_feed(opened[0], seed))
+    return paired(lambda: run(opened[0], feed), lambda: run(opened[1], feed), budget_s=seconds, seed=seed, min_pairs=15)
+
+
+def _feed(opened: Any, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    random = np.random.default_rng(seed)
+    for i in opened.get_inputs():
+        if i.type == "tensor(bool)":
+            yield i.name, np.ones(i.shape, bool)
+        else:
+            yield i.name, random.normal(size=i.shape).astype(np.float32)

@@ -1,0 +1,152 @@
+"""Element functions: the expression at symbolic coordinates against what the reference evaluator computes."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from tests.mask_webs import CAUSAL, HEADER, PADDING, web
+from olc import ir
+from olc.analysis import dims as d
+from olc.analysis import shapes
+from olc.analysis.functions import FALSE, TRUE, Condition, Functions, coordinate, keeps_a_key
+from olc.assumptions import COVERS_KEYS
+from onnx.reference import ReferenceEvaluator
+from onnx_ir import serde
+
+AT = tuple(coordinate(i) for i in range(4))
+B, S, P = (d.symbol(n) for n in "BSP")
+
+
+def load(text: str) -> tuple[Any, dict[str, ir.Value]]:
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]>\n{text}')
+    model = serde.deserialize_model(proto)
+    shapes.infer(model)
+    return proto, {v.name: v for v in [*model.graph.inputs, *(o for n in model.graph for o in n.outputs)] if v.name}
+
+
+def holds(condition: Condition, functions: Functions, sizes: dict[str, int], feed: dict[str, np.ndarray]) -> bool:
+    """What the condition says with numbers for sizes and coordinates, and arrays for what is read."""
+
+    def number(p: d.Dim) -> int:
+        known = dict(sizes)
+        for name in d.all_names(p):
+            if name in functions.reads:
+                read = functions.reads[name]
+                known[name] = int(feed[read.value.name][tuple(number(c) for c in read.at)])
+        return d.evaluate(p, known)
+
+    def clause(c: Any) -> bool:
+        if c.kind == "or":
+            return any(holds(o, functions, sizes, feed) for o in c.options)
+        n = number(c.p)
+        return {"ge": n >= 0, "eq": n == 0, "ne": n != 0}[c.kind]
+
+    return all(clause(c) for c in condition.clauses)
+
+
+@pytest.mark.parametrize(("padding", "causal"), [
+    *((p, c) for p in PADDING for c in CAUSAL), *((p, None) for p in PADDING), *((None, c) for c in CAUSAL),
+])  # fmt: skip
+def test_a_web_means_what_it_computes(padding: str | None, causal: str | None) -> None:
+    proto, found = load(f"g ({HEADER.replace('{T}', 'T')}) => (bool[A, H, C, K] mask) {{ {web(padding, causal)} }}")
+    functions = Functions((B, 1, S, d.add(P, S)))
+    condition = functions.condition(found["mask"], AT[-len(shapes.dims(found["mask"])) :])
+    random = np.random.default_rng(0)
+    run = ReferenceEvaluator(proto)
+    for b, s, p in itertools.product((1, 2), (1, 3), (0, 2)):
+        feed = {"m": random.integers(-1, 3, (b, p + s)), "x": np.zeros((b, s, 8), np.float32)}
+        feed["past"] = np.zeros((b, 2, p, 4), np.float32)
+        mask = np.broadcast_to(run.run(["mask"], feed)[0], (b, 1, s, p + s))
+        for at in np.ndindex(mask.shape):
+            sizes = {"B": b, "S": s, "P": p, "T": p + s} | {f"@{i}": c for i, c in enumerate(at)}
+            assert holds(condition, functions, sizes, feed) == mask[at], (at, str(condition))
+
+
+@pytest.mark.parametrize("causal", [None, *CAUSAL])
+@pytest.mark.parametrize("padding", [None, *PADDING])
+def test_all_webs_say_the_same(padding: str | None, causal: str | None) -> None:
+    if padding is None and causal is None:
+        return
+    _, found = load(f"g ({HEADER.replace('{T}', 'T')}) => (bool[A, H, C, K] mask) {{ {web(padding, causal)} }}")
+    functions = Functions((B, 1, S, d.add(P, S)))
+    condition = functions.condition(found["mask"], AT[-len(shapes.dims(found["mask"])) :])
+    said = sorted(map(str, condition.clauses))
+    expected = (["@2 - @3 + P >= 0"] if causal else []) + (["m[@0, @3] != 0"] if padding else [])
+    assert said == sorted(expected)
+
+
+def test_what_is_assumed_is_said() -> None:
+    for padding, assumed in (("gathered", True), ("gathered by pairs", False), ("unsqueezed", False)):
+        _, found = load(f"g ({HEADER.replace('{T}', 'T')}) => (bool[A, H, C, K] mask) {{ {web(padding, None)} }}")
+        functions = Functions((B, 1, S, d.add(P, S)))
+        functions.condition(found["mask"], AT)
+        assert functions.assumed == ({COVERS_KEYS} if assumed else set()), padding
+
+
+def one(body: str, inputs: str = "int64[N] x", bound: d.Dim = d.symbol("N")) -> tuple[Functions, Any]:
+    _, found = load(f"g ({inputs}) => (int64[M] y) {{ {body} }}")
+    functions = Functions((bound,))
+    return functions, functions.at(found["y"], (coordinate(0),))
+
+
+@pytest.mark.parametrize(("body", "text"), [
+    # An int8 wraps where an integer does not: 1 - m is never negative for a dim, but may be for the runtime.
+    ("a = Cast<to = 3>(x) o = Constant<value = int8 {1}>() b = Sub(o, a) y = Cast<to = 7>(b)", "b[@0]"),
+    ("a = Cast<to = 6>(x) o = Constant<value = int32 {1}>() b = Sub(o, a) y = Cast<to = 7>(b)", "b[@0]"),
+    ("o = Constant<value_int = 1>() y = Sub(o, x)", "-x[@0] + 1"),
+    # An index that a caller gives may count from the end.
+    ("y = Gather(x, x)", "y[@0]"),
+    ("c = CumSum(x, z) z2 = Constant<value_int = 0>() y = Add(c, z2)", "c[@0]"),
+    ("c = Constant<value_ints = [2, 4, 6]>() y = Gather(c, i)", "y[@0]"),
+    ("c = Constant<value_ints = [0]>() e = Constant<value_ints = [2]>() y = Slice(x, e, l, c)", "x[@0 + 2]"),
+    ("c = Constant<value_ints = [0]>() e = Constant<value_ints = [-2]>() y = Slice(x, e, l, c)", "y[@0]"),
+    ("n = Constant<value_ints = [0]>() y = Expand(i, n)", "i[@0]"),
+])  # fmt: skip
+def test_what_is_looked_through(body: str, text: str) -> None:
+    _, e = one(body, "int64[N] x, int64 z, int64[K] i, int64[1] l")
+    assert str(e) == text
+
+
+def test_constants_of_a_simple_form() -> None:
+    assert str(one("y = Constant<value_ints = [3, 5, 7]>()")[1]) == "2*@0 + 3"
+    assert one("y = Constant<value_ints = [4, 4]>()")[1] == 4
+    assert str(one("y = Constant<value_ints = [4, 4, 5]>()")[1]) == "y[@0]"
+
+
+def test_a_product_of_coordinates_is_not_proved_and_does_no_harm() -> None:
+    functions = Functions((d.symbol("N"), d.symbol("N")))
+    assert not functions.nonnegative(d.sub(d.mul(AT[0], AT[1]), 1))
+    assert functions.nonnegative(d.sub(d.symbol("N"), d.add(AT[0], 1)))
+
+
+def test_negation_is_pushed_inwards() -> None:
+    functions = Functions((B, 1, S, S))
+    both = functions.both((functions.clause("ge", d.sub(AT[2], AT[3])), functions.clause("eq", d.sub(AT[2], AT[0]))))
+    assert functions.negation(functions.negation(both)) == both
+    assert functions.negation(TRUE) == FALSE
+    assert functions.one_of((both, functions.negation(both))) != FALSE
+
+
+@pytest.mark.parametrize(("padding", "causal", "keeps"), [(None, "less or equal", True), ("unsqueezed", None, False),
+                                                         ("unsqueezed", "less or equal", False)])  # fmt: skip
+def test_which_masks_are_proved_to_keep_a_key(padding: str | None, causal: str | None, keeps: bool) -> None:
+    _, found = load(f"g ({HEADER.replace('{T}', 'T')}) => (bool[A, H, C, K] mask) {{ {web(padding, causal)} }}")
+    assert keeps_a_key(found["mask"], (B, 2, S, d.add(P, S))) is keeps
+
+
+def test_a_key_that_does_not_exist_proves_nothing() -> None:
+    # k == q + K - Q holds at a key below 0 for the first queries where there are fewer keys than queries
+    text = (
+        "g (float[Q, K] x) => (bool[Q, K] mask) { z1 = Constant<value_ints = [0]>() z = Constant<value_int = 0>() "
+        "o1 = Constant<value_ints = [1]>() "
+        "o = Constant<value_int = 1>() q1 = Shape<start = 0, end = 1>(x) k1 = Shape<start = 1, end = 2>(x) q = Squeeze(q1, z1) "
+        "k = Squeeze(k1, z1) qr = Range(z, q, o) kr = Range(z, k, o) qu = Unsqueeze(qr, o1) d = Sub(k, q) own = Add(qu, d) "
+        "mask = Equal(kr, own) }"
+    )
+    _, found = load(text)
+    assert not keeps_a_key(found["mask"], (1, 1, d.symbol("Q"), d.symbol("K")))
