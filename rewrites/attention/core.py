@@ -3,16 +3,10 @@
 import numpy as np
 from olc.analysis.functions import keeps_a_key
 from olc.assumptions import FINITE, KEEPS_A_KEY
-from olc.rules import CLOSE, F16, F32, Case, Refused, Scalar, Spec, Value, array, boolean, dims, f32, is_constant, rule, scalar
+from olc.rules import CLOSE, Case, Refused, Scalar, Value, array, boolean, dims, f32, is_constant, rule, scalar
 
-COMPUTED = Spec((F32, F16))
-"""Dtypes of the operands: what runtimes have kernels for."""
-
-
-def _is_drop(number, dtype):
-    """Does an added number mask a key out? -100 and -1e4 are biases, which a softmax can undo."""
-    return number <= (-65504 if dtype == F16 else -1e30)
-
+DROPPED = -1e30
+"""An added number up to which a key counts as masked out; -100 and -1e4 are biases, which a softmax can undo."""
 
 
 def _probabilities(op, q, k, perm, a, b, c, masked):
@@ -65,7 +59,7 @@ def _why_no_mask(m, drop):
     reason = _unlike(m) or _misfit(m, m.mask)
     if reason is not None:
         return reason
-    if not _is_drop(drop, m.q.dtype):
+    if not drop <= DROPPED:
         return "the number added is a bias, not a mask"
     guarded = m.find("IsNaN") is not None
     if guarded:
@@ -96,7 +90,7 @@ class AttentionPlain:
     Sound because that is its definition. The keys enter as they were before the transposition.
     """
 
-    def pattern(op, q: COMPUTED, k, v, perm, a: Scalar, b: Scalar, c: Scalar):
+    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar):
         return op.MatMul(_probabilities(op, q, k, perm, a, b, c, lambda scores: scores), v)
 
     def unless(m):
@@ -127,7 +121,7 @@ class AttentionMasked:
     the guard would turn a NaN from elsewhere into 0 is assumed not to matter.
     """
 
-    def pattern(op, q: COMPUTED, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, keep: Scalar, drop: Scalar):
+    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, keep: Scalar, drop: Scalar):
         def masked(scores):
             return op.Add(scores, op.shared(op.Where(mask, keep, drop)))
 
@@ -163,7 +157,7 @@ class AttentionFilled:
     Sound for the same reasons; that an infinite or NaN score would be replaced too is assumed not to matter.
     """
 
-    def pattern(op, q: COMPUTED, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, drop: Scalar):
+    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, drop: Scalar):
         def masked(scores):
             return op.either(op.Where(mask, scores, drop), op.Where(mask, drop, scores))
 
@@ -192,7 +186,7 @@ class AttentionBiased:
     disagree: unless the bias is a constant of moderate numbers it is assumed that this does not happen.
     """
 
-    def pattern(op, q: COMPUTED, k, v, perm, a: Scalar, b: Scalar, c: Scalar, bias: Value):
+    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, bias: Value):
         return op.MatMul(_probabilities(op, q, k, perm, a, b, c, lambda scores: op.Add(scores, bias)), v)
 
     def unless(m):

@@ -1,7 +1,7 @@
 """The scale of an Attention, written out and rounded once."""
 
 import numpy as np
-from olc.rules import CLOSE, F16, F32, Attrs, Case, Many, Refused, Spec, attr, dims, f32, rule
+from olc.rules import CLOSE, Attrs, Case, Many, Refused, attr, dims, f32, rule
 
 
 @rule(group="attention", safety=CLOSE("the scale is rounded once instead of several times"), since=23)
@@ -11,7 +11,7 @@ class AttentionScale:
     Sound because that is what a missing scale stands for; exporters that split the scale in two roots lose its last digit.
     """
 
-    def pattern(op, q: Spec((F32, F16)), others: Many, attrs: Attrs):
+    def pattern(op, q: f32, others: Many, attrs: Attrs):
         return op.Attention(q, *others, **attrs)
 
     def unless(m):
