@@ -16,9 +16,10 @@ from . import ir
 from .tensors import MappedTensor
 
 
-def digest(model: ir.Model) -> str:
-    """32 hex digits."""
-    run = _Digest()
+def digest(model: ir.Model, shapes: bool = True) -> str:
+    """32 hex digits. ``shapes``: the declared shapes of inputs and outputs count too; exporters disagree on how much
+    they say there of one and the same graph."""
+    run = _Digest(shapes)
     functions = sorted(run.function(f) for f in model.functions.values())
     return _hash(b"model", run.opsets(model.opset_imports), run.graph(model.graph, b"main"), *functions).hex()
 
@@ -53,7 +54,8 @@ def _text(value: Any) -> bytes:
 
 
 class _Digest:
-    def __init__(self) -> None:
+    def __init__(self, shapes: bool) -> None:
+        self.shapes = shapes
         self.values: dict[ir.Value, bytes] = {}
         self.dims: dict[str, int] = {}
         self.tensors: dict[int, bytes] = {}
@@ -131,7 +133,7 @@ class _Digest:
         return found
 
     def type(self, v: ir.Value) -> bytes:
-        return _hash(_text(v.type), self.shape(v.shape))
+        return _hash(_text(v.type), self.shape(v.shape) if self.shapes else b"")
 
     def shape(self, shape: ir.Shape | None) -> bytes:
         """Named dims by the order in which they first appear: their names are for people."""

@@ -24,6 +24,7 @@ from .passes import (
     raise_opset,
     simplify,
     size_queries,
+    tied_weights,
 )
 from .passes import shapes as shapes_pass
 from .rewriter import Outcome, Rewriter
@@ -167,6 +168,7 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
             run.run_pass(lift_constants)
         run.run_pass(normalize)
         run.run_pass(dedupe_initializers)
+        run.run_pass(tied_weights)
         run.clean("EXACT")
     if o.level >= 2 > o.start:
         run.clean("EXACT", "CLOSE")

@@ -100,8 +100,9 @@ class _Masks:
                 new = self.condition(condition)
             except Inexpressible:
                 return 0
-            if self.ctx.why_not(functions.assumed):
-                return 0
+            wide = shapes.dims(new)
+            if self.ctx.why_not(functions.assumed) or wide is None or wide[-1] == 1 != bounds[3]:
+                return 0  # one entry for all keys would be taken for a mask that is too short
             new.meta[_DONE] = known
             if new is mask and "is_causal" not in node.attributes:
                 return 0

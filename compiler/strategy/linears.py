@@ -68,12 +68,21 @@ def _linear(node: Any) -> tuple[Any, np.ndarray] | None:
         return None
     if node.op_type not in ("MatMul", "Gemm"):
         return None
-    w = ir.array(node.inputs[1])
+    w = _matrix(node.inputs[1])
     if w is None or w.ndim != 2:
         return None
     if node.op_type == "Gemm" and ir.attr(node, "transB", 0):
         w = w.T
     return node.inputs[0], w
+
+
+def _matrix(value: Any) -> np.ndarray | None:
+    """A constant matrix, or one transposed (an embedding's table as the head)."""
+    node = value.producer()
+    if node is not None and node.op_type == "Transpose":
+        table = ir.array(node.inputs[0])
+        return None if table is None else table.T
+    return ir.array(value)
 
 
 def _error(x: np.ndarray, w: np.ndarray) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """Inputs that ONNX Runtime's kernels do not broadcast, although the operators do, are expanded.
 
-* Attention's mask over queries and keys: the kernel refuses a dim of 1 there ("inconsistent q_sequence_length").
+* Attention's mask over queries: the kernel refuses a dim of 1 there ("inconsistent q_sequence_length").
 
-Batch and heads of a mask it broadcasts itself.
+Batch and heads of a mask it broadcasts itself. A mask with one entry for all keys is left alone: some take it for a mask
+that is too short, and those of later opsets do.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def masks(model: ir.Model, ctx: Context, by: str) -> int:
         mask = node.inputs[3] if node.op_type == "Attention" and node.domain == "" and len(node.inputs) > 3 else None
         scores = scores_shape(node) if mask is not None else None
         shape = None if mask is None else shapes.dims(mask)
-        if mask is None or scores is None or shape is None or not shape or shape[-2:] == scores[-2:]:
+        if mask is None or scores is None or shape is None or not shape or shape[-2:] == scores[-2:] or shape[-1] == 1:
             continue
         key = (mask, scores[-2], scores[-1])
         if key not in made:

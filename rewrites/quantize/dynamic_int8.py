@@ -11,7 +11,8 @@ matrix = f32["rows", "columns"]
 
 
 def _weight(m):
-    return array(m.w).T if m.root.op_type == "Gemm" and m.transB else array(m.w)
+    turned = bool(m.root.op_type == "Gemm" and m.transB) != (m.find("Transpose") is not None)
+    return array(m.w).T if turned else array(m.w)
 
 
 def _vector(b, columns, rank):
@@ -44,7 +45,7 @@ class DynamicInt8Linear:
 
     The weight is rounded once, symmetrically with a scale for each column; the activation when the model runs, by one
     scale and zero point for the whole tensor. Three times the speed of float32 where the CPU has int8 dot products, a
-    quarter of the weight's size. A weight that an embedding shares is stored twice, once in each form.
+    quarter of the weight's size. A weight that an embedding shares, be it transposed, is stored twice, once in each form.
 
     One scale for the whole activation means that a token with huge values takes the resolution of all others. The
     second feed-forward layers of SmolLM2 have such tokens (all layers in int8: cosine 0.81 on a prompt; without those:
@@ -52,8 +53,9 @@ class DynamicInt8Linear:
     """
 
     def pattern(op, x: f32, w: Const[matrix], b: Const | None, transB):
-        product = op.MatMul(x, w)
-        return op.either(op.Add(product, b), product, op.Gemm(x, w, b, transB=transB))
+        weight = op.either(w, op.shared(op.Transpose(w, perm=(1, 0))))
+        product = op.MatMul(x, weight)
+        return op.either(op.Add(product, b), product, op.Gemm(x, weight, b, transB=transB))
 
     def unless(m):
         d = dims(m.x)

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from tests.mask_webs import CAUSAL, HEADER, PADDING, web
 from olc import ir
 from olc.analysis import dims as d
 from olc.analysis import shapes
@@ -17,6 +16,8 @@ from olc.analysis.functions import FALSE, TRUE, Condition, Functions, coordinate
 from olc.assumptions import COVERS_KEYS
 from onnx.reference import ReferenceEvaluator
 from onnx_ir import serde
+
+from tests.mask_webs import CAUSAL, HEADER, PADDING, web
 
 AT = tuple(coordinate(i) for i in range(4))
 B, S, P = (d.symbol(n) for n in "BSP")
@@ -88,9 +89,9 @@ def test_what_is_assumed_is_said() -> None:
         assert functions.assumed == ({COVERS_KEYS} if assumed else set()), padding
 
 
-def one(body: str, inputs: str = "int64[N] x", bound: d.Dim = d.symbol("N")) -> tuple[Functions, Any]:
+def one(body: str, inputs: str = "int64[N] x", bound: str = "N") -> tuple[Functions, Any]:
     _, found = load(f"g ({inputs}) => (int64[M] y) {{ {body} }}")
-    functions = Functions((bound,))
+    functions = Functions((d.symbol(bound),))
     return functions, functions.at(found["y"], (coordinate(0),))
 
 
