@@ -23,6 +23,7 @@ from .evaluation import data as data_files
 from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate, external_files
 from .files import write_text
+from .fusions import survey
 from .ir import Model
 from .passes import Context
 from .pipeline import Options, Result, optimize
@@ -297,6 +298,7 @@ class _Compile:
                       "reason": why, "count": n}
                      for (r, why), n in sorted(result.outcome.refused.items(), key=lambda kv: (-kv[1], kv[0]))],
             quarantined=result.outcome.quarantined,
+            fusions=[f.to_dict() for f in survey(self.model, result.model, self.rules, result.ctx, result.outcome.refused)],
             changes=diff(self.model, result.model).to_dict(),
             evaluation=None if evaluation is None else evaluation.to_dict(),
             inputs=self.inputs,

@@ -26,7 +26,7 @@ ORDER = [
     {"session"},
     {"targets", "evaluation"},
     {"pipeline"},
-    {"strategy", "summary", "soundness", "rulepage", "report"},
+    {"strategy", "summary", "fusions", "soundness", "rulepage", "report"},
     {"driver"},
     {"cli"},
 ]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("why")
 @click.argument("model", type=click.Path())
-@click.option("--rule", "name", required=True, help="Name of the rule; olc rules list names them.")
+@click.option("--rule", "name", help="Name of the rule; olc rules list names them. Without: the fusions that -O2 misses.")
 @click.option("--at", help="Only the node of this name, or the one whose output has it.")
 @click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Places to print, best first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 @target_option
 @rules_option
 def command(
-    model: str, name: str, at: str | None, limit: int, as_json: bool, level: int, target: str, rules: tuple[str, ...]
+    model: str, name: str | None, at: str | None, limit: int, as_json: bool, level: int, target: str, rules: tuple[str, ...]
 ) -> None:
-    """Say for each place where a rule could act: it matches, it is refused and why, or how near it came."""
+    """Say for each place where a rule could act: it matches, it is refused and why, or how near it came.
+
+    Without --rule: what should fuse by its structure, what does at -O2, and for the rest the reason that came nearest.
+    """
     from .. import frontend, ir, targets
     from ..analysis import shapes
     from ..errors import BadInput
@@ -42,6 +45,9 @@ def command(
     from ..rules import registry
 
     known = registry(rules)
+    if name is None:
+        _fusions(model, target, known, as_json)
+        return
     rule = known[name]
     loaded = frontend.load(model)
     if level:
@@ -66,6 +72,26 @@ def command(
     if len(found) > limit:
         click.echo(f"… and {len(found) - limit} more (--limit)")
     click.echo(_summary(rule, found))
+
+
+def _fusions(model: str, target: str, known: Any, as_json: bool) -> None:
+    from rich.console import Console
+
+    from .. import frontend, targets
+    from ..fusions import survey
+    from ..passes import Context
+    from ..pipeline import Options, optimize
+    from ..report.terminal import show_fusions
+
+    source = frontend.load(model)
+    result = optimize(source.clone(), Options(level=2), Context(target=targets.get(target)), known)
+    found = [f.to_dict() for f in survey(source, result.model, known, result.ctx, result.outcome.refused)]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif found:
+        show_fusions(found, Console(width=140, highlight=False), limit=1000)
+    else:
+        click.echo("nothing in the model looks like a block that could fuse")
 
 
 def _outside(rule: Rule, opset: int) -> str | None:

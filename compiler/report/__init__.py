@@ -23,6 +23,7 @@ class Report:
         plan: text of the plan (TOML) at -O3, else "".
         trials: the comparisons that the plan rests on.
         rewrites: number, rule, site and detail of each rewrite in order; ``passes``: changes by other passes, counted.
+        fusions: for each kind of block how many there are by structure, how many fused, and why each other did not.
         assumed: what rewrites took for granted, by name: how many did, and what it is.
         refused: how often each rule's pattern matched but it declined, with the reason.
         quarantined: rules that were taken out, and why.
@@ -43,6 +44,7 @@ class Report:
     trials: list[dict[str, Any]] = field(default_factory=list)
     rewrites: list[dict[str, Any]] = field(default_factory=list)
     passes: dict[str, int] = field(default_factory=dict)
+    fusions: list[dict[str, Any]] = field(default_factory=list)
     assumed: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: list[dict[str, Any]] = field(default_factory=list)
     quarantined: dict[str, str] = field(default_factory=dict)

@@ -101,6 +101,7 @@ def _rewrites(report: Report, out: Console) -> None:
         out.print("rewrites: " + ", ".join(f"{name} {n}" for name, n in applied.most_common()))
     if report.passes:
         out.print("passes: " + ", ".join(f"{name} {n}" for name, n in report.passes.items()))
+    show_fusions(report.fusions, out)
     # A refusal by an exact rule is mostly "nothing to do here"; one by a fusion is a gain that did not come.
     missed = [r for r in report.refused if r["safety"] != "EXACT" and r["operators"] > 1]
     if missed:
@@ -108,6 +109,21 @@ def _rewrites(report: Report, out: Console) -> None:
         for r in missed[:8]:
             table.add_row(r["rule"], str(r["count"]), r["reason"])
         out.print(table)
+
+
+def show_fusions(fusions: list[dict[str, Any]], out: Console, limit: int = 4) -> None:
+    """Print what fused and what did not: a line for all kinds, and one for each reason of those that were missed."""
+    if fusions:
+        out.print("fused: " + ", ".join(f"{f['kind']} {f['fused']} of {f['expected']}" for f in fusions))
+    for f in fusions:
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for m in f["missed"]:
+            reasons.setdefault((m["rule"], m["reason"]), []).append(m["site"])
+        for (rule, reason), sites in list(reasons.items())[:limit]:
+            place = sites[0] if len(sites) == 1 else f"{sites[0]} and {len(sites) - 1} more"
+            out.print(f"[yellow]missed:[/yellow] {f['kind']} at {place}: {rule + ': ' if rule else ''}{reason}")
+        if len(reasons) > limit:
+            out.print(f"  … and {len(reasons) - limit} more reasons (olc why names all)")
 
 
 def _outputs(e: dict[str, Any], out: Console) -> None:

@@ -1,0 +1,103 @@
+"""Expected and missed fusions: blocks are counted from structure, and what did not fuse comes with a reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir
+import pytest
+from olc import targets
+from olc.assumptions import KEEPS_A_KEY
+from olc.fusions import survey
+from olc.passes import Context
+from olc.pipeline import Options, optimize
+from olc.rules import registry
+
+HEADS = "float[B, 2, S, 4] q, float[B, 2, S, 4] k, float[B, 2, S, 4] v, bool[B, 1, 1, S] mask"
+SCORES = (
+    "kt = Transpose<perm = [0, 1, 3, 2]>(k) s = MatMul(q, kt) c = Constant<value = float {0.5}>() s1 = Mul(s, c) "
+    "zero = Constant<value = float {0.0}>() low = Constant<value = float {-3.4e38}>() w = Where(mask, zero, low) s2 = Add(s1, w) "
+)
+NORM = (
+    "axes = Constant<value_ints = [AXIS]>() e = Constant<value = float {1e-5}>() m = ReduceMean(x, axes) d = Sub(x, m) "
+    "two = Constant<value = float {2.0}>() p = Pow(d, two) a = ReduceMean(p, axes) b = Add(a, e) r = Sqrt(b) y = Div(d, r)"
+)
+GELU = (
+    "r = Constant<value = float {ROOT}>() one = Constant<value = float {1.0}>() h = Constant<value = float {0.5}>() "
+    "d = Div(x, r) e = Erf(d) o = Add(e, one) t = Mul(x, o) y = Mul(t, h)"
+)
+
+
+def surveyed(inputs: str, body: str, level: int = 2, opset: int = 20, strict: frozenset[str] = frozenset()) -> dict[str, tuple]:
+    """Kind -> (fused, expected, reasons of those that were missed)."""
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}]> g ({inputs}) => (float[?] y) {{ {body} }}')
+    source = onnx_ir.from_proto(proto)
+    ctx = Context(target=targets.get("onnxruntime-cpu"), strict=strict)
+    result = optimize(source.clone(), Options(level=level), ctx)
+    found = survey(source, result.model, registry(), ctx, result.outcome.refused)
+    return {f.kind: (f.fused, f.expected, [m.reason for m in f.missed]) for f in found}
+
+
+def test_an_attention_that_fuses() -> None:
+    body = f"{SCORES} a = Softmax<axis = -1>(s2) y = MatMul(a, v)"
+    assert surveyed(HEADS, body) == {"attention": (1, 1, [])}
+
+
+@pytest.mark.parametrize(("body", "reason"), [
+    (f"{SCORES} a = Softmax<axis = 2>(s2) y = MatMul(a, v)", "axis"),
+    (f"{SCORES.replace('{0.5}', '{-0.5}')} a = Softmax<axis = -1>(s2) sum = Add(a, a) y = MatMul(a, sum)", "also used by"),
+    (f"{SCORES} t = Tanh(s2) a = Softmax<axis = -1>(t) y = MatMul(a, v)", "Tanh"),
+])  # fmt: skip
+def test_an_attention_that_does_not(body: str, reason: str) -> None:
+    fused, expected, reasons = surveyed(HEADS, body)["attention"]
+    assert (fused, expected, len(reasons)) == (0, 1, 1)
+    assert reason in reasons[0]
+    assert reasons[0]
+
+
+def test_strict_is_a_reason() -> None:
+    body = f"{SCORES} a = Softmax<axis = -1>(s2) y = MatMul(a, v)"
+    found = surveyed(HEADS, body, strict=frozenset({KEEPS_A_KEY}))
+    assert found["attention"][:2] == (0, 1)
+    assert "--strict forbids" in found["attention"][2][0]
+
+
+def test_a_level_is_a_reason() -> None:
+    found = surveyed("float[B, 8] x", GELU.replace("ROOT", "1.4142135"), level=1)
+    assert found == {"gelu": (0, 1, ["it fits, but was not applied at this level"])}
+
+
+@pytest.mark.parametrize(("axis", "expected"), [("-1", (1, 1, [])), ("1", (0, 1, ["the means are not over the last axes"]))])
+def test_norms(axis: str, expected: tuple) -> None:
+    assert surveyed("float[B, 4, S, 8] x", NORM.replace("AXIS", axis))["layer norm"] == expected
+
+
+def test_a_gelu_with_another_root_says_what_was_wanted() -> None:
+    assert surveyed("float[B, 8] x", GELU.replace("ROOT", "1.4142135")) == {"gelu": (1, 1, [])}
+    fused, expected, reasons = surveyed("float[B, 8] x", GELU.replace("ROOT", "1.5"))["gelu"]
+    assert (fused, expected, len(reasons)) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("body", [
+    "a = Softmax<axis = -1>(x) y = Neg(a)",
+    "s = Sigmoid(x) t = Neg(x) y = Mul(s, t)",
+    "y = Erf(x)",
+    "r = Sqrt(x) y = Div(x, r)",
+    "t = Tanh(x) y = Mul(t, t)",
+    "n = Neg(x) c = Concat<axis = 0>(n, x) y = Neg(c)",
+])  # fmt: skip
+def test_what_is_no_block_is_not_expected(body: str) -> None:
+    assert surveyed("float[B, 8] x", body) == {}
+
+
+def test_a_batch_norm_behind_a_convolution() -> None:
+    inputs = "float[1, 2, 6, 6] x, float[3] live"
+    init = "".join(f"{n} = Constant<value = float[3] {{1.0, 2.0, 0.5}}>() " for n in ("s", "b", "m", "va"))
+    weights = ", ".join(str(round(float(w), 3)) for w in np.random.default_rng(0).normal(size=54))
+    conv = f"w = Constant<value = float[3, 2, 3, 3] {{{weights}}}>() c = Conv(x, w) "
+    fused = surveyed(inputs, f"{init}{conv} y = BatchNormalization(c, s, b, m, va)")
+    assert fused == {"batch norm in convolution": (1, 1, [])}
+    kept = surveyed(inputs, f"{init}{conv} y = BatchNormalization(c, live, b, m, va)")
+    assert kept["batch norm in convolution"][:2] == (0, 1)
+    assert kept["batch norm in convolution"][2][0]
