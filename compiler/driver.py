@@ -18,8 +18,9 @@ from typing import Any
 from . import __version__, frontend, storage, targets
 from .assumptions import ASSUMPTIONS
 from .diff import diff
-from .errors import BadInput, OutputError, VerificationFailed
+from .errors import BadInput, OlcError, OutputError, VerificationFailed
 from .evaluation import data as data_files
+from .evaluation import executed
 from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate, external_files
 from .files import write_text
@@ -134,6 +135,7 @@ class _Compile:
         self.trials: list[Trial] = []
         self.notes: list[str] = []
         self.inputs: dict[str, Any] = {}
+        self.executed: dict[str, Any] = {}
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
@@ -259,7 +261,28 @@ class _Compile:
                 f"the compiled model differs from the source: {breach}", where=str(self.source),
                 hint="report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites",
             )  # fmt: skip
+        if measure:
+            self.profile(built, plan, feeds[0])
         return found
+
+    def profile(self, built: Path, plan: Plan | None, feed: dict[str, Any]) -> None:
+        """Note what the runtime executes of source and artifact, and what it fuses although that does not pay."""
+        self.executed = {}
+        try:
+            rows = executed.executed(self.path, feed, SessionOptions(threads=self.settings.threads))
+            self.executed["source"] = executed.to_dicts(rows)
+            options = replace(self.session_options(plan), threads=self.settings.threads)
+            rows = executed.executed(built, feed, options)
+            self.executed["artifact"] = executed.to_dicts(rows)
+        except OlcError as e:
+            self.notes.append(f"what the runtime executes is not known: {e.what}")
+            return
+        made = executed.fused_by_the_runtime(storage.load(built), rows)
+        self.executed["by_runtime"] = made
+        kernels = self.target.kernels()
+        slow = [f"{op} ({n})" for op, n in made.items() if not kernels.pays(f"com.microsoft::{op}")]
+        if slow:
+            self.notes.append(f"the runtime fuses {', '.join(slow)} although that is slower than the parts")
 
     # --- report ----------------------------------------------------------------------------------------------------
 
@@ -301,6 +324,7 @@ class _Compile:
             fusions=[f.to_dict() for f in survey(self.model, result.model, self.rules, result.ctx, result.outcome.refused)],
             changes=diff(self.model, result.model).to_dict(),
             evaluation=None if evaluation is None else evaluation.to_dict(),
+            executed=self.executed,
             inputs=self.inputs,
             session_options=self.session_options(plan).to_dict(),
             notes=notes,

@@ -29,6 +29,8 @@ class Report:
         quarantined: rules that were taken out, and why.
         changes: the ``Diff`` between source and artifact.
         evaluation: numbers from running both, or None where the user asked for none.
+        executed: operators that the runtime runs of ``source`` and ``artifact``, most time first, and those that it made
+            itself of the artifact's (``by_runtime``).
         inputs: how the inputs that were run were made.
         session_options: how to open the artifact; ``olc.session`` reads them.
         notes: what a reader should know, a sentence each.
@@ -50,6 +52,7 @@ class Report:
     quarantined: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
+    executed: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     session_options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

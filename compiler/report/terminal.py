@@ -45,6 +45,7 @@ def show(report: Report, console: Console | None = None) -> None:
     if report.trials:
         _trials(report, out)
     _rewrites(report, out)
+    _executed(report.executed, out)
     if report.evaluation is not None:
         _outputs(report.evaluation, out)
     for name, a in report.assumed.items():
@@ -109,6 +110,18 @@ def _rewrites(report: Report, out: Console) -> None:
         for r in missed[:8]:
             table.add_row(r["rule"], str(r["count"]), r["reason"])
         out.print(table)
+
+
+def _executed(found: dict[str, Any], out: Console) -> None:
+    """Where the time goes when it runs, and what the runtime has made of it."""
+    rows = found.get("artifact", [])
+    total = sum(r["microseconds"] for r in rows)
+    if total:
+        shares = ", ".join(f"{r['operator']} {r['microseconds'] / total:.0%}" for r in rows[:5])
+        out.print(f"time in operators: {shares}")
+    if found.get("by_runtime"):
+        made = ", ".join(f"{op} {n}" for op, n in found["by_runtime"].items())
+        out.print(f"fused by the runtime when it loads the artifact: {made}")
 
 
 def show_fusions(fusions: list[dict[str, Any]], out: Console, limit: int = 4) -> None:

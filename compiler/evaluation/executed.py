@@ -1,0 +1,94 @@
+"""What a runtime really executes of a model: its own optimizer may have fused, added or removed operators after loading.
+
+Read from the runtime's profile of one run, which also says where the time goes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import ir
+from ..errors import OlcError
+from ..session import SessionOptions, native_options, refusal
+
+RUNS = 3
+"""Runs profiled; the first warms up and is not counted."""
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One operator type of a run.
+
+    Attributes:
+        count: nodes of it that one run executes, those of bodies as often as they run.
+        microseconds: time in its kernels, per run.
+    """
+
+    operator: str
+    count: int
+    microseconds: float
+
+
+def executed(
+    path: str | os.PathLike[str], feed: Mapping[str, Any], options: SessionOptions | None = None
+) -> list[Executed]:
+    """The operators that ONNX Runtime runs, most time first.
+
+    Raises:
+        OlcError: the model cannot be opened or run.
+    """
+    import onnxruntime
+
+    chosen = options if options is not None else SessionOptions()
+    native = native_options(chosen)
+    native.enable_profiling = True
+    with tempfile.TemporaryDirectory(prefix="olc-profile-") as folder:
+        native.profile_file_prefix = str(Path(folder) / "run")
+        try:
+            opened = onnxruntime.InferenceSession(
+                os.fspath(path), native, providers=["CPUExecutionProvider"],
+                disabled_optimizers=list(chosen.disabled_optimizers) or None,
+            )  # fmt: skip
+            for _ in range(RUNS):
+                opened.run(None, dict(feed))
+            events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
+        except OlcError:
+            raise
+        except Exception as error:  # the binding raises a dozen unrelated classes
+            raise refusal(error, os.fspath(path), "cannot be profiled") from error
+    return _summed(events)
+
+
+def _summed(events: list[dict[str, Any]]) -> list[Executed]:
+    """Kernel events by operator type, without those of the first run."""
+    runs: list[list[dict[str, Any]]] = [[]]
+    for e in sorted((e for e in events if "ts" in e), key=lambda e: (e["ts"] + e.get("dur", 0), e.get("dur", 0))):
+        if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"):
+            runs[-1].append(e)
+        elif e.get("cat") == "Session" and e["name"] == "model_run":
+            runs.append([])
+    counted = [r for r in runs[1:] if r] or runs[:1]
+    found: dict[str, tuple[int, float]] = {}
+    for e in (e for run in counted for e in run):
+        count, time = found.get(e["args"]["op_name"], (0, 0.0))
+        found[e["args"]["op_name"]] = (count + 1, time + e["dur"])
+    n = max(len(counted), 1)
+    rows = [Executed(op, round(count / n), time / n) for op, (count, time) in found.items()]
+    return sorted(rows, key=lambda r: (-r.microseconds, r.operator))
+
+
+def fused_by_the_runtime(model: ir.Model, rows: list[Executed]) -> dict[str, int]:
+    """Operator types that run and that the model does not hold, with how many: what the runtime made of it."""
+    held = {n.op_type for g in ir.all_graphs(model) for n in g}
+    return {r.operator: r.count for r in sorted(rows, key=lambda r: r.operator) if r.operator not in held}
+
+
+def to_dicts(rows: list[Executed]) -> list[dict[str, Any]]:
+    """JSON-able."""
+    return [{**asdict(r), "microseconds": round(r.microseconds, 1)} for r in rows]

@@ -1,0 +1,112 @@
+"""Many architectures by every exporter at -O2: right results, all that should be fused is, and exporters agree.
+
+How much is to be fused follows from an architecture's depths (`models/corpus/architectures.py`). What is not reached is
+in EXCEPTIONS with its cause, and only that: an exception that no longer holds fails too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import pytest
+from olc import ir, storage, targets
+from olc.digest import digest
+from olc.evaluation import inputs, numerics
+from olc.passes import Context
+from olc.pipeline import Options, optimize
+from olc.session import run, session
+
+from models import corpus
+
+# "FILE OPERATOR": not as many as there should be. "FILE results": they differ. "ARCHITECTURE operators": its exports do
+# not compile to the same operators; "ARCHITECTURE digest": to the same operators, but not to one graph.
+EXCEPTIONS: dict[str, str] = {}
+
+
+def compiled(stem: str) -> tuple[bytes, ir.Model]:
+    """The source as bytes, and the model at -O2."""
+    source = corpus.load(stem).SerializeToString()
+    model = storage.load_bytes(source, where=stem)
+    optimize(model, Options(level=2), Context(target=targets.get("onnxruntime-cpu")))
+    return source, model
+
+
+def operators(model: ir.Model) -> Counter[str]:
+    """How many nodes of each operator there are, subgraphs included."""
+    return Counter(node.op_type for graph in ir.all_graphs(model) for node in graph)
+
+
+def difference(stem: str, source: bytes, model: ir.Model) -> str | None:
+    """Why the compiled model's results are not the source's, on two samples of a batch that the source can run."""
+    ours = session(storage.to_bytes(model), threads=1)
+    theirs = session(source, threads=1)
+    made = inputs.plan(storage.load_bytes(source), run=partial(run, theirs, where=stem))
+    compared = numerics.Comparison()
+    for number in range(2):
+        feed = made.make(number)
+        compared.add(run(theirs, feed, where=stem), run(ours, feed, where=f"{stem} at -O2"))
+    found = [f"{d.name}: {reason}" for d in compared.results() if (reason := d.why_not()) is not None]
+    return "; ".join(found) or None
+
+
+def findings(architecture: corpus.Architecture) -> dict[str, str]:
+    """What is not as it should be: key as in EXCEPTIONS -> what was found."""
+    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    graphs: dict[str, Counter[str]] = {}
+    for stem in architecture.stems:
+        source, model = compiled(stem)
+        graphs[stem], digests[stem] = operators(model), digest(model)
+        for operator, wanted in architecture.counts.items():
+            if graphs[stem][operator] != wanted:
+                found[f"{stem} {operator}"] = f"{graphs[stem][operator]} of {wanted}"
+        differs = difference(stem, source, model)
+        if differs:
+            found[f"{stem} results"] = differs
+    first = graphs[architecture.stems[0]]
+    if any(graph != first for graph in graphs.values()):
+        found[f"{architecture.name} operators"] = told(graphs)
+    elif len(set(digests.values())) > 1:
+        found[f"{architecture.name} digest"] = ", ".join(f"{stem} {hashed[:6]}" for stem, hashed in digests.items())
+    return found
+
+
+def told(graphs: dict[str, Counter[str]]) -> str:
+    """The operators of which not all graphs have equally many."""
+    names = sorted({name for graph in graphs.values() for name in graph})
+    uneven = [name for name in names if len({graph[name] for graph in graphs.values()}) > 1]
+    return "; ".join(f"{name} {'/'.join(str(graph[name]) for graph in graphs.values())}" for name in uneven)
+
+
+@pytest.mark.parametrize("name", corpus.ARCHITECTURES)
+def test_an_architecture_compiles_alike_and_whole_from_every_exporter(name: str) -> None:
+    architecture = corpus.ARCHITECTURES[name]
+    owned = {name, *architecture.stems}
+    excused = {key: cause for key, cause in EXCEPTIONS.items() if key.split()[0] in owned}
+    found = findings(architecture)
+    new = [f"{key}: {what}" for key, what in found.items() if key not in excused]
+    gone = [f"{key}: {cause}" for key, cause in excused.items() if key not in found]
+    assert not new, "\n".join(["not excused:", *new])
+    assert not gone, "\n".join(["no longer so, strike it from EXCEPTIONS:", *gone])
+
+
+def test_files_are_those_of_the_architectures_and_small() -> None:
+    stems = {stem for architecture in corpus.ARCHITECTURES.values() for stem in architecture.stems}
+    files = list(corpus.FOLDER.iterdir())
+    assert {file.name.removesuffix(".onnx.xz") for file in files} == stems
+    assert max(file.stat().st_size for file in files) < 80_000
+    assert sum(file.stat().st_size for file in files) < 4_000_000
+
+
+def test_exceptions_are_about_files_that_there_are() -> None:
+    known = {n for a in corpus.ARCHITECTURES.values() for n in (a.name, *a.stems)}
+    assert {key.split()[0] for key in EXCEPTIONS} <= known
+
+
+def test_weights_come_from_names_alone() -> None:
+    one = corpus.Seeded()["layer.weight:4x3"]
+    assert one.shape == (4, 3)
+    assert (one == corpus.Seeded()["layer.weight:4x3"]).all()
+    assert (one != corpus.Seeded()["other.weight:4x3"]).any()
+    assert corpus.Seeded()["layer.bias:4"].all()
