@@ -15,6 +15,8 @@ from models import cache, registry
 from models.errors import ModelsError
 from models.recipe import Recipe, Variant
 
+CORPUS = "corpus"  # to `export`, the generated architectures of models/corpus
+
 
 class Group(click.Group):
     """Turns the package's own error into a message and exit code 1; anything else keeps its traceback."""
@@ -132,7 +134,7 @@ def check(names: tuple[str, ...], folder: Path | None) -> None:
 @click.argument("names", nargs=-1)
 @click.option("--only", help="Only files whose name contains this.")
 def export(names: tuple[str, ...], only: str | None) -> None:
-    """Export NAMES (default: all) afresh with torch, rewrite their skeletons and prove them."""
+    """Export NAMES (a model, or `corpus`; default: all) afresh with torch, rewrite their skeletons and prove them."""
     for module in ("torch", "transformers", "onnxscript"):
         if importlib.util.find_spec(module) is None:
             raise ModelsError(
@@ -141,8 +143,9 @@ def export(names: tuple[str, ...], only: str | None) -> None:
                 "pip install -r models/exporters/requirements.txt, in a virtual environment of its own",
             )
     from models.exporters.main import export as run
+    from models.exporters.main import export_corpus
 
-    chosen = [registry.find(name) for name in names] or list(registry.all_recipes().values())
+    chosen = [registry.find(name) for name in names if name != CORPUS] if names else registry.all_recipes().values()
     for recipe in chosen:
         module = type(recipe).__module__.rsplit(".", 1)[1]
         if importlib.util.find_spec(f"models.exporters.{module}") is None:
@@ -150,3 +153,6 @@ def export(names: tuple[str, ...], only: str | None) -> None:
             continue
         click.echo(f"{recipe.name}:")
         run(recipe, module, only)
+    if CORPUS in names or not names:
+        click.echo(f"{CORPUS}:")
+        export_corpus(only)

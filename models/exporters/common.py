@@ -28,7 +28,8 @@ class Export:
     """One .onnx file to be exported.
 
     dynamic: input or output name -> {axis: dim name}. dims: dim name -> torch.export.Dim (dynamo only; a name that is
-    absent here is inferred). varargs: index of the first input that belongs to the module's `*past`.
+    absent here is inferred). varargs: index of the first input that belongs to the module's `*past`. compared: whether the
+    file can run on `arguments`; if not, it is compared on `others` only.
     """
 
     stem: str
@@ -45,6 +46,7 @@ class Export:
     tolerance: float = 1e-4
     candidates: Candidates = plain_candidates
     others: Callable[[], Iterable[tuple[torch.Tensor, ...]]] = lambda: ()
+    compared: bool = True
 
     def run(self) -> onnx.ModelProto:
         """Export, tidy, compare with torch; the model has all its weights inside."""
@@ -85,7 +87,7 @@ class Export:
             path.write_bytes(model.SerializeToString())
             session = cpu_session(path)
             known = {value.name for value in session.get_inputs()}
-            for arguments in (self.arguments, *self.others()):
+            for arguments in (*[self.arguments] * self.compared, *self.others()):
                 wanted = module(*arguments)
                 wanted = [wanted] if isinstance(wanted, torch.Tensor) else list(wanted)
                 feed = {n: a.numpy() for n, a in zip(self.inputs, arguments, strict=True) if n in known}
@@ -95,6 +97,13 @@ class Export:
                 if not error <= self.tolerance:
                     raise SystemExit(f"{self.stem}: ONNX Runtime differs from torch by {error:.2e} on inputs {shapes}")
                 print(f"    {self.stem}: |ort - torch| <= {error:.1e} on inputs {shapes}", flush=True)
+
+
+def rounding(var: np.ndarray, epsilon: float) -> str:
+    """How torch's square root of `var + epsilon` is rounded here: one of `=+-` a channel."""
+    shifted = var + np.float32(epsilon)
+    ours, theirs = np.sqrt(shifted), torch.sqrt(torch.tensor(shifted)).numpy()
+    return "".join("=+-"[sign] for sign in np.sign(theirs.astype(np.float64) - ours).astype(int))
 
 
 def rename_dims(model: onnx.ModelProto, dynamic: dict[str, dict[int, str]]) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 
 from models import images
-from models.exporters.common import Export
+from models.exporters.common import Export, rounding
 from models.exporters.pack import Origin, plain_candidates
 from models.recipes import efficientnet
 from models.recipes.efficientnet import WEIGHTS
@@ -38,16 +38,9 @@ def candidates(source: Mapping[str, np.ndarray]) -> Iterator[Origin]:
         norm = ".".join(filter(None, (prefix, NORM_OF[conv])))
         parts = [name, *(f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var"))]
         var = source[f"{norm}.running_var"]
-        for ulps in ("=" * len(var), rounding(var)):
+        for ulps in ("=" * len(var), rounding(var, EPSILON)):
             for step in ("batchnorm_weight", "batchnorm_bias"):
                 yield {"from": parts, "steps": [[step, EPSILON, ulps]]}
-
-
-def rounding(var: np.ndarray) -> str:
-    """How torch's square root of `var + EPSILON` is rounded here: one of `=+-` a channel."""
-    shifted = var + np.float32(EPSILON)
-    ours, theirs = np.sqrt(shifted), torch.sqrt(torch.tensor(shifted)).numpy()
-    return "".join("=+-"[sign] for sign in np.sign(theirs.astype(np.float64) - ours).astype(int))
 
 
 def exports() -> Iterator[Export]:

@@ -43,9 +43,12 @@ def _digest(array: np.ndarray) -> tuple[str, int, bytes]:
 
 
 def pack(
-    model: onnx.ModelProto, source: Mapping[str, np.ndarray], candidates: Candidates = plain_candidates
+    model: onnx.ModelProto,
+    source: Mapping[str, np.ndarray],
+    candidates: Candidates = plain_candidates,
+    small: int = SMALL,
 ) -> onnx.ModelProto:
-    """A copy of the model whose large tensors are empty, with `olc.skeleton` metadata to restore them.
+    """A copy of the model whose tensors of more than `small` bytes are empty, with metadata to restore them.
 
     Raises SystemExit naming every large tensor whose bytes no candidate gives.
     """
@@ -54,7 +57,7 @@ def pack(
     wanted: dict[tuple[str, int, bytes], list[int]] = {}
     tensors = list(skeleton.walk(slim))
     for ordinal, tensor in enumerate(tensors):
-        if len(tensor.raw_data) > SMALL:
+        if len(tensor.raw_data) > small:
             wanted.setdefault(_digest(numpy_helper.to_array(tensor)), []).append(ordinal)
     sizes = {(dtype, size) for dtype, size, _ in wanted}
     origins: dict[int, Origin] = {}
@@ -99,9 +102,10 @@ def pack_and_prove(
     model: onnx.ModelProto,
     source: Mapping[str, np.ndarray],
     candidates: Candidates = plain_candidates,
+    small: int = SMALL,
 ) -> str:
     """Write the skeleton of `model` to `path`, fill it again, and raise unless that gives the model byte for byte."""
-    size = write(path, pack(model, source, candidates))
+    size = write(path, pack(model, source, candidates, small))
     again = skeleton.fill(path, source)
     fresh = model.SerializeToString(deterministic=True)
     if again.SerializeToString(deterministic=True) != fresh:
