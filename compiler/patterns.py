@@ -148,11 +148,7 @@ class OpPattern:
         return "|".join(f"{d}.{o}" if d else o for d, o in self.ops)
 
     def __str__(self) -> str:
-        parts = ["*" + str(i) if isinstance(i, Param) and i.kind == "many" else str(i) for i in self.inputs]
-        parts += [f"{k}={v}" for k, v in self.attributes.items()]
-        if self.rest:
-            parts.append("**" + self.rest)
-        return f"{self.label}({', '.join(parts)})"
+        return _written((Out(self, 0),))
 
 
 @dataclass(eq=False)
@@ -164,8 +160,7 @@ class Out:
     shared: bool = False
 
     def __str__(self) -> str:
-        text = str(self.node) if self.node.outputs == 1 else f"{self.node}[{self.index}]"
-        return f"shared({text})" if self.shared else text
+        return _written((self,))
 
 
 @dataclass(eq=False)
@@ -175,7 +170,7 @@ class Either:
     options: tuple[Any, ...]
 
     def __str__(self) -> str:
-        return f"either({', '.join(map(str, self.options))})"
+        return _written((self,))
 
 
 @dataclass(eq=False)
@@ -187,8 +182,7 @@ class Product:
     scale: Any
 
     def __str__(self) -> str:
-        parts = [str(f) for f in self.factors] + ([] if self.scale is None else [f"scale={self.scale}"])
-        return f"product({', '.join(parts)})"
+        return _written((self,))
 
 
 class Tracer:
@@ -272,7 +266,7 @@ class Pattern:
     screen: tuple[tuple[Any, ...], ...] | None
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.roots))
+        return _written(self.roots)
 
     def may_match(self, node: Node) -> bool:
         """Cheap and one-sided: False where no match at this root is possible, by what produces its inputs."""
@@ -368,6 +362,51 @@ def literals(p: Any) -> Iterator[Literal]:
         yield Literal(p.scale)
     for q in _children(p):
         yield from literals(q)
+
+
+def _written(roots: Sequence[Any]) -> str:
+    """The pattern in one line; what is used more than once is named first: ``p = Softmax(x); Mul(p, p)``."""
+    uses: dict[int, int] = {}
+
+    def count(p: Any) -> None:
+        key = _identity(p)
+        uses[key] = uses.get(key, 0) + 1
+        if uses[key] == 1:
+            for q in _children(p):
+                count(q)
+
+    names: dict[int, str] = {}
+    lines: list[str] = []
+
+    def text(p: Any) -> str:
+        if isinstance(p, Out) and p.shared:
+            return f"shared({text(Out(p.node, p.index))})"
+        if not isinstance(p, Out | Either | Product):
+            return f"*{p}" if isinstance(p, Param) and p.kind == "many" else str(p)
+        key = _identity(p)
+        if key not in names:
+            inner = [text(q) for q in _children(p)]
+            if isinstance(p, Out):
+                inner += [f"{k}={v}" for k, v in p.node.attributes.items()]
+                inner += [f"**{p.node.rest}"] if p.node.rest else []
+            elif isinstance(p, Product) and p.scale is not None:
+                inner.append(f"scale={p.scale}")
+            head = p.node.label if isinstance(p, Out) else type(p).__name__.lower()
+            whole = f"{head}({', '.join(inner)})"
+            names[key] = whole
+            if uses.get(key, 0) > 1:
+                names[key] = f"t{len(lines) + 1}"
+                lines.append(f"{names[key]} = {whole}")
+        return names[key] if not isinstance(p, Out) or p.node.outputs == 1 else f"{names[key]}[{p.index}]"
+
+    for r in roots:
+        count(r)
+    last = ", ".join(map(text, roots))
+    return "; ".join([*lines, last])
+
+
+def _identity(p: Any) -> int:
+    return id(p.node) if isinstance(p, Out) else id(p)
 
 
 def _children(p: Any) -> Iterable[Any]:

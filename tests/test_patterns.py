@@ -411,8 +411,8 @@ def test_a_pattern_prints_as_it_is_read() -> None:
 
     text = str(trace(pattern))
     assert text == (
-        "Concat(*before, either(Relu|Elu(Split(shared(Conv(x, w, group=2, **attrs)))[0]), "
-        "Mul(Split(shared(Conv(x, w, group=2, **attrs)))[0], 0.5)), axis=1)"
+        "t1 = Split(shared(Conv(x, w, group=2, **attrs))); "
+        "Concat(*before, either(Relu|Elu(t1[0]), Mul(t1[0], 0.5)), axis=1)"
     )
 
 
