@@ -103,7 +103,7 @@ def _reason(
     m = match(rule.pattern, node.outputs[0], dict(model.opset_imports), unless=rule.unless)
     if isinstance(m, Miss):
         return (2 if m.refused else 1), m.depth, m.reason if m.refused else f"{m.reason} (at {m.at})"
-    if anchor not in m.nodes:
+    if m is None or anchor not in m.nodes:
         return 0, 0, "it fits other nodes only"
     if not rule.applies(opset, target):
         until = "" if rule.until is None else f" to {rule.until}"
