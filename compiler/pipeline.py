@@ -174,12 +174,12 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         run.clean("EXACT", "CLOSE")
     if o.level >= 3 and o.sites and not o.exact:
         run.rewrite("lossy rules", run.select("LOSSY"), o.sites)
+    if o.level >= 2 and run.ctx.target is not None:
+        run.step("lower", lambda: run.ctx.target.lower(model, run.ctx))
     if o.level >= 1:
         run.run_pass(normalize)
         run.run_pass(dedupe_initializers)
         run.run_pass(cse)
         run.run_pass(dce)
-    if o.level >= 2 and run.ctx.target is not None:
-        run.step("lower", lambda: run.ctx.target.lower(model, run.ctx))
     verifier.check(model, f"after -O{o.level}")
     return run.result

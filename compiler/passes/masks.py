@@ -40,7 +40,10 @@ def run(model: ir.Model, ctx: Context) -> int:
     if not found:
         return 0
     masks = _Masks(model, ctx)
-    return sum(masks.attention(n) for n in found)
+    changes = sum(masks.attention(n) for n in found)
+    if changes:
+        model.graph.sort()  # what one mask shares with another may have been made for the later one
+    return changes
 
 
 def scores_shape(node: ir.Node) -> tuple[d.Dim, ...] | None:
@@ -67,50 +70,93 @@ class _Masks:
         self.model, self.ctx = model, ctx
         self.sizes = Queries(model, ctx)
         self.made: dict[str, ir.Value] = {}
-        self.bounds: tuple[d.Dim, ...] = ()
         self.functions: Functions
         self.before: ir.Node
 
     def attention(self, node: ir.Node) -> int:
-        mask = node.inputs[3]
+        mask, bounds = node.inputs[3], scores_shape(node)
         assert mask is not None
-        bounds, shape = scores_shape(node), shapes.dims(mask)
-        if mask.dtype != ir.DataType.BOOL or bounds is None or shape is None or not 2 <= len(shape) <= RANK:
+        if bounds is None:
             return 0
-        functions = Functions(bounds)
-        at = tuple(coordinate(i) for i in range(RANK))[-len(shape) :]
-        if any(n not in (1, whole) and not functions.covers(c, n)
-               for n, whole, c in zip(shape, bounds[-len(shape) :], at, strict=True)):  # fmt: skip
+        if mask.dtype != ir.DataType.BOOL:
+            return self.bias(mask, bounds)
+        found = self.read_mask(mask, bounds)
+        if found is None:
             return 0
-        condition = functions.condition(mask, at)
+        functions, condition = found
         causal = functions.clause("ge", d.sub(d.add(coordinate(2), past_length(node)), coordinate(3)))
         if ir.attr(node, "is_causal", 0):
             condition = functions.both((condition, causal))
-        known = str((condition, bounds))
-        if condition == FALSE or mask.meta.get(_DONE) == known or self.ctx.why_not(functions.assumed):
-            return 0
         if condition in (TRUE, causal):
             node.replace_input_with(3, None)
             if condition == causal != TRUE:
                 node.attributes["is_causal"] = ir.make_attr("is_causal", 1)
             self.ctx.record(NAME, node.name, "the mask keeps everything" if condition == TRUE else "the mask is causal")
         else:
-            self.bounds, self.functions, self.before = bounds, functions, node
-            try:
-                new = self.condition(condition)
-            except Inexpressible:
-                return 0
-            wide = shapes.dims(new)
-            if self.ctx.why_not(functions.assumed) or wide is None or wide[-1] == 1 != bounds[3]:
-                return 0  # one entry for all keys would be taken for a mask that is too short
-            new.meta[_DONE] = known
-            if new is mask and "is_causal" not in node.attributes:
+            new = self.rebuilt(mask, condition, functions, node)
+            if new is None or (new is mask and "is_causal" not in node.attributes):
                 return 0
             node.attributes.pop("is_causal", None)
             node.replace_input_with(3, new)
             self.ctx.record(NAME, node.name, f"the mask is {condition}")
         self.ctx.relied.update(functions.assumed)
         return 1
+
+    def bias(self, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> int:
+        """The condition of a Where that makes a float mask, alone or with something added."""
+        node = mask.producer()
+        choices = [node] if node is not None and node.op_type == "Where" else []
+        if node is not None and node.op_type == "Add":
+            choices = [p for v in node.inputs if v is not None and (p := v.producer()) is not None and p.op_type == "Where"]
+        changes = 0
+        for where in choices:
+            condition = where.inputs[0]
+            found = None if condition is None or where.domain else self.read_mask(condition, bounds)
+            if condition is None or found is None or ir.owner(where) is not self.sizes.graph:
+                continue
+            new = self.rebuilt(condition, found[1], found[0], where)
+            if new is None or new is condition:
+                continue
+            before = shapes.dims(where.outputs[0])
+            where.replace_input_with(0, new)
+            shapes.infer_node(where, self.model)
+            if shapes.dims(where.outputs[0]) != before:
+                where.replace_input_with(0, condition)  # it was the condition that made the result so large
+                shapes.infer_node(where, self.model)
+                continue
+            self.ctx.record(NAME, where.name, f"the mask is {found[1]}")
+            self.ctx.relied.update(found[0].assumed)
+            changes += 1
+        return changes
+
+    def read_mask(self, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> tuple[Functions, Condition] | None:
+        """What a boolean mask of scores of that shape means; None where that is not known, or is nothing at all."""
+        shape = shapes.dims(mask)
+        if shape is None or not 2 <= len(shape) <= RANK:
+            return None
+        functions = Functions(bounds)
+        at = tuple(coordinate(i) for i in range(RANK))[-len(shape) :]
+        for n, whole, c in zip(shape, bounds[-len(shape) :], at, strict=True):
+            if n not in (1, whole) and not functions.covers(c, n):
+                return None
+        condition = functions.condition(mask, at)
+        return None if condition == FALSE or self.ctx.why_not(functions.assumed) else (functions, condition)
+
+    def rebuilt(self, mask: ir.Value, condition: Condition, functions: Functions, before: ir.Node) -> ir.Value | None:
+        """The mask built anew, or itself where it is that already; None where that cannot be."""
+        known = str((condition, functions.bounds))
+        if mask.meta.get(_DONE) == known:
+            return mask
+        self.functions, self.before = functions, before
+        try:
+            new = self.condition(condition)
+        except Inexpressible:
+            return None
+        wide, keys = shapes.dims(new), functions.bounds["@3"]
+        if self.ctx.why_not(functions.assumed) or wide is None or (wide and wide[-1] == 1 != keys):
+            return None  # one entry for all keys would be taken for a mask that is too short
+        new.meta[_DONE] = known
+        return new
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -192,7 +238,7 @@ class _Masks:
                 plain[m] = c
         constant = make(plain)
         for i, slope in sorted(axes.items()):
-            line = self.node("Range", [self.scalar(0), self.scalar(self.bounds[i]), self.scalar(1)])
+            line = self.node("Range", [self.scalar(0), self.scalar(self.functions.bounds[f"@{i}"]), self.scalar(1)])
             if make(slope) != 1:
                 line = self.node("Mul", [line, self.scalar(make(slope))])
             if constant != 0:
@@ -217,7 +263,7 @@ class _Masks:
                 continue
             if not name.startswith("@") or not name[1:].isdigit() or int(name[1:]) in places:
                 raise Inexpressible
-            if n != self.bounds[int(name[1:])] and not self.functions.covers(c, n):
+            if n != self.functions.bounds[name] and not self.functions.covers(c, n):
                 raise Inexpressible  # a longer table, read in part
             places.append(int(name[1:]))
         out = read.value

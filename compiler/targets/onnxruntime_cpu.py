@@ -359,7 +359,7 @@ class OnnxRuntimeCpu:
                 ctx.record(f"lower:{self.name}", name, f"{node.op_type} written out as {len(made)} nodes: {reason}")
                 changes += 1
                 work.extend((n, depth - 1) for n in made)
-        changes += expand.masks(model, ctx, f"lower:{self.name}")
+        changes += expand.run(model, ctx, f"lower:{self.name}")
         changes += protect.run(model, ctx, f"lower:{self.name}", self.kernels())
         problems = self.check(model)
         if problems:

@@ -51,7 +51,7 @@ def _misfit(m, mask):
 
 def _guarded(op, p):
     """Probabilities, with or without the guard that makes rows of NaN 0."""
-    return op.either(op.Where(op.IsNaN(p), 0.0, p), p)
+    return op.either(p, op.Where(op.IsNaN(p), 0.0, p))
 
 
 def _why_no_mask(m, drop):
@@ -87,13 +87,16 @@ SCALES = {"a": 0.5, "b": 0.5, "c": 2.0}
 class AttentionPlain:
     """Softmax of scaled products of queries and keys, times values, is Attention.
 
-    Sound because that is its definition. The keys enter as they were before the transposition.
+    Sound because that is its definition. The keys enter as they were before the transposition. A guard against NaN has
+    nothing to guard against where the scores are finite, which is assumed.
     """
 
     def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar):
-        return op.MatMul(_probabilities(op, q, k, perm, a, b, c, lambda scores: scores), v)
+        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, lambda scores: scores)), v)
 
     def unless(m):
+        if m.find("IsNaN") is not None:
+            m.assumes.add(FINITE)
         return _unlike(m)
 
     def rewrite(op, m):
@@ -187,7 +190,7 @@ class AttentionBiased:
     """
 
     def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, bias: Value):
-        return op.MatMul(_probabilities(op, q, k, perm, a, b, c, lambda scores: op.Add(scores, bias)), v)
+        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, lambda scores: op.Add(scores, bias))), v)
 
     def unless(m):
         reason = _unlike(m) or _misfit(m, m.bias)
@@ -196,6 +199,8 @@ class AttentionBiased:
         producer = m.bias.producer()
         if producer is not None and producer.op_type == "Where" and all(is_constant(x) for x in producer.inputs[1:]):
             return "the bias is a mask"
+        if m.find("IsNaN") is not None:
+            m.assumes.add(FINITE)
         if not is_constant(m.bias) or not (array(m.bias).astype(np.float64) > -1e4).all():
             m.assumes.add(KEEPS_A_KEY)
         return None

@@ -20,6 +20,14 @@ def _cache(op, function, m):
 
 
 AXES = {"a1": np.array([1]), "a2": np.array([1]), "axis1": np.array([3]), "axis2": np.array([3])}
+TWO_PARTS = {
+    "start0": np.array([0]), "end0": np.array([4]), "start1": np.array([4]), "end1": np.array([8]), "axis0": np.array([3]),
+    "axis1": np.array([3]),
+}  # fmt: skip
+PARTS = {
+    "start0": np.array([0]), "end0": np.array([4]), "start1": np.array([0]), "end1": np.array([2]), "start2": np.array([2]),
+    "end2": np.array([4]), "start3": np.array([4]), "end3": np.array([8]), "axis0": np.array([3]), "axis3": np.array([3]),
+}  # fmt: skip
 HALVES = {"start1": np.array([0]), "end1": np.array([2]), "start2": np.array([2]), "end2": np.array([4])}
 
 
@@ -69,6 +77,106 @@ class RotaryHalves:
                 **{**HALVES, "end1": np.array([1]), "start2": np.array([1])}, because="two halves"),
         Refused("no axis for heads", x=f32["B", "S", "S", 4], f=f32["B", "S", 2], **HALVES,
                 **{**AXES, "a1": np.array([2]), "a2": np.array([2])}, because="no axis for the heads"),
+    ]  # fmt: skip
+
+
+@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23)
+class RotaryPart:
+    """The same of a part of each head, the rest of it joined unchanged, is RotaryEmbedding with ``rotary_embedding_dim``.
+
+    Sound because the operator turns that many leading entries and passes the others on: the parts lie one behind the other
+    in one tensor, which may hold more (queries, keys and values together).
+    """
+
+    def pattern(
+        op, x: Spec((F32, F16)), f, a1: Const, a2: Const, start0: Const, end0: Const, axis0: Const, start1: Const, end1: Const,
+        axis1: Const, start2: Const, end2: Const, axis2: Const, start3: Const, end3: Const, axis3: Const,
+    ):
+        part = op.Slice(x, start0, end0, axis0)
+        first, second = op.Slice(x, start1, end1, axis1), op.Slice(x, start2, end2, axis2)
+        turned = op.Concat(op.Neg(second), first, axis=-1)
+        rotated = op.Add(
+            op.Mul(part, _of_angles(op, op.Cos, f, a1)), op.Mul(turned, _of_angles(op, op.Sin, f, a2))
+        )
+        return op.Concat(rotated, op.Slice(x, start3, end3, axis3), axis=-1)
+
+    def unless(m):
+        x, f = dims(m.x), dims(m.f)
+        if x is None or f is None or len(x) != 4 or len(f) != 3 or not isinstance(x[3], int):
+            return "the operand is not known to be of heads"
+        cuts = [elements(v) for v in (m.start0, m.end0, m.start1, m.end1, m.start2, m.end2, m.start3, m.end3)]
+        if any(c is None or len(c) != 1 or not isinstance(c[0], int) or c[0] < 0 for c in cuts):
+            return "the slices are not known"
+        start0, end0, start1, end1, start2, end2, start3, end3 = (min(c[0], x[3]) for c in cuts)
+        if any(elements(v) != (3,) for v in (m.axis0, m.axis1, m.axis2, m.axis3)):
+            return "the slices are not along the last axis"
+        half = (end0 - start0) // 2
+        wanted = (start0, start0 + half, start0 + half, start0 + 2 * half, start0 + 2 * half)
+        if (start1, end1, start2, end2, start3) != wanted or end0 != start3 or not half or end3 <= start3 or (end3 - start0) % 2:
+            return "the slices do not lie one behind the other"
+        if elements(m.a1) != (1,) or elements(m.a2) != (1,):
+            return "cosines and sines get no axis for the heads"
+        if f[2] != half or f[1] != x[2] or f[0] not in (1, x[0]):
+            return "the angles are not known to be one for each pair"
+        m.part = (start0, end3, 2 * half)
+        return None
+
+    def rewrite(op, m):
+        start, end, turned = m.part
+        whole = (start, end) == (0, dims(m.x)[3])
+        x = m.x if whole else op.Slice(m.x, np.array([start]), np.array([end]), np.array([3]))
+        return op.RotaryEmbedding(
+            x, _cache(op, op.Cos, m), _cache(op, op.Sin, m), rotary_embedding_dim=turned, num_heads=dims(m.x)[1]
+        )
+
+    cases = [
+        Case("GPT-NeoX", x=f32["B", 2, "S", 24], f=f32["B", "S", 2], **AXES, **PARTS),
+        Case("a whole head", x=f32["B", 2, "S", 8], f=f32[1, "S", 2], **AXES, **PARTS),
+        Refused("a gap", x=f32["B", 2, "S", 8], f=f32["B", "S", 2], **AXES, **{**PARTS, "start3": np.array([5])},
+                because="one behind the other"),
+        Refused("no axis for heads", x=f32["B", "S", "S", 8], f=f32["B", "S", 2], **PARTS,
+                **{**AXES, "a1": np.array([2]), "a2": np.array([2])}, because="no axis for the heads"),
+    ]  # fmt: skip
+
+
+@rule(group="rotary", safety=EXACT, since=23)
+class RotaryOfPart:
+    """RotaryEmbedding of the first entries of each head, joined with the others, is one with ``rotary_embedding_dim``.
+
+    Sound because that is what the attribute means: so many leading entries are turned, the others pass.
+    """
+
+    def pattern(
+        op, x: f32, cos, sin, heads, start0: Const, end0: Const, axis0: Const, start1: Const, end1: Const, axis1: Const,
+        attrs: Attrs,
+    ):
+        part, rest = op.Slice(x, start0, end0, axis0), op.Slice(x, start1, end1, axis1)
+        turned = op.RotaryEmbedding(part, cos, sin, num_heads=heads, rotary_embedding_dim=0, **attrs)
+        return op.Concat(turned, rest, axis=-1)
+
+    def unless(m):
+        x = dims(m.x)
+        if x is None or len(x) != 4 or not isinstance(x[3], int) or not isinstance(x[1], int):
+            return "the operand is not known to be of heads"
+        if elements(m.axis0) != (3,) or elements(m.axis1) != (3,):
+            return "the slices are not along the last axis"
+        cuts = [elements(v) for v in (m.start0, m.end0, m.start1, m.end1)]
+        if any(c is None or len(c) != 1 or not isinstance(c[0], int) or c[0] < 0 for c in cuts):
+            return "the slices are not known"
+        start, m.turned, other, end = (c[0] for c in cuts)
+        if start != 0 or other != m.turned or end < x[3] or not 0 < m.turned < x[3] or x[3] % 2:
+            return "the slices are not a head in two parts"
+        return None
+
+    def rewrite(op, m):
+        return op.RotaryEmbedding(m.x, m.cos, m.sin, num_heads=dims(m.x)[1], rotary_embedding_dim=m.turned, **m.attrs)
+
+    cases = [
+        Case("Phi", x=f32["B", 2, "S", 8], cos=f32["B", "S", 2], sin=f32["B", "S", 2], heads=2, attrs={}, **TWO_PARTS),
+        Case("pairs side by side", x=f32["B", 2, "S", 8], cos=f32["B", "S", 2], sin=f32["B", "S", 2], heads=0,
+             attrs={"interleaved": 1}, **TWO_PARTS),
+        Refused("a gap", x=f32["B", 2, "S", 8], cos=f32["B", "S", 2], sin=f32["B", "S", 2], heads=2, attrs={},
+                **{**TWO_PARTS, "start1": np.array([5])}, because="in two parts"),
     ]  # fmt: skip
 
 

@@ -34,8 +34,8 @@ def test_a_mask_that_the_kernel_refuses_is_expanded(mask: str) -> None:
     proto = attention(mask)
     model = onnx_ir.from_proto(proto)
     shapes.infer(model)
-    assert expand.masks(model, Context(), "lower") == 1
-    assert expand.masks(model, Context(), "lower") == 0
+    assert expand.run(model, Context(), "lower") == 1
+    assert expand.run(model, Context(), "lower") == 0
     random = np.random.default_rng(0)
     sizes = {"B": 2, "S": 3, "T": 5, "1": 1, "2": 2}
     feed = {n: random.normal(size=(2, 2, s, 4)).astype(np.float32) for n, s in (("q", 3), ("k", 5), ("v", 5))}
@@ -50,7 +50,7 @@ def test_a_mask_that_the_kernel_refuses_is_expanded(mask: str) -> None:
 def test_a_mask_that_it_takes_stays(mask: str) -> None:
     model = onnx_ir.from_proto(attention(mask))
     shapes.infer(model)
-    assert expand.masks(model, Context(), "lower") == 0
+    assert expand.run(model, Context(), "lower") == 0
 
 
 def table(**ratios: float) -> Kernels:
