@@ -172,6 +172,10 @@ class Functions:
             if self.nonnegative(p):
                 return TRUE
             return FALSE if self.nonnegative(d.sub(-1, p)) else Condition(frozenset({Clause("ge", p)}))
+        if len(p.terms) == 1 and (len(p.terms[0][0]) > 1 or p.terms[0][1] != 1):
+            # a product is 0 exactly where one of its factors is
+            factors = (self.clause(kind, of_atom(a)) for a in dict.fromkeys(p.terms[0][0]))
+            return self.both(factors) if kind == "ne" else self.one_of(factors)
         if p.terms[0][1] < 0:
             p = d.neg(p)
         if self.nonnegative(d.sub(p, 1)) or self.nonnegative(d.sub(-1, p)) or constant % factor:

@@ -70,6 +70,7 @@ class _Masks:
         self.model, self.ctx = model, ctx
         self.sizes = Queries(model, ctx)
         self.made: dict[str, ir.Value] = {}
+        self.trial = False
         self.functions: Functions
         self.before: ir.Node
 
@@ -149,9 +150,13 @@ class _Masks:
             return mask
         self.functions, self.before = functions, before
         try:
-            new = self.condition(condition)
+            self.trial = True  # what cannot be built should not be found out halfway
+            self.condition(condition)
         except Inexpressible:
             return None
+        finally:
+            self.trial = False
+        new = self.condition(condition)
         wide, keys = shapes.dims(new), functions.bounds["@3"]
         if self.ctx.why_not(functions.assumed) or wide is None or (wide and wide[-1] == 1 != keys):
             return None  # one entry for all keys would be taken for a mask that is too short
@@ -162,6 +167,8 @@ class _Masks:
 
     def node(self, op: str, inputs: Sequence[ir.Value | None], **attributes: object) -> ir.Value:
         """The result of a node in front of the attention; the same node is made once."""
+        if self.trial:
+            return ir.Value(name=None)
         key = repr((op, [id(v) for v in inputs], sorted(attributes.items())))
         found = self.made.get(key)
         if found is None:
@@ -175,6 +182,9 @@ class _Masks:
 
     def scalar(self, n: d.Dim) -> ir.Value:
         """A size or number as an int64 scalar."""
+        if self.trial:
+            self.sizes.vector((n,))
+            return ir.Value(name=None)
         if isinstance(n, int):
             key = f"scalar {n}"
             if key not in self.made:
@@ -185,7 +195,7 @@ class _Masks:
         return self.sizes.build(("Squeeze", self.sizes.vector((n,))), self.before)
 
     def vector(self, *numbers: int) -> ir.Value:
-        return self.sizes.constant(numbers)
+        return ir.Value(name=None) if self.trial else self.sizes.constant(numbers)
 
     def condition(self, condition: Condition) -> ir.Value:
         parts = [self.clause(c) for c in sorted(condition.clauses, key=str)]

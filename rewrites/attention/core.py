@@ -182,6 +182,37 @@ class AttentionFilled:
 
 
 @rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+class AttentionBiasedFilled:
+    """Attention whose scores get something added and are then replaced where a condition does not hold has a mask of floats.
+
+    Sound because the mask is what is added where the condition holds, and -inf elsewhere: such a key gets the weight 0. What
+    is assumed of masks that are added is assumed here too.
+    """
+
+    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, bias: Value, mask: boolean, drop: Scalar):
+        def masked(scores):
+            both = op.Add(scores, bias)
+            return op.either(op.Where(mask, both, drop), op.Where(mask, drop, both))
+
+        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, masked)), v)
+
+    def unless(m):
+        m.assumes.add(FINITE)
+        fill = next(n for n in m.nodes if n.op_type == "Where" and n.inputs[0] is m.mask)
+        m.inverted = fill.inputs[1] is m.drop
+        return _why_no_mask(m, float(scalar(m.drop))) or _misfit(m, m.bias)
+
+    def rewrite(op, m):
+        low = op.constant(-np.inf, m.q.dtype)
+        return _attention(op, m, op.Where(m.mask, low, m.bias) if m.inverted else op.Where(m.mask, m.bias, low))
+
+    cases = [
+        Case("DeBERTa", **SQUARE, **SCALES, bias=f32[1, 2, 3, 3], mask=np.eye(3, dtype=bool), drop=LEAST),
+        Refused("another number", **SQUARE, **SCALES, bias=f32[3, 3], mask=KEEP, drop=np.float32(-1e4), because="is a bias"),
+    ]  # fmt: skip
+
+
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
 class AttentionBiased:
     """Attention whose scores get something added has that as its mask.
 

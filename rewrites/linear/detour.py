@@ -1,7 +1,7 @@
 """Linear layers that flatten their input to a matrix and unfold the result."""
 
 import numpy as np
-from olc.rules import CLOSE, Attrs, Case, Many, Refused, Value, dims, f32, floats, rule
+from olc.rules import CLOSE, Attrs, Case, Many, Refused, Scalar, Value, dims, f32, floats, rule
 
 from .. import _shapes as s
 
@@ -50,4 +50,81 @@ class LinearDetour:
                 s2=[np.array([-1, 3, 4])], because="rows"),
         Refused("two features at a time", x=f32["B", 6, 8], s1=np.array([-1, 16]), w=f32[16, 4], b=f32[4], transB=0,
                 s2=[np.array([-1, 3, 4])], because="rows"),
+    ]  # fmt: skip
+
+
+def _same_batches(m, a, b, y):
+    """Are the products of flattened batches those of the batches? ``a``, ``b``, ``y``: shapes before, and of the result."""
+    flat = [dims(n.inputs[0]) for n in m.nodes if n.op_type == "MatMul"]
+    if None in (a, b, y, *flat) or s.odd(m.nodes):
+        return s.UNKNOWN
+    if len(a) < 4 or len(a) != len(b) or a[:-2] != b[:-2] or len(flat[0]) != 3 or flat[0][1:] != a[-2:]:
+        return "the batches are not flattened alike"
+    if y != (*a[:-1], b[-1]):
+        return "the result does not have the batches of the operands"
+    return None
+
+
+@rule(group="linear", safety=CLOSE("another kernel may sum in another order"), since=13)
+class BatchDetour:
+    """A product of matrices whose batch axes are flattened before and unfolded after needs neither.
+
+    Sound because MatMul multiplies the matrices of all batch axes pairwise: both operands are flattened alike, and the
+    result has their batch axes again.
+    """
+
+    def pattern(op, x: floats, s1, first: Attrs, y, s2, second: Attrs, s3: Many, last: Attrs):
+        product = op.MatMul(op.shared(op.Reshape(x, s1, **first)), op.shared(op.Reshape(y, s2, **second)))
+        return op.oneof(*s.VIEWS)(product, *s3, **last)
+
+    def unless(m):
+        flat = m.find("MatMul").inputs[1]
+        if dims(m.y) is None or dims(flat) is None or dims(flat)[1:] != dims(m.y)[-2:]:
+            return "the batches are not flattened alike"
+        return _same_batches(m, dims(m.x), dims(m.y), dims(m.roots[0]))
+
+    def rewrite(op, m):
+        return op.MatMul(m.x, m.y)
+
+    cases = [
+        Case("heads", x=f32["B", 2, 3, 5], s1=np.array([-1, 3, 5]), y=f32["B", 2, 5, 4], s2=np.array([-1, 5, 4]),
+             s3=[np.array([-1, 2, 3, 4])]),
+        Refused("rows moved", x=f32["B", 2, 3, 5], s1=np.array([-1, 6, 5]), y=f32["B", 2, 5, 4], s2=np.array([-1, 5, 4]),
+                s3=[np.array([-1, 2, 3, 4])], because="flattened alike"),
+        Refused("other batches", x=f32[2, 3, 4, 5], s1=np.array([6, 4, 5]), y=f32[3, 2, 5, 4], s2=np.array([6, 5, 4]),
+                s3=[np.array([2, 3, 4, 4])], because="flattened alike"),
+    ]  # fmt: skip
+
+
+@rule(group="attention", safety=CLOSE("the product is scaled after it is summed"), since=13)
+class FlatScores:
+    """Scores of flattened heads, with something added, are unfolded before it is added.
+
+    Sound because adding is done entry by entry, and the product is that of the heads themselves (see batch-detour). What
+    is added is proved to have the shape of the product, so it is unfolded the same way.
+    """
+
+    def pattern(op, q: f32, s1, first: Attrs, k, s2, second: Attrs, c: Scalar, bias, s3, last: Attrs):
+        k_t = op.Transpose(op.shared(op.Reshape(k, s2, **second)), perm=(0, 2, 1))
+        product = op.MatMul(op.shared(op.Reshape(q, s1, **first)), op.either(op.Mul(k_t, c), k_t))
+        return op.Reshape(op.Add(product, bias), s3, **last)
+
+    def unless(m):
+        q, k, added, product = dims(m.q), dims(m.k), dims(m.bias), dims(m.find("MatMul").outputs[0])
+        if None in (q, k, added, product) or added != product:
+            return "what is added is not known to have the shape of the product"
+        turned = dims(m.find("Transpose").inputs[0])
+        if len(k) != 4 or turned is None or turned[1:] != k[-2:]:
+            return "the batches are not flattened alike"
+        return _same_batches(m, q, (*k[:2], k[3], k[2]), dims(m.roots[0]))
+
+    def rewrite(op, m):
+        scores = op.MatMul(m.q, op.Transpose(m.k, perm=[0, 1, 3, 2]))
+        return op.Add(scores if m.c is None else op.Mul(scores, m.c), op.Reshape(m.bias, m.s3, **m.last))
+
+    cases = [
+        Case("DeBERTa", q=f32[2, 2, 3, 4], s1=np.array([-1, 3, 4]), k=f32[2, 2, 5, 4], s2=np.array([-1, 5, 4]), c=0.25,
+             bias=f32[4, 3, 5], s3=np.array([-1, 2, 3, 5])),
+        Refused("one for all heads", q=f32[2, 2, 3, 4], s1=np.array([-1, 3, 4]), k=f32[2, 2, 5, 4], s2=np.array([-1, 5, 4]),
+                c=0.25, bias=f32[1, 3, 5], s3=np.array([-1, 2, 3, 5]), because="the shape of the product"),
     ]  # fmt: skip

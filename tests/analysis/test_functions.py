@@ -151,3 +151,14 @@ def test_a_key_that_does_not_exist_proves_nothing() -> None:
     )
     _, found = load(text)
     assert not keeps_a_key(found["mask"], (1, 1, d.symbol("Q"), d.symbol("K")))
+
+
+def test_a_product_is_zero_where_a_factor_is() -> None:
+    text = "g (int64[B, S] m) => (bool[A] y) { a = Constant<value_ints = [1]>() b = Constant<value_ints = [2]>() "
+    text += "q = Unsqueeze(m, b) k = Unsqueeze(m, a) p = Mul(q, k) y = Cast<to = 9>(p) n = Not(y) }"
+    _, found = load(text)
+    functions = Functions((B, S, S))
+    at = AT[:3]
+    each = [functions.condition(found[n], at) for n in "qk"]
+    assert functions.condition(found["y"], at) == functions.both(each)
+    assert functions.condition(found["n"], at) == functions.one_of(map(functions.negation, each))

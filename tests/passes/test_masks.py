@@ -16,7 +16,7 @@ from olc.passes import Context, cse, dce, masks, size_queries
 from onnx.reference import ReferenceEvaluator
 from onnx_ir import serde
 
-from tests.mask_webs import CAUSAL, HEADER, PADDING, web
+from tests.mask_webs import CAUSAL, HEADER, PADDING, SIZES, web
 
 ATTENTION = (
     "qs = Constant<value_ints = [0, 0, 2, 4]>() x4 = Reshape(x, qs) q = Transpose<perm = [0, 2, 1, 3]>(x4) "
@@ -125,3 +125,13 @@ def test_windows_and_alternatives_are_built() -> None:
         was, now = (ReferenceEvaluator(p).run(None, f)[0] for p in (proto, serde.serialize_model(model)))
         np.testing.assert_allclose(now, was, rtol=0, atol=1e-6)
         assert masks.run(model, Context()) == 0
+
+
+def test_what_cannot_be_built_leaves_nothing_behind() -> None:
+    """An entry times a position is no form that is built; constants left by the attempt would be dead code in each round."""
+    text = f"{SIZES} mu = Unsqueeze(m, a12) far = Mul(mu, qi) mask = GreaterOrEqual(far, one)"
+    model = serde.deserialize_model(model_of(text))
+    shapes.infer(model)
+    before = len(model.graph), set(model.graph.initializers)
+    assert masks.run(model, Context()) == 0
+    assert (len(model.graph), set(model.graph.initializers)) == before
