@@ -294,6 +294,9 @@ class _Compile:
         notes = list(dict.fromkeys([*self.notes, *(plan.notes if plan is not None else ())]))
         if not result.settled:
             notes.append("cleaning had not settled after its last round; compiling the artifact again may gain a little")
+        if result.slow:
+            shown = ", ".join(f"{rule} ({operator})" for rule, operator in sorted(result.slow.items()))
+            notes.append(f"left out, because what they emit is slower than its parts here (olc targets show): {shown}")
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
         if overridable:
             notes.append(

@@ -64,13 +64,18 @@ class Options:
 
 @dataclass
 class Result:
-    """What the pipeline did to a model (which it changed in place)."""
+    """What the pipeline did to a model (which it changed in place).
+
+    Attributes:
+        slow: rules left out because the operator that they emit is slower than its parts on the target, and that operator.
+    """
 
     model: Model
     ctx: Context
     outcome: Outcome
     seconds: dict[str, float]
     settled: bool = True
+    slow: dict[str, str] = field(default_factory=dict)
 
 
 class _Run:
@@ -108,9 +113,12 @@ class _Run:
         target = getattr(self.ctx.target, "name", None)
         found = self.rules.select(levels, ir.opset_of(self.model) or 1, target)
         allowed = self.options.groups
+        kernels = self.ctx.target.kernels() if self.ctx.target is not None else None
+        slow = [r for r in found if r.emits and kernels is not None and not kernels.pays(r.emits)]
+        self.result.slow.update({r.name: r.emits for r in slow})
         return [
             r for r in found
-            if r.name not in self.result.outcome.quarantined
+            if r.name not in self.result.outcome.quarantined and r.name not in self.result.slow
             and (allowed is None or r.safety.level != "CLOSE" or r.group in allowed)
         ]  # fmt: skip
 

@@ -101,6 +101,8 @@ class Rule:
         targets: names of targets it is for; empty for all.
         keeps_shape: the result has the shape of what it replaces by the operators' meaning, whatever that shape is
             (dropping an Identity); without it, a value that was there before must be *proved* to have that shape.
+        emits: the fused operator (``Name`` or ``domain::Name``) that the rule is there to emit: it does not act where the
+            target's table says that this operator is slower than its parts.
         source: file that declares it.
     """
 
@@ -117,6 +119,7 @@ class Rule:
     targets: tuple[str, ...]
     source: str
     keeps_shape: bool = False
+    emits: str = ""
 
     def applies(self, opset: int, target: str | None) -> bool:
         """May the rule act in a model of that opset, compiled for that target (None: any target)?"""
@@ -127,7 +130,7 @@ class Rule:
 
 def rule(
     *, group: str, safety: Safety, since: int = 7, until: int | None = None, targets: Iterable[str] = (),
-    keeps_shape: bool = False,
+    keeps_shape: bool = False, emits: str = "",
 ) -> Callable[[type], Rule]:
     """Turn a class with ``pattern``, ``rewrite``, ``cases`` and perhaps ``unless`` into a registered Rule.
 
@@ -169,7 +172,7 @@ def rule(
                 raise RuleError(f"case {case.title!r} sets unknown {sorted(unknown)}", where=f"rule {name!r}")
         made = Rule(
             name, group, safety, doc, pattern, body["rewrite"], body.get("unless", _never), cases,
-            since, until, tuple(targets), inspect.getsourcefile(cls) or cls.__module__, keeps_shape,
+            since, until, tuple(targets), inspect.getsourcefile(cls) or cls.__module__, keeps_shape, emits,
         )  # fmt: skip
         _found.append(made)
         return made

@@ -204,3 +204,28 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = olc("compile", str(tmp_path / "none.onnx"), "--debug")
     assert "Traceback" in done.stderr
     assert done.returncode != 0
+
+
+def test_targets_are_listed_and_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["targets", "list"]) == 0
+    assert "onnxruntime-cpu: opset" in capsys.readouterr().out
+    assert main(["targets", "show", "SkipLayerNormalization"]) == 0
+    assert "SkipLayerNormalization" in capsys.readouterr().out
+    assert main(["targets", "measure", "-q", "--operator", "Sum", "--seconds", "0.01"]) == 0
+    assert capsys.readouterr().out.count("Sum at rows") == 4
+    assert main(["targets", "measure", "-q", "--operator", "Nonsense"]) == 2
+
+
+def test_an_assumption_can_be_forbidden(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.onnx"
+    assert main(["compile", str(model), "-o", str(out), "--strict", "all", "-q"]) == 0
+    assert json.loads((tmp_path / "out.olc.json").read_text())["options"]["strict"]
+    assert main(["compile", str(model), "-o", str(out), "--strict", "nonsense"]) == 3
+    assert "no assumption is called 'nonsense'" in capsys.readouterr().err
+
+
+def test_why_without_a_rule_surveys_the_fusions(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["why", str(model)]) == 0
+    assert "gelu 1 of 1" in capsys.readouterr().out
+    assert main(["why", str(model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["kind"] == "gelu"

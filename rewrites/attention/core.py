@@ -83,7 +83,7 @@ ZERO, LOW, LEAST = np.float32(0), np.float32(-np.inf), np.finfo(np.float32).min
 SCALES = {"a": 0.5, "b": 0.5, "c": 2.0}
 
 
-@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23, emits="Attention")
 class AttentionPlain:
     """Softmax of scaled products of queries and keys, times values, is Attention.
 
@@ -114,7 +114,7 @@ class AttentionPlain:
     ]  # fmt: skip
 
 
-@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23, emits="Attention")
 class AttentionMasked:
     """Attention whose scores get 0 where a condition holds and a number below all others where not has a boolean mask.
 
@@ -153,7 +153,7 @@ class AttentionMasked:
     ]  # fmt: skip
 
 
-@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23, emits="Attention")
 class AttentionFilled:
     """Attention whose scores are replaced by a number below all others where a condition does not hold has a boolean mask.
 
@@ -181,7 +181,7 @@ class AttentionFilled:
     ]  # fmt: skip
 
 
-@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23, emits="Attention")
 class AttentionBiasedFilled:
     """Attention whose scores get something added and are then replaced where a condition does not hold has a mask of floats.
 
@@ -212,7 +212,7 @@ class AttentionBiasedFilled:
     ]  # fmt: skip
 
 
-@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23)
+@rule(group="attention", safety=CLOSE("the same function, scaled and summed in another order"), since=23, emits="Attention")
 class AttentionBiased:
     """Attention whose scores get something added has that as its mask.
 

@@ -5,7 +5,7 @@ from olc.rules import CLOSE, Case, Refused, f16, f32, rule
 from .. import _helpers as h
 
 
-@rule(group="gelu", safety=CLOSE("the same function, rounded elsewhere"), since=20)
+@rule(group="gelu", safety=CLOSE("the same function, rounded elsewhere"), since=20, emits="Gelu")
 class ErfGelu:
     """The five operators of an exact Gelu are Gelu.
 

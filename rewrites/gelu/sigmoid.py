@@ -3,7 +3,8 @@
 from olc.rules import CLOSE, Case, f32, rule
 
 
-@rule(group="gelu", safety=CLOSE("the same function, rounded elsewhere"), targets=("onnxruntime-cpu",))
+@rule(group="gelu", safety=CLOSE("the same function, rounded elsewhere"), targets=("onnxruntime-cpu",),
+      emits="com.microsoft::QuickGelu")  # fmt: skip
 class QuickGelu:
     """``x * sigmoid(a x)`` is ONNX Runtime's QuickGelu with ``alpha = a``.
 

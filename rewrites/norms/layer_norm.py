@@ -9,7 +9,7 @@ from ._parts import aligned, over_root, rounded, why_not, why_not_in_half
 LAST = np.array([-1])
 
 
-@rule(group="norms", safety=CLOSE("the same function, rounded elsewhere"), since=18)
+@rule(group="norms", safety=CLOSE("the same function, rounded elsewhere"), since=18, emits="LayerNormalization")
 class LayerNorm:
     """Centre, square, mean, root and quotient over the last axes are LayerNormalization with a scale of ones.
 

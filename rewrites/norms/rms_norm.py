@@ -9,7 +9,7 @@ from ._parts import aligned, over_root, rounded, why_not, why_not_in_half
 LAST = np.array([-1])
 
 
-@rule(group="norms", safety=CLOSE("the same function, rounded elsewhere"), since=23)
+@rule(group="norms", safety=CLOSE("the same function, rounded elsewhere"), since=23, emits="RMSNormalization")
 class RmsNorm:
     """Square, mean, root and quotient over the last axes are RMSNormalization with a scale of ones.
 

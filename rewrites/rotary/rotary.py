@@ -31,7 +31,7 @@ PARTS = {
 HALVES = {"start1": np.array([0]), "end1": np.array([2]), "start2": np.array([2]), "end2": np.array([4])}
 
 
-@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23)
+@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
 class RotaryHalves:
     """A tensor times cosines, plus its halves swapped and one negated times sines, is RotaryEmbedding.
 
@@ -80,7 +80,7 @@ class RotaryHalves:
     ]  # fmt: skip
 
 
-@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23)
+@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
 class RotaryPart:
     """The same of a part of each head, the rest of it joined unchanged, is RotaryEmbedding with ``rotary_embedding_dim``.
 

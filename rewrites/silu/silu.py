@@ -3,7 +3,8 @@
 from olc.rules import CLOSE, Case, f32, rule
 
 
-@rule(group="silu", safety=CLOSE("the same function, rounded elsewhere"), targets=("onnxruntime-cpu",))
+@rule(group="silu", safety=CLOSE("the same function, rounded elsewhere"), targets=("onnxruntime-cpu",),
+      emits="com.microsoft::QuickGelu")  # fmt: skip
 class Silu:
     """``x * sigmoid(x)`` is ONNX Runtime's QuickGelu with ``alpha = 1``.
 

@@ -13,10 +13,13 @@ import onnxruntime
 import pytest
 from olc.analysis import shapes
 from olc.passes import Context
+from olc.pipeline import Options as PipelineOptions
+from olc.pipeline import optimize
 from olc.session import SessionOptions as Options
 from olc.session import native_options, run, session
 from olc.targets import expand, kernels, protect
 from olc.targets.kernels import Kernels, Row
+from olc.targets.onnxruntime_cpu import TARGET
 from onnx.reference import ReferenceEvaluator
 
 QKV = "float[B, 2, S, 4] q, float[B, 2, T, 4] k, float[B, 2, T, 4] v"
@@ -113,10 +116,35 @@ def test_the_nearest_size_answers() -> None:
 
 
 def test_the_packaged_table_is_of_the_installed_runtime() -> None:
-    import onnxruntime as ort
-    from olc.targets.onnxruntime_cpu import TARGET
-
     packaged = kernels.loads(Path(protect.__file__).with_name("onnxruntime_cpu.kernels.json").read_text(encoding="utf-8"))
-    assert packaged.version == ort.__version__, "measure it again: olc targets measure -o compiler/targets/…kernels.json"
+    assert packaged.version == onnxruntime.__version__, "measure it again: olc targets measure -o compiler/targets/…kernels.json"
     assert {"flags", "model"} <= packaged.cpu.keys()
     assert TARGET.kernels().rows
+
+
+@pytest.fixture
+def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Put a table where ``olc targets measure`` puts this machine's own."""
+
+    def write(**ratios: float) -> None:
+        rows = tuple(Row(f"com.microsoft::{k}", {"rows": 1}, v, v, v) for k, v in ratios.items())
+        path = kernels.own_path("onnxruntime", onnxruntime.__version__)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(Kernels("onnxruntime", onnxruntime.__version__, {"model": "?"}, rows).dumps(), encoding="utf-8")
+        kernels.load.cache_clear()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kernels.load.cache_clear()
+    yield write
+    kernels.load.cache_clear()
+
+
+SILU = '<ir_version: 10, opset_import: ["": 21]> g (float[B, 8] x) => (float[B, 8] y) { s = Sigmoid(x) y = Mul(x, s) }'
+
+
+@pytest.mark.parametrize(("ratio", "operators"), [(1.3, ["QuickGelu"]), (0.6, ["Sigmoid", "Mul"])])
+def test_a_rule_does_not_emit_what_this_machine_measured_as_slower(own_table, ratio: float, operators: list[str]) -> None:
+    own_table(QuickGelu=ratio)
+    result = optimize(onnx_ir.from_proto(onnx.parser.parse_model(SILU)), PipelineOptions(level=2), Context(target=TARGET))
+    assert [n.op_type for n in result.model.graph] == operators
+    assert result.slow == ({} if ratio > 1 else {r: "com.microsoft::QuickGelu" for r in ("quick-gelu", "silu")})
