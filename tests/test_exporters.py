@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
-from olc import ir, targets
+from olc import ir, storage, targets
 from olc.assumptions import ASSUMPTIONS, COVERS_KEYS, FINITE, KEEPS_A_KEY
 from olc.digest import digest
+from olc.evaluation.executed import executed, fused_by_the_runtime
 from olc.frontend import load
 from olc.passes import Context
 from olc.pipeline import Options, optimize
@@ -82,6 +85,17 @@ def test_what_each_export_leaves_to_assume(variant: str, assumed: set[str]) -> N
     ((_, _, ctx),) = compiled("minilm-l6", variant)
     assert set(ctx.relied) == assumed
     assert all(ctx.relied[name] == 6 for name in assumed)
+
+
+def test_a_plain_session_runs_what_was_compiled(tmp_path: Path) -> None:
+    """With default options the runtime fuses biases into Gelu, which is even, and no norm with the Add in front of it."""
+    feed = {n: np.ones((2, 7), np.int64) for n in ("input_ids", "attention_mask", "token_type_ids")}
+    for variant in ("dynamo_op18", "ts_op17"):
+        ((_, model, _),) = compiled("minilm-l6", variant)
+        storage.save(model, tmp_path / "m.onnx")
+        rows = executed(tmp_path / "m.onnx", feed)
+        assert fused_by_the_runtime(model, rows) == {"BiasGelu": 6}
+        assert {r.operator: r.count for r in rows}["LayerNormalization"] == 13
 
 
 def test_strict_leaves_what_rests_on_assumptions() -> None:
