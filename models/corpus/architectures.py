@@ -7,7 +7,7 @@ code: `2 * n + 1` norms are two a layer and one at the end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 TORCHSCRIPT, DYNAMO, DYNAMO23 = "ts_op17", "dynamo_op18", "dynamo_op23"
@@ -24,12 +24,15 @@ class Architecture:
         depths: numbers of layers: one number, or encoder and decoder, or one a stage.
         counts: operator -> how many there should be at -O2.
         variants: its exports; `eager` names the attention that torch would otherwise leave to one fused call.
+        padded: whether what it gives for tokens of padding means anything. It does not where these see no token at all:
+            a mean over all tokens and 0 are both right then.
     """
 
     name: str
     depths: tuple[int, ...]
     counts: Mapping[str, int]
     variants: tuple[str, ...] = VARIANTS
+    padded: bool = True
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -73,7 +76,7 @@ ALL = (
     transformer("distilbert", 6, attention=6, **encoder_norms(6)),
     transformer("electra", 12, attention=12, **encoder_norms(12)),
     # The norm of the relative embeddings is of constants.
-    transformer("deberta", 12, attention=12, **encoder_norms(12)),
+    replace(transformer("deberta", 12, attention=12, **encoder_norms(12)), padded=False),
     # As many norms as BERT: the one of the end in place of the one of the embeddings.
     transformer("gpt2", 12, attention=12, variants=VARIANTS + EAGER, **encoder_norms(12)),
     transformer("gpt2-kv", 12, attention=12, **encoder_norms(12)),
@@ -109,9 +112,15 @@ ALL = (
     convolutional(
         "efficientnet", 1, 2, 2, 3, 3, 4, 1, Conv=1 + 2 + 3 * 15 + 2 * 16 + 1, QuickGelu=1 + 1 + 2 * 15 + 16 + 1, Sigmoid=16
     ),
-    # Likewise with gates in eight blocks; HardSwish in nine blocks, stem, head and classifier.
+    # Likewise with gates in eight blocks. HardSwish, which has no kernel, is a HardSigmoid and a product: two each in nine
+    # blocks, in stem, head and classifier.
     convolutional(
-        "mobilenetv3", 1, 2, 3, 4, 2, 3, Conv=1 + 2 + 3 * 14 + 2 * 8 + 1, HardSwish=2 * 9 + 3, HardSigmoid=8, Relu=1 + 2 * 5 + 8
+        "mobilenetv3",
+        *(1, 2, 3, 4, 2, 3),
+        Conv=1 + 2 + 3 * 14 + 2 * 8 + 1,
+        HardSwish=0,
+        HardSigmoid=(2 * 9 + 3) + 8,
+        Relu=1 + 2 * 5 + 8,
     ),
 )
 

@@ -342,18 +342,22 @@ def wav2vec2(depths: Sequence[int], attention: str | None) -> Network:
                    [{"input_values": noise(1, 5000)}])  # fmt: skip
 
 
+def classifier(model: torch.nn.Module) -> Network:
+    """A convolutional classifier of timm or torchvision."""
+    return of_images(Call(model.eval(), ["x"], lambda found: found, {}), 64, "input", "logits")
+
+
 def resnet50(depths: Sequence[int], attention: str | None) -> Network:
-    return of_images(timm.create_model("resnet50", channels=(8, 16, 32, 64), num_classes=32).eval(), 64, "input", "logits")
+    return classifier(timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, depths, 32, channels=(8, 16, 24, 32)))
 
 
 def efficientnet(depths: Sequence[int], attention: str | None) -> Network:
-    model = timm.models.efficientnet._gen_efficientnet("efficientnet_b0", channel_multiplier=0.25, num_classes=32)
-    return of_images(model.eval(), 64, "input", "logits")
+    build = timm.models.efficientnet._gen_efficientnet
+    return classifier(build("efficientnet_b0", channel_multiplier=0.25, num_classes=32))
 
 
 def mobilenetv3(depths: Sequence[int], attention: str | None) -> Network:
-    model = torchvision.models.mobilenet_v3_large(width_mult=0.25, num_classes=32)
-    return of_images(model.eval(), 64, "input", "logits")
+    return classifier(torchvision.models.mobilenet_v3_large(width_mult=0.25, num_classes=32))
 
 
 def vit(depths: Sequence[int], attention: str | None) -> Network:
@@ -400,10 +404,12 @@ def candidates(source: Mapping[str, np.ndarray]) -> Iterator[Origin]:
     for at, name in enumerate(names):
         if source[name].ndim != 4:
             continue
-        found = next((n for n in names[at:] if ".running_var:" in n and len(source[n]) == len(source[name])), None)
-        if found is None:
+        size = len(source[name])
+        scales = (n.removesuffix(f".weight:{size}") for n in names[at:] if n.endswith(f".weight:{size}"))
+        owner = next((scale for scale in scales if f"{scale}.running_var:{size}" in names), None)
+        if owner is None:
             continue
-        owner, size = found.split(".running_var:")
+        found = f"{owner}.running_var:{size}"
         norm = [f"{owner}.{part}:{size}" for part in ("weight", "bias", "running_mean", "running_var")]
         for epsilon in (1e-5, 1e-3):
             for ulps in ("=" * len(source[found]), rounding(source[found], epsilon)):
