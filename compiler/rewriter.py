@@ -81,6 +81,7 @@ class Rewriter:
         self.number = max((e.number or 0 for e in self.ctx.events), default=0)
         self.budget = 1000
         self.names: set[str] = set()
+        self.node_names: set[str] = set()
         self.function_graphs: set[Graph] = set()
         self.parents: dict[Graph, Graph] = {}
         self.needs_sort: dict[Graph, None] = {}
@@ -120,6 +121,7 @@ class Rewriter:
             self.names.update(g.initializers)
             for n in g:
                 self.names.update(o.name for o in n.outputs if o.name)
+                self.node_names.add(n.name or "")
 
     def _push(self, node: Node) -> None:
         if (node.domain, node.op_type) in self.by_root and node not in self.queued:
@@ -437,13 +439,12 @@ class Rewriter:
         self.needs_sort.clear()
 
     def _name(self, base: str, nodes: bool = False) -> str:
-        if nodes:
-            return base
+        taken = self.node_names if nodes else self.names
         name, i = base, 1
-        while name in self.names:
+        while name in taken:
             i += 1
             name = f"{base}_{i}"
-        self.names.add(name)
+        taken.add(name)
         return name
 
 

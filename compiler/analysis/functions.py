@@ -14,7 +14,7 @@ bounds of the coordinates and on ``dims``; what is taken for granted beyond them
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import gcd
 
@@ -28,8 +28,10 @@ from .poly import atom, divide, make, of_atom, terms_of, without
 
 __all__ = ["FALSE", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "keeps_a_key"]
 
-_DEEPEST = 300
-"""Nodes between the value asked for and what is looked at."""
+_DEEPEST = 120
+"""Nodes between the value asked for and what is looked at; each takes a few frames of Python's stack."""
+_MOST_CLAUSES = 64
+"""Clauses of a condition, those of alternatives included; a larger one is not looked through."""
 _LARGEST = 1 << 16
 """Elements of a constant that is searched for a simple form."""
 
@@ -44,6 +46,16 @@ class Clause:
     p: d.Dim = 0
     options: frozenset[Condition] = frozenset()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.kind, self.p, self.options)))
+        object.__setattr__(self, "size", sum(c.size for c in self.options) or 1)
+
+    size: int = field(init=False, compare=False, repr=False, default=1)
+    _hash: int = field(init=False, compare=False, repr=False, default=0)
+
+    def __hash__(self) -> int:
+        return self._hash
+
     def __str__(self) -> str:
         if self.kind == "or":
             return " or ".join(sorted(f"({c})" for c in self.options))
@@ -55,6 +67,17 @@ class Condition:
     """That all clauses hold; none: True."""
 
     clauses: frozenset[Clause]
+    size: int = field(init=False, compare=False, repr=False, default=0)
+    _hash: int = field(init=False, compare=False, repr=False, default=0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash(self.clauses))
+        object.__setattr__(self, "size", sum(c.size for c in self.clauses))
+        if self.size > _MOST_CLAUSES:
+            raise OverflowError("a condition has too many clauses")
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         return " and ".join(sorted(map(str, self.clauses))) or "True"
@@ -100,6 +123,9 @@ class Functions:
 
     def at(self, value: ir.Value, coordinates: Coordinates) -> Element:
         """The element of ``value``, of an integer or boolean dtype and as many axes as there are coordinates."""
+        shape = shapes.dims(value)
+        if shape is not None and len(shape) == len(coordinates):
+            coordinates = tuple(0 if n == 1 else c for n, c in zip(shape, coordinates, strict=True))
         key = (value, coordinates)
         found = self._known.get(key)
         if found is None:
@@ -108,7 +134,8 @@ class Functions:
                 found = self._at(value, coordinates) if self._depth < _DEEPEST else None
             except OverflowError:
                 found = None
-            self._depth -= 1
+            finally:
+                self._depth -= 1
             if found is None:
                 found = self.read(value, coordinates)
             self._known[key] = found
@@ -231,7 +258,6 @@ class Functions:
         shape = shapes.dims(value)
         if shape is None or len(shape) != len(at):
             return None
-        at = tuple(0 if n == 1 else c for n, c in zip(shape, at, strict=True))
         held = shapes.elements(value)
         if held is not None and (len(set(held)) == 1 or all(isinstance(c, int) for c in at)):
             found = held[0] if len(set(held)) == 1 else held[at[0]]  # type: ignore[index]
@@ -268,9 +294,14 @@ class Functions:
         return self.truth(found) if value.dtype == ir.DataType.BOOL else found
 
     def _exact(self, node: ir.Node, e: d.Dim) -> d.Dim | None:
-        """The result of integer arithmetic, where it cannot wrap: int64 by convention, int32 where it is made of sizes."""
-        dtype = node.outputs[0].dtype
-        return e if dtype == ir.DataType.INT64 or (dtype == ir.DataType.INT32 and d.is_size(e)) else None
+        """The result of integer arithmetic, where it does not wrap: with sizes and entries below 2**31 in int64;
+        with sizes below 2**24 and no entries in int32."""
+        limits = {ir.DataType.INT64: (63, 31, 31), ir.DataType.INT32: (31, 24, 31)}.get(node.outputs[0].dtype or ir.DataType.UNDEFINED)
+        if limits is None:
+            return None
+        whole, size, entry = limits
+        largest = sum(abs(c) << sum(size if d.is_size(of_atom(a)) else entry for a in m) for m, c in terms_of(e))
+        return e if largest < 1 << whole else None
 
     def _operand(self, node: ir.Node, i: int, at: Coordinates) -> Element | None:
         """Input ``i`` of an elementwise operator, at the coordinates of its output; None where that is not known."""

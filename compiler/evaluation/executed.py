@@ -73,7 +73,7 @@ def _summed(events: list[dict[str, Any]]) -> list[Executed]:
             runs[-1].append(e)
         elif e.get("cat") == "Session" and e["name"] == "model_run":
             runs.append([])
-    counted = [r for r in runs[1:] if r] or runs[:1]
+    counted = [_alone(r) for r in runs[1:] if r] or [_alone(r) for r in runs[:1]]
     found: dict[str, tuple[int, float]] = {}
     for e in (e for run in counted for e in run):
         count, time = found.get(e["args"]["op_name"], (0, 0.0))
@@ -81,6 +81,20 @@ def _summed(events: list[dict[str, Any]]) -> list[Executed]:
     n = max(len(counted), 1)
     rows = [Executed(op, round(count / n), time / n) for op, (count, time) in found.items()]
     return sorted(rows, key=lambda r: (-r.microseconds, r.operator))
+
+
+def _alone(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The kernels of a run without the time of those that ran within them: a Loop's holds its body's."""
+    alone = [dict(e) for e in events]
+    open_: list[dict[str, Any]] = []
+    for e in sorted(alone, key=lambda e: (e["ts"], -e["dur"])):
+        while open_ and e["ts"] >= open_[-1]["end"]:
+            open_.pop()
+        if open_ and open_[-1]["args"]["op_name"] in ("If", "Loop", "Scan"):
+            open_[-1]["dur"] -= e["dur"]
+        e["end"] = e["ts"] + e["dur"]
+        open_.append(e)
+    return alone
 
 
 def fused_by_the_runtime(model: ir.Model, rows: list[Executed]) -> dict[str, int]:

@@ -36,7 +36,8 @@ def run(model: ir.Model, ctx: Context) -> int:
     if (model.opset_imports.get("") or 0) < SINCE:
         return 0
     found = [n for n in model.graph if n.op_type == "Attention" and n.domain == "" and len(n.inputs) > 3]
-    found = [n for n in found if n.inputs[3] is not None]
+    # Where the number of keys in use is an input of its own, "causal" counts from there.
+    found = [n for n in found if n.inputs[3] is not None and (len(n.inputs) < 7 or n.inputs[6] is None)]
     if not found:
         return 0
     masks = _Masks(model, ctx)
@@ -85,6 +86,10 @@ class _Masks:
         if found is None:
             return 0
         functions, condition = found
+        known = f"{condition} {bounds} {ir.attr(node, 'is_causal', 0)}"
+        if node.meta.get(_DONE) == known:
+            return 0
+        node.meta[_DONE] = known
         causal = functions.clause("ge", d.sub(d.add(coordinate(2), past_length(node)), coordinate(3)))
         if ir.attr(node, "is_causal", 0):
             condition = functions.both((condition, causal))
@@ -115,6 +120,10 @@ class _Masks:
             found = None if condition is None or where.domain else self.read_mask(condition, bounds)
             if condition is None or found is None or ir.owner(where) is not self.sizes.graph:
                 continue
+            known = f"{found[1]} {bounds}"
+            if where.meta.get(_DONE) == known:
+                continue
+            where.meta[_DONE] = known
             new = self.rebuilt(condition, found[1], found[0], where)
             if new is None or new is condition:
                 continue
@@ -144,11 +153,10 @@ class _Masks:
         return None if condition == FALSE or self.ctx.why_not(functions.assumed) else (functions, condition)
 
     def rebuilt(self, mask: ir.Value, condition: Condition, functions: Functions, before: ir.Node) -> ir.Value | None:
-        """The mask built anew, or itself where it is that already; None where that cannot be."""
-        known = str((condition, functions.bounds))
-        if mask.meta.get(_DONE) == known:
-            return mask
+        """The mask built anew; None where that cannot be."""
         self.functions, self.before = functions, before
+        if not self.depends_on_keys(condition) and functions.bounds["@3"] != 1:
+            return None  # one entry for all keys would be taken for a mask that is too short
         try:
             self.trial = True  # what cannot be built should not be found out halfway
             self.condition(condition)
@@ -156,12 +164,15 @@ class _Masks:
             return None
         finally:
             self.trial = False
-        new = self.condition(condition)
-        wide, keys = shapes.dims(new), functions.bounds["@3"]
-        if self.ctx.why_not(functions.assumed) or wide is None or (wide and wide[-1] == 1 != keys):
-            return None  # one entry for all keys would be taken for a mask that is too short
-        new.meta[_DONE] = known
-        return new
+        return None if self.ctx.why_not(functions.assumed) else self.condition(condition)
+
+    def depends_on_keys(self, condition: Condition) -> bool:
+        def read(p: d.Dim) -> bool:
+            names = d.all_names(p)
+            return "@3" in names or any("@3" in d.all_names(c) for n in names & self.functions.reads.keys()
+                                        for c in self.functions.reads[n].at)  # fmt: skip
+
+        return any(read(c.p) or any(map(self.depends_on_keys, c.options)) for c in condition.clauses)
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -219,7 +230,10 @@ class _Masks:
         negative = make({m: -c for m, c in terms_of(clause.p) if c < 0})
         if clause.kind == "ge":
             return self.node("LessOrEqual", [self.sum(negative), self.sum(positive)])
-        same = self.node("Equal", [self.sum(negative), self.sum(positive)])
+        sides = [self.sum(positive), self.sum(negative)]
+        if d.is_size(positive) and not d.symbols(positive) & self.functions.bounds.keys():
+            sides.reverse()  # what is one number stands second, as everywhere
+        same = self.node("Equal", sides)
         return same if clause.kind == "eq" else self.node("Not", [same])
 
     def single_read(self, p: d.Dim) -> Read | None:
@@ -278,7 +292,7 @@ class _Masks:
             places.append(int(name[1:]))
         out = read.value
         first = RANK - len(shape)
-        if all(n == 1 or str(c) == f"@{first + i}" for i, (n, c) in enumerate(zip(shape, read.at, strict=True))):
+        if first <= RANK - 2 and all(n == 1 or str(c) == f"@{first + i}" for i, (n, c) in enumerate(zip(shape, read.at, strict=True))):
             return self.cast(out, boolean)  # it is broadcast as it stands
         ones = [i for i, c in enumerate(read.at) if c == 0]
         if ones:

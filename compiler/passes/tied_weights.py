@@ -17,6 +17,7 @@ from .edit import Names, annotated
 
 NAME = "tied-weights"
 SMALLEST = 1 << 20
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _FEW = 8
 _ROWS = 256
 """Rows compared at a time: the transposed copy is read across, so few pages should be in play."""
@@ -27,11 +28,16 @@ def run(model: ir.Model, ctx: Context) -> int:
     graph, pinned = model.graph, annotated(model)
     large = [v for v in graph.initializers.values() if _may(v, pinned)]
     tables = [v for v in large if any(n.op_type == "Gather" and n.domain == "" and i == 0 for n, i in v.uses())]
+    by_corner: dict[tuple[object, ...], list[ir.Value]] = {}
+    for t in tables:
+        by_corner.setdefault(_corner(t, False), []).append(t)
     changes = 0
     names: Names | None = None
-    for copy in large:
-        table = next((t for t in tables if t is not copy and _transposed(t, copy)), None)
-        if table is None or copy in tables:
+    for copy in large if tables else ():
+        if copy in tables:
+            continue
+        table = next((t for t in by_corner.get(_corner(copy, True), ()) if _transposed(t, copy)), None)
+        if table is None:
             continue
         names = names if names is not None else Names(model)
         node = ir.make_node("Transpose", [table], {"perm": (1, 0)})
@@ -52,7 +58,7 @@ def _may(v: ir.Value, pinned: set[str]) -> bool:
     t = v.const_value
     if t is None or isinstance(t, SparseTensor) or v.is_graph_input() or v.is_graph_output() or v.name in pinned:
         return False
-    return len(t.shape) == 2 and t.nbytes >= SMALLEST and t.dtype.bitwidth in (16, 32, 64) and bool(v.uses())
+    return t.dtype in _FLOATS and len(t.shape) == 2 and t.nbytes >= SMALLEST and bool(v.uses())
 
 
 def _first_user(graph: ir.Graph, value: ir.Value) -> ir.Node:
@@ -64,15 +70,21 @@ def _first_user(graph: ir.Graph, value: ir.Value) -> ir.Node:
     raise AssertionError(f"{value.name} has no user")
 
 
+def _bits(v: ir.Value) -> np.ndarray:
+    t = v.const_value
+    assert t is not None
+    return np.asarray(t.numpy()).view(np.dtype(f"u{t.dtype.bitwidth // 8}"))
+
+
+def _corner(v: ir.Value, transposed: bool) -> tuple[object, ...]:
+    """What two tensors that are each other transposed share; a few pages of a mapped file, not a whole column."""
+    a = _bits(v)
+    few = a[:_FEW, :_FEW]
+    shape = a.shape[::-1] if transposed else a.shape
+    return (v.dtype, shape, (few.T if transposed else few).tobytes())
+
+
 def _transposed(table: ir.Value, copy: ir.Value) -> bool:
-    """Is the copy bit for bit the table transposed? Most that are not differ in the first rows."""
-    a, b = table.const_value, copy.const_value
-    assert a is not None
-    assert b is not None
-    if a.dtype != b.dtype or tuple(a.shape) != tuple(reversed(tuple(b.shape))):
-        return False
-    bits = np.dtype(f"u{a.dtype.bitwidth // 8}")
-    x, y = (np.asarray(t.numpy()).view(bits) for t in (a, b))
-    if not np.array_equal(x[:_FEW, :_FEW], y[:_FEW, :_FEW].T):  # before the mapped pages of a whole column are read in
-        return False
+    """Is the copy bit for bit the table transposed?"""
+    x, y = _bits(table), _bits(copy)
     return all(np.array_equal(x[i : i + _ROWS], y[:, i : i + _ROWS].T) for i in range(0, x.shape[0], _ROWS))

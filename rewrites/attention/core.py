@@ -21,6 +21,7 @@ def _unlike(m):
     q, k, v = dims(m.q), dims(m.k), dims(m.v)
     if q is None or k is None or v is None or not len(q) == len(k) == len(v) == 4:
         return "the operands are not known to have 4 axes"
+    m.perm = tuple(m.perm) if m.perm is not None else (3, 2, 1, 0)
     k_t = tuple(k[i] for i in m.perm)
     if not q[:2] == k_t[:2] == v[:2]:
         return "batch and heads are not known to agree"
@@ -46,6 +47,8 @@ def _misfit(m, mask):
         return "the mask is not known to have 2 to 4 axes"
     if any(n not in (1, w) for n, w in zip(d, whole[4 - len(d) :], strict=True)):
         return "the mask is not known to fit the scores"
+    if d[-1] != whole[-1]:
+        return "one entry for all keys would be taken for a mask that is too short"
     return None
 
 
@@ -147,6 +150,7 @@ class AttentionMasked:
         Case("causal", **SQUARE, **SCALES, mask=KEEP, keep=ZERO, drop=LEAST),
         Case("the other way round", **SQUARE, **SCALES, mask=~KEEP, keep=LOW, drop=ZERO),
         Refused("a bias", **SQUARE, **SCALES, mask=KEEP, keep=ZERO, drop=np.float32(-1e4), because="is a bias"),
+        Refused("one entry for all keys", **QKV, **SCALES, mask=boolean["B", 1, "S", 1], keep=ZERO, drop=LOW, because="too short"),
         Refused("not neutral", **SQUARE, **SCALES, mask=KEEP, keep=np.float32(1), drop=LOW, because="is not 0"),
         Refused("wider than the scores", q=f32[1, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
                 **SCALES, mask=boolean[2, 1, "S", "T"], keep=ZERO, drop=LOW, because="fit the scores"),
@@ -241,6 +245,7 @@ class AttentionBiased:
 
     cases = [
         Case("relative positions", **QKV, **SCALES, bias=f32[1, 2, "S", "T"]),
+        Refused("one entry for all keys", **QKV, **SCALES, bias=f32["S", 1], because="too short"),
         Case("of a table", **SQUARE, **SCALES, bias=np.linspace(-1, 1, 18).reshape(2, 3, 3).astype(np.float32)),
         Refused("wider than the scores", q=f32[1, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
                 **SCALES, bias=f32[2, 1, "S", "T"], because="fit the scores"),

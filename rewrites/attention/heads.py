@@ -80,6 +80,8 @@ class CachePorts:
                 past_v=f32["B", 2, "P", 8], mask=None, attrs={"is_causal": 1}, because="counts the tokens"),
         Refused("unlike", q=f32["B", 2, "S", 8], k=f32["B", 2, "S", 8], v=f32["B", 2, "S", 8], past_k=f32["B", 2, "P", 8],
                 past_v=f32["B", 2, "Q", 8], mask=None, attrs={}, because="not known to be as many"),
+        Refused("another batch", q=f32[2, 2, "S", 8], k=f32[2, 2, "S", 8], v=f32[2, 2, "S", 8], past_k=f32[2, 2, "P", 8],
+                past_v=f32["C", 2, "P", 8], mask=None, attrs={}, because="batch and heads of the cache"),
     ]  # fmt: skip
 
 
@@ -101,7 +103,8 @@ def _not_split(m):
 
 def _flat(op, m, *others, outputs):
     operands = (layout.join_heads(op, x) for x in _operands(m))
-    return op.Attention(*operands, m.mask, *others, outputs=outputs, **m.attrs, **m.counts)
+    attrs = {k: v for k, v in m.attrs.items() if k not in m.counts}
+    return op.Attention(*operands, m.mask, *others, outputs=outputs, **attrs, **m.counts)
 
 
 def _split(op, m, y):
@@ -135,6 +138,8 @@ class FlatHeads:
     cases = [
         Case("encoder", q=f32["B", "S", 16], k=f32["B", "T", 8], v=f32["B", "T", 8], mask=None, attrs={"scale": 0.5}, **SHAPES),
         Case("masked", q=f32["B", "S", 16], k=f32["B", "T", 8], v=f32["B", "T", 8], mask=boolean["S", "T"], attrs={}, **SHAPES),
+        Case("counts that are there already", q=f32["B", "S", 16], k=f32["B", "T", 8], v=f32["B", "T", 8], mask=None,
+             attrs={"q_num_heads": 4, "kv_num_heads": 2}, **SHAPES),
         Refused("rows of another length", q=f32["B", 6, 8], k=f32["B", 6, 8], v=f32["B", 6, 8], mask=None, attrs={},
                 **TORN, because="split off"),
         Refused("odd heads", q=f32["B", "S", 12], k=f32["B", "T", 8], v=f32["B", "T", 8], mask=None, attrs={},

@@ -162,3 +162,42 @@ def test_a_product_is_zero_where_a_factor_is() -> None:
     each = [functions.condition(found[n], at) for n in "qk"]
     assert functions.condition(found["y"], at) == functions.both(each)
     assert functions.condition(found["n"], at) == functions.one_of(map(functions.negation, each))
+
+
+def test_a_size_called_like_a_coordinate_is_not_one() -> None:
+    text = f"g ({HEADER.replace('{T}', 'T').replace('2, P, 4', '2, @2, 4')}) => (bool[A, H, C, K] mask) {{ {web(None, 'less')} }}"
+    text = text.replace("@2", "coordinate")
+    proto, _ = load(text)
+    proto.graph.input[2].type.tensor_type.shape.dim[2].dim_param = "@2"
+    model = serde.deserialize_model(proto)
+    shapes.infer(model)
+    past = next(v for v in model.graph.inputs if v.name == "past")
+    assert "@2" not in d.symbols(shapes.dims(past)[2])
+
+
+@pytest.mark.parametrize(("dtype", "factor", "seen"), [
+    ("int64", 3, True), ("int64", 1 << 40, False), ("int32", 100, True), ("int32", 1000, False),
+])  # fmt: skip
+def test_arithmetic_that_may_wrap_is_not_looked_through(dtype: str, factor: int, seen: bool) -> None:
+    kind = {"int64": 7, "int32": 6}[dtype]
+    body = "z = Constant<value_int = 0>() o = Constant<value_int = 1>() n1 = Shape(x) a = Constant<value_ints = [0]>() "
+    body += f"n = Squeeze(n1, a) r = Range(z, n, o) c = Cast<to = {kind}>(r) f = Constant<value = {dtype} {{{factor}}}>() "
+    _, e = one(f"{body} t = Mul(c, f) y = Cast<to = 7>(t)")
+    assert str(e) == (f"{factor}*@0" if seen else "t[@0]")
+
+
+def test_a_deep_or_wide_web_ends_as_a_read() -> None:
+    deep = " ".join(f"t{i + 1} = {'Max' if i % 2 else 'Min'}(t{i}, x)" for i in range(2000))
+    assert str(one(f"t0 = Identity(x) {deep} y = Identity(t2000)")[1]).endswith("[@0]")
+    chain = "o = Constant<value_int = 1>() k0 = Constant<value_int = 0>() c0 = Greater(x, k0) "
+    for i in range(1, 12):  # each doubles the condition
+        chain += f"k{i} = Add(k{i - 1}, o) g{i} = Greater(x, k{i}) n{i} = Not(c{i - 1}) c{i} = Where(g{i}, c{i - 1}, n{i}) "
+    _, found = load(f"g (int64[N] x) => (bool[M] y) {{ {chain} y = Identity(c11) }}")
+    functions = Functions((d.symbol("N"),))
+    assert functions.condition(found["y"], (coordinate(0),)).size <= 64
+
+
+def test_a_dim_of_one_is_read_at_0_however_it_is_asked_for() -> None:
+    _, found = load("g (bool[B, 1, S, S] m) => (bool[A] y) { y = Not(m) }")
+    functions = Functions((B, 3, S, S))
+    assert str(functions.at(found["m"], AT)) == "m[@0, 0, @2, @3]"

@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from olc import frontend
 from olc.errors import OlcError
-from olc.evaluation.executed import executed, fused_by_the_runtime
+from olc.evaluation.executed import _alone, executed, fused_by_the_runtime
 from olc.session import SessionOptions
 
 BIAS_GELU = """<ir_version: 10, opset_import: ["": 20]> g (float[N, 8] x) => (float[N, 8] y)
@@ -50,3 +50,11 @@ def test_what_cannot_run_is_an_error_that_names_the_file(save) -> None:
     with pytest.raises(OlcError) as caught:
         executed(save(BIAS_GELU), {"x": np.ones((2, 7), np.float32)})
     assert "m.onnx" in str(caught.value.where)
+
+
+def test_the_time_of_a_body_is_not_counted_twice() -> None:
+    def event(op: str, ts: int, dur: int) -> dict:
+        return {"ts": ts, "dur": dur, "args": {"op_name": op}}
+
+    found = _alone([event("Exp", 10, 20), event("Exp", 40, 20), event("Loop", 0, 100), event("Neg", 100, 5)])
+    assert [(e["args"]["op_name"], e["dur"]) for e in found] == [("Exp", 20), ("Exp", 20), ("Loop", 60), ("Neg", 5)]

@@ -129,9 +129,31 @@ def test_windows_and_alternatives_are_built() -> None:
 
 def test_what_cannot_be_built_leaves_nothing_behind() -> None:
     """An entry times a position is no form that is built; constants left by the attempt would be dead code in each round."""
-    text = f"{SIZES} mu = Unsqueeze(m, a12) far = Mul(mu, qi) mask = GreaterOrEqual(far, one)"
+    text = f"{SIZES} mu = Unsqueeze(m, a12) far = Mul(mu, ki) mask = GreaterOrEqual(far, one)"
     model = serde.deserialize_model(model_of(text))
     shapes.infer(model)
     before = len(model.graph), set(model.graph.initializers)
     assert masks.run(model, Context()) == 0
     assert (len(model.graph), set(model.graph.initializers)) == before
+
+
+def test_keys_in_use_that_are_an_input_are_left_alone() -> None:
+    """At opset 24 the causal attribute counts from the number of keys in use."""
+    text = f'<ir_version: 10, opset_import: ["": 24]>\ng ({HEADER.replace("{T}", "T")}, int64[B] used) => (float[A, 2, C, 4] y) '
+    text += f"{{ {web(None, 'less or equal')} {ATTENTION.replace('y, pk, pv', 'y').replace('past, past', ', , used')} }}"
+    assert cleaned(onnx.parser.parse_model(text))[1] == 0
+
+
+def test_a_mask_that_does_not_depend_on_keys_stays() -> None:
+    size = "st = Concat<axis = 0>(s1, t1) few = Less(s, t) mask = Expand(few, st)"
+    assert cleaned(model_of(SIZES + size))[1] == 0
+
+
+def test_a_comparison_with_a_number_settles() -> None:
+    """`m == 1` is built with the number second, as rules want it."""
+    proto = model_of(f"{SIZES} mu = Unsqueeze(m, a12) mask = Equal(one, mu)")
+    model, changes = cleaned(proto)
+    assert changes == 1
+    equal = next(n for n in model.graph if n.op_type == "Equal")
+    assert ir.is_constant(equal.inputs[1])
+    assert masks.run(model, Context()) == 0

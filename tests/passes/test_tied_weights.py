@@ -58,3 +58,10 @@ def test_a_head_that_a_caller_may_override_stays() -> None:
     proto.graph.input.append(onnx.helper.make_tensor_value_info("head", 1, [WIDTH, ROWS]))
     model: ir.Model = onnx_ir.from_proto(proto)
     assert tied_weights.run(model, Context()) == 0
+
+
+def test_a_large_table_of_texts_is_no_weight() -> None:
+    proto = parse("g (int64[n] i) => (string[n, 4] y) { y = Gather(table, i) }", check=False)
+    texts = np.array([["a" * 64] * 4] * 9000, dtype=object)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(texts, "table"))
+    assert tied_weights.run(load(proto), Context()) == 0

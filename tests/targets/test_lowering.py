@@ -148,3 +148,26 @@ def test_a_rule_does_not_emit_what_this_machine_measured_as_slower(own_table, ra
     result = optimize(onnx_ir.from_proto(onnx.parser.parse_model(SILU)), PipelineOptions(level=2), Context(target=TARGET))
     assert [n.op_type for n in result.model.graph] == operators
     assert result.slow == ({} if ratio > 1 else {r: "com.microsoft::QuickGelu" for r in ("quick-gelu", "silu")})
+
+
+def test_masks_are_expanded_in_bodies_and_to_sizes_that_only_the_operands_know() -> None:
+    body = "Attention(q, k, v, mask)"
+    inside = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 23]> g ({QKV}, bool[B, 1, 1, T] mask, bool c) => (float[B, 2, S, 4] y) '
+        f"{{ y = If(c) <then_branch = t () => (float[B, 2, S, 4] a) {{ a = {body} }}, "
+        f"else_branch = e () => (float[B, 2, S, 4] z) {{ z = Neg(q) }}> }}"
+    )
+    unknown = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 23]> g ({QKV}, bool[B, 1, 1, T] mask, bool[S] some) => (float[B, 2, N, 4] y) '
+        "{ r = Compress<axis = 2>(q, some) y = Attention(r, k, v, mask) }"
+    )
+    random = np.random.default_rng(0)
+    feed = {n: random.normal(size=(2, 2, s, 4)).astype(np.float32) for n, s in (("q", 3), ("k", 5), ("v", 5))}
+    feed["mask"] = random.integers(0, 2, (2, 1, 1, 5)).astype(bool)
+    for proto, more in ((inside, {"c": np.array(True)}), (unknown, {"some": np.array([True, False, True])})):
+        model = onnx_ir.from_proto(proto)
+        shapes.infer(model)
+        assert expand.run(model, Context(), "lower") == 1
+        expected = ReferenceEvaluator(proto).run(None, {**feed, **more})[0]
+        found = run(session(onnx_ir.to_proto(model).SerializeToString()), {**feed, **more})["y"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)

@@ -232,8 +232,8 @@ def read_declared(n: Any) -> Dim | None:
     if isinstance(n, int):
         return n if n >= 0 else None
     text = n if isinstance(n, str) else n.value
-    if text is None or text in _NAMELESS or text.startswith("?"):
-        return None
+    if text is None or text in _NAMELESS or text.startswith("?") or "@" in text:
+        return None  # "?" names the unknown, and "@" coordinates (functions.py)
     return _read_name(text)
 
 
