@@ -296,10 +296,10 @@ class Functions:
     def _exact(self, node: ir.Node, e: d.Dim) -> d.Dim | None:
         """The result of integer arithmetic, where it does not wrap: with sizes and entries below 2**31 in int64;
         with sizes below 2**24 and no entries in int32."""
-        limits = {ir.DataType.INT64: (63, 31, 31), ir.DataType.INT32: (31, 24, 31)}.get(node.outputs[0].dtype or ir.DataType.UNDEFINED)
-        if limits is None:
+        dtype = node.outputs[0].dtype
+        if dtype not in (ir.DataType.INT64, ir.DataType.INT32):
             return None
-        whole, size, entry = limits
+        whole, size, entry = (63, 31, 31) if dtype == ir.DataType.INT64 else (31, 24, 31)
         largest = sum(abs(c) << sum(size if d.is_size(of_atom(a)) else entry for a in m) for m, c in terms_of(e))
         return e if largest < 1 << whole else None
 

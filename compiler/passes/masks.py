@@ -292,7 +292,8 @@ class _Masks:
             places.append(int(name[1:]))
         out = read.value
         first = RANK - len(shape)
-        if first <= RANK - 2 and all(n == 1 or str(c) == f"@{first + i}" for i, (n, c) in enumerate(zip(shape, read.at, strict=True))):
+        trailing = all(n == 1 or str(c) == f"@{first + i}" for i, (n, c) in enumerate(zip(shape, read.at, strict=True)))
+        if trailing and len(shape) >= 2:
             return self.cast(out, boolean)  # it is broadcast as it stands
         ones = [i for i, c in enumerate(read.at) if c == 0]
         if ones:

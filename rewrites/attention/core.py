@@ -150,7 +150,7 @@ class AttentionMasked:
         Case("causal", **SQUARE, **SCALES, mask=KEEP, keep=ZERO, drop=LEAST),
         Case("the other way round", **SQUARE, **SCALES, mask=~KEEP, keep=LOW, drop=ZERO),
         Refused("a bias", **SQUARE, **SCALES, mask=KEEP, keep=ZERO, drop=np.float32(-1e4), because="is a bias"),
-        Refused("one entry for all keys", **QKV, **SCALES, mask=boolean["B", 1, "S", 1], keep=ZERO, drop=LOW, because="too short"),
+        Refused("one entry for all keys", **QKV, **SCALES, mask=boolean["S", 1], keep=ZERO, drop=LOW, because="too short"),
         Refused("not neutral", **SQUARE, **SCALES, mask=KEEP, keep=np.float32(1), drop=LOW, because="is not 0"),
         Refused("wider than the scores", q=f32[1, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
                 **SCALES, mask=boolean[2, 1, "S", "T"], keep=ZERO, drop=LOW, because="fit the scores"),
