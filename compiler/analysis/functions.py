@@ -26,7 +26,7 @@ from . import dims as d
 from . import shapes
 from .poly import atom, divide, make, of_atom, terms_of, without
 
-__all__ = ["FALSE", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "keeps_a_key"]
+__all__ = ["FALSE", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "filling", "keeps_a_key"]
 
 _DEEPEST = 120
 """Nodes between the value asked for and what is looked at; each takes a few frames of Python's stack."""
@@ -388,7 +388,8 @@ def _cast(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
     if source == ir.DataType.BOOL or target == ir.DataType.BOOL:
         # bool to integer is 0 or 1, and that is what a condition stands for among integers
         if source not in _INTEGERS | {ir.DataType.BOOL}:
-            return None
+            number = filling(node.inputs[0])
+            return None if number is None else f.truth(int(number != 0))
         e = f._operand(node, 0, at)
         return None if e is None else f.truth(e)
     if target == ir.DataType.INT64 and source in _INTEGERS:
@@ -396,6 +397,24 @@ def _cast(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
     e = f._operand(node, 0, at) if source in _INTEGERS and target == ir.DataType.INT32 else None
     # sizes and coordinates fit; what a caller's data holds may not
     return e if isinstance(e, Condition) or (e is not None and d.is_size(e)) else None
+
+
+def filling(value: ir.Value | None) -> float | None:
+    """The number that a tensor of floats is filled with."""
+    for _ in range(6):
+        node = None if value is None else value.producer()
+        if ir.is_constant(value):
+            found = ir.scalar(value)
+            return None if found is None else float(found)
+        if node is None or node.domain != "":
+            return None
+        if node.op_type == "ConstantOfShape":
+            given = ir.attr(node, "value")
+            return 0.0 if given is None else float(given.numpy().reshape(-1)[0])
+        if node.op_type not in ("Expand", *_CARRIERS):
+            return None
+        value = node.inputs[0]
+    return None
 
 
 @_operator("Expand")

@@ -20,8 +20,9 @@ import numpy as np
 from .. import ir
 from ..analysis import dims as d
 from ..analysis import shapes
-from ..analysis.functions import FALSE, TRUE, Clause, Condition, Functions, Read, coordinate
+from ..analysis.functions import FALSE, TRUE, Clause, Condition, Functions, Read, coordinate, filling, keeps_a_key
 from ..analysis.poly import Monomial, make, terms_of
+from ..assumptions import COVERS_KEYS, KEEPS_A_KEY
 from . import Context
 from .size_queries import Inexpressible, Queries
 
@@ -29,6 +30,8 @@ NAME = "masks"
 SINCE = 23
 RANK = 4
 _DONE = "olc.mask"
+DROPPED = -1e30
+"""An added number up to which a key counts as masked out; -100 and -1e4 are biases, which a softmax can undo."""
 
 
 def run(model: ir.Model, ctx: Context) -> int:
@@ -66,6 +69,17 @@ def past_length(node: ir.Node) -> d.Dim:
     return 0 if past is None else (shapes.dims(past) or ())[2]
 
 
+def _fits(value: ir.Value, before: tuple[d.Dim, ...] | None, covered: bool) -> bool:
+    """May the value have the shape that it has now in place of the one before? Where only attentions use it, as masks, batch
+    and heads may be 1; where a mask is taken to have an entry for each key (``covered``), its length is theirs."""
+    now = shapes.dims(value)
+    if now is None or before is None or len(now) != len(before):
+        return False
+    inner = now[-2] == before[-2] and (covered or now[-1] == before[-1])
+    masks = not value.is_graph_output() and all(n.op_type == "Attention" and n.domain == "" and i == 3 for n, i in value.uses())
+    return inner and (masks or now[:-2] == before[:-2])
+
+
 class _Masks:
     def __init__(self, model: ir.Model, ctx: Context) -> None:
         self.model, self.ctx = model, ctx
@@ -81,7 +95,7 @@ class _Masks:
         if bounds is None:
             return 0
         if mask.dtype != ir.DataType.BOOL:
-            return self.bias(mask, bounds)
+            return self.plain(node, mask, bounds) or self.bias(mask, bounds)
         found = self.read_mask(mask, bounds)
         if found is None:
             return 0
@@ -108,6 +122,23 @@ class _Masks:
         self.ctx.relied.update(functions.assumed)
         return 1
 
+    def plain(self, node: ir.Node, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> int:
+        """A float mask that is 0 where a condition holds, and lets no key through elsewhere, is that condition."""
+        where = mask.producer()
+        condition = where.inputs[0] if where is not None and where.op_type == "Where" and where.domain == "" else None
+        if where is None or condition is None or filling(where.inputs[1]) != 0:
+            return 0
+        drop, shape = filling(where.inputs[2]), shapes.dims(condition)
+        if drop is None or drop > DROPPED or not shape or len(shape) < 2 or shape[-1] == 1 != bounds[3]:
+            return 0
+        assumed = set() if drop == -np.inf or keeps_a_key(condition, bounds) else {KEEPS_A_KEY}
+        if self.ctx.why_not(assumed):
+            return 0
+        node.replace_input_with(3, condition)
+        self.ctx.relied.update(assumed)
+        self.ctx.record(NAME, node.name, "the float mask is a condition")
+        return 1
+
     def bias(self, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> int:
         """The condition of a Where that makes a float mask, alone or with something added."""
         node = mask.producer()
@@ -130,7 +161,7 @@ class _Masks:
             before = shapes.dims(where.outputs[0])
             where.replace_input_with(0, new)
             shapes.infer_node(where, self.model)
-            if shapes.dims(where.outputs[0]) != before:
+            if not _fits(where.outputs[0], before, COVERS_KEYS in found[0].assumed):
                 where.replace_input_with(0, condition)  # it was the condition that made the result so large
                 shapes.infer_node(where, self.model)
                 continue

@@ -3,10 +3,8 @@
 import numpy as np
 from olc.analysis.functions import keeps_a_key
 from olc.assumptions import FINITE, KEEPS_A_KEY
+from olc.passes.masks import DROPPED
 from olc.rules import CLOSE, Case, Refused, Scalar, Value, array, boolean, dims, f32, is_constant, rule, scalar
-
-DROPPED = -1e30
-"""An added number up to which a key counts as masked out; -100 and -1e4 are biases, which a softmax can undo."""
 
 
 def _probabilities(op, q, k, perm, a, b, c, masked):

@@ -23,6 +23,7 @@ class MeanOverImage:
             op.shared(op.domain("com.microsoft").QuickGelu(y, **act)),
             op.shared(op.Mul(y, other)),
             op.shared(op.Add(y, other)),
+            op.shared(op.Relu(op.shared(op.Add(y, other)))),
         )
         return op.ReduceMean(image, axes, keepdims=keep)
 

@@ -1,7 +1,7 @@
 """RotaryEmbedding from halves that are swapped, and on [batch, sequence, width]."""
 
 import numpy as np
-from olc.rules import CLOSE, EXACT, F16, F32, Attrs, Case, Const, Refused, Spec, dims, elements, f32, rule
+from olc.rules import CLOSE, EXACT, F16, F32, Attrs, Case, Const, Many, Refused, Spec, dims, elements, f32, rule
 
 from .. import _layout as layout
 
@@ -126,7 +126,7 @@ class RotaryPart:
         whole = (start, end) == (0, dims(m.x)[3])
         x = m.x if whole else op.Slice(m.x, np.array([start]), np.array([end]), np.array([3]))
         return op.RotaryEmbedding(
-            x, _cache(op, op.Cos, m), _cache(op, op.Sin, m), rotary_embedding_dim=turned, num_heads=dims(m.x)[1]
+            x, _cache(op, op.Cos, m), _cache(op, op.Sin, m), rotary_embedding_dim=turned
         )
 
     cases = [
@@ -169,7 +169,7 @@ class RotaryOfPart:
         return None
 
     def rewrite(op, m):
-        return op.RotaryEmbedding(m.x, m.cos, m.sin, num_heads=dims(m.x)[1], rotary_embedding_dim=m.turned, **m.attrs)
+        return op.RotaryEmbedding(m.x, m.cos, m.sin, rotary_embedding_dim=m.turned, **m.attrs)
 
     cases = [
         Case("Phi", x=f32["B", 2, "S", 8], cos=f32["B", "S", 2], sin=f32["B", "S", 2], heads=2, attrs={}, **TWO_PARTS),
@@ -205,4 +205,33 @@ class RotaryFlat:
              cos=f32["B", "S", 2], sin=f32["B", "S", 2], attrs={}),
         Refused("rows of another length", x=f32["B", 6, 8], shape=np.array([0, 12, 1, 4]), x4=f32["B", 1, 12, 4],
                 cos=f32["B", 12, 2], sin=f32["B", 12, 2], attrs={}, because="split off"),
+    ]  # fmt: skip
+
+
+@rule(group="rotary", safety=EXACT, since=23)
+class RotaryHeadCount:
+    """The number of heads that RotaryEmbedding is told although its operand has an axis of heads is dropped.
+
+    Sound because with four axes the operator reads it off the operand; so does the part of each head that is turned.
+    """
+
+    def pattern(op, x, others: Many, attrs: Attrs):
+        return op.RotaryEmbedding(x, *others, **attrs)
+
+    def unless(m):
+        d = dims(m.x)
+        if d is None or len(d) != 4:
+            return "the operand is not known to have an axis of heads"
+        return None if m.root.attributes.get("num_heads") else "no number of heads is given"
+
+    def rewrite(op, m):
+        return op.RotaryEmbedding(m.x, *m.others, **{k: v for k, v in m.attrs.items() if k != "num_heads"})
+
+    cases = [
+        Case("Qwen3", x=f32["B", 2, "S", 4], others=[f32["B", "S", 2], f32["B", "S", 2]], attrs={"num_heads": 2}),
+        Case("in part", x=f32["B", 2, "S", 8], others=[f32["B", "S", 2], f32["B", "S", 2]],
+             attrs={"num_heads": 2, "rotary_embedding_dim": 4}),
+        Refused("three axes", x=f32["B", "S", 8], others=[f32["B", "S", 2], f32["B", "S", 2]], attrs={"num_heads": 2},
+                because="an axis of heads"),
+        Refused("none", x=f32["B", 2, "S", 4], others=[f32["B", "S", 2], f32["B", "S", 2]], attrs={}, because="no number"),
     ]  # fmt: skip

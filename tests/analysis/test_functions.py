@@ -201,3 +201,10 @@ def test_a_dim_of_one_is_read_at_0_however_it_is_asked_for() -> None:
     _, found = load("g (bool[B, 1, S, S] m) => (bool[A] y) { y = Not(m) }")
     functions = Functions((B, 3, S, S))
     assert str(functions.at(found["m"], AT)) == "m[@0, 0, @2, @3]"
+
+
+@pytest.mark.parametrize(("number", "expected"), [("1.0", TRUE), ("0.0", FALSE)])
+def test_floats_that_are_all_one_number_are_a_mask_of_one_truth(number: str, expected: Condition) -> None:
+    text = f"s = Shape(x) o = ConstantOfShape<value = float[1] {{{number}}}>(s) u = Identity(o) y = Cast<to = 9>(u)"
+    _, found = load(f"g (int64[N] x) => (bool[M] y) {{ {text} }}")
+    assert Functions((d.symbol("N"),)).condition(found["y"], (coordinate(0),)) == expected

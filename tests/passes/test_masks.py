@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from olc import ir
 from olc.analysis import shapes
-from olc.assumptions import COVERS_KEYS
+from olc.assumptions import COVERS_KEYS, KEEPS_A_KEY
 from olc.digest import digest
 from olc.passes import Context, cse, dce, masks, size_queries
 from onnx.reference import ReferenceEvaluator
@@ -157,3 +157,34 @@ def test_a_comparison_with_a_number_settles() -> None:
     equal = next(n for n in model.graph if n.op_type == "Equal")
     assert ir.is_constant(equal.inputs[1])
     assert masks.run(model, Context()) == 0
+
+
+@pytest.mark.parametrize(("low", "assumed"), [("-inf", False), ("-3.4e38", True)])
+def test_a_float_mask_of_zeros_is_its_condition(low: str, assumed: bool) -> None:
+    text = f"{web('unsqueezed', 'less')} l = Constant<value = float {{{low}}}>() fa = Constant<value_ints = [1]>() "
+    text += "z1 = ConstantOfShape<value = float[1] {0.0}>(s1) zu = Unsqueeze(z1, fa) "
+    more = f"fm = Where(mask, zu, l) {ATTENTION.replace('mask', 'fm')}"
+    ctx = Context()
+    model, changes = cleaned(model_of(text, more=more), ctx)
+    assert changes == 1
+    attention = next(n for n in model.graph if n.op_type == "Attention")
+    assert attention.inputs[3] is not None
+    assert attention.inputs[3].dtype == ir.DataType.BOOL
+    assert bool(ctx.relied) is assumed
+    strict, _ = cleaned(model_of(text, more=more), Context(strict=frozenset({KEEPS_A_KEY})))
+    kept = next(n for n in strict.graph if n.op_type == "Attention").inputs[3]
+    assert kept is not None
+    assert kept.dtype == (ir.DataType.FLOAT if assumed else ir.DataType.BOOL)
+    f = feed(2, 3, 2)
+    f["m"][:] = 1
+    was, now = (ReferenceEvaluator(p).run(None, f)[0] for p in (model_of(text, more=more), serde.serialize_model(model)))
+    np.testing.assert_allclose(now, was, rtol=0, atol=1e-6)
+
+
+def test_a_float_mask_of_other_numbers_keeps_them() -> None:
+    text = f"{web('gathered', 'less')} z = Constant<value = float {{0.5}}>() l = Constant<value = float {{-inf}}>() "
+    text += "fm0 = Where(mask, z, l)"
+    model, _ = cleaned(model_of(text, more=ATTENTION.replace("mask", "fm0")))
+    attention = next(n for n in model.graph if n.op_type == "Attention")
+    assert attention.inputs[3].dtype == ir.DataType.FLOAT
+    assert "Gather" not in {n.op_type for n in model.graph}  # but its condition is rebuilt
