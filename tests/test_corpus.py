@@ -23,6 +23,10 @@ from models import corpus
 # Padding is a quarter of a sequence: less than the window of Mistral, so that every query keeps a key.
 SIZES = {"batch": 2, "seq": 12, "dec_seq": 5, "past_seq": 6, "total_seq": 18, "samples": 4000}
 
+# Tighter than for models of any size: here rounding moves outputs by 2e-5 at most, and the scale of one attention that
+# is wrong by 2 % by 2.7e-4 at least, of twelve files tried.
+TOLERANCE = 1e-4
+
 # "FILE OPERATOR": not as many as there should be. "FILE results": they differ, or the model does not run.
 # "ARCHITECTURE operators": its exports do not compile to the same operators; "ARCHITECTURE digest": to the same
 # operators, but not to one graph.
@@ -81,7 +85,7 @@ def difference(stem: str, source: bytes, model: ir.Model, padded: bool) -> str |
                 {k: v * feed["attention_mask"][..., None].astype(v.dtype) for k, v in result.items()} for result in results
             )
         compared.add(*results)
-    found = [f"{d.name}: {reason}" for d in compared.results() if (reason := d.why_not()) is not None]
+    found = [f"{d.name}: {reason}" for d in compared.results() if (reason := d.why_not(TOLERANCE)) is not None]
     return "; ".join(found) or None
 
 
