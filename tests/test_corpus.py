@@ -33,15 +33,12 @@ TOLERANCE = 1e-4
 FOLDED = "the exporters fold BatchNormalization themselves, and round differently"
 LENGTHS = "dynamo's formula for the number of frames is not proved equal to that of the convolutions: nested floors"
 EXCEPTIONS: dict[str, str] = {
-    "qwen3 digest": "dynamo at opset 23 writes num_heads on a RotaryEmbedding of 4 axes, where it says nothing",
-    "t5 operators": "the bias of the cross attention is zeros, made by Expand or by ConstantOfShape: not seen to be none",
-    "bart operators": "TorchScript's mask of the decoder is ones in float32, cast to bool: not seen to be True",
     "clip-text operators": "the token that is pooled: a Gather of flattened tokens in TorchScript, a GatherND in dynamo",
     "wav2vec2_dynamo_op18 Attention": LENGTHS,
     "wav2vec2_dynamo_op18 Softmax": LENGTHS,
     "wav2vec2_dynamo_op18 IsNaN": LENGTHS,
     "wav2vec2 operators": f"{LENGTHS}; and opset 23's GroupNormalization, without a kernel, becomes its 30 parts",
-    "resnet50 operators": "the mean over a picture: GlobalAveragePool and Squeeze in TorchScript, ReduceMean in dynamo",
+    "resnet50 digest": FOLDED,
     "efficientnet digest": FOLDED,
     "mobilenetv3 digest": FOLDED,
 }
