@@ -183,7 +183,9 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
     if o.level >= 3 and o.sites and not o.exact:
         run.rewrite("lossy rules", run.select("LOSSY"), o.sites)
     if o.level >= 2 and run.ctx.target is not None:
-        run.step("lower", lambda: run.ctx.target.lower(model, run.ctx))
+        if run.step("lower", lambda: run.ctx.target.lower(model, run.ctx)):
+            run.run_pass(lift_constants)  # the standard's bodies of operators are full of constants and casts
+            run.clean("EXACT")
     if o.level >= 1:
         run.run_pass(normalize)
         run.run_pass(dedupe_initializers)
