@@ -204,7 +204,7 @@ class _Compile:
             base, ctx, self.rules, self.target, feeds, reference, s.budget, s.exact, s.threads, s.seconds,
             self.options(3), self.say,
         )  # fmt: skip
-        found = search.run(f"sha256:{_sha256(self.path)}")
+        found = search.run(f"sha256:{_sha256([self.path, *external_files(self.path)])}")
         self.trials = search.trials
         return found
 
@@ -308,8 +308,8 @@ class _Compile:
             if s.data is None:
                 notes.append("no --data was given: accuracy was judged on synthesised inputs")
         return Report(
-            source={"path": str(self.path.name), "sha256": _sha256(self.path), "bytes": _size(self.path)},
-            artifact={"path": self.out.name, "sha256": _sha256(built), "bytes": _size(built)},
+            source=_described(self.path, self.path.name),
+            artifact=_described(built, self.out.name),
             versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             target={"name": self.target.name, **self.target.features()},
             options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
@@ -351,17 +351,19 @@ def _slower(evaluation: Evaluation | None) -> bool:
     return evaluation is not None and evaluation.paired is not None and evaluation.paired.verdict == "slower"
 
 
-def _sha256(path: Path) -> str:
+def _sha256(files: Sequence[Path]) -> str:
     """Of the model file and, after it, of the external data files that it names, sorted."""
     digest = hashlib.sha256()
-    for file in [path, *external_files(path)]:
+    for file in files:
         with open(file, "rb") as f:
             while block := f.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
 
 
-def _size(path: Path) -> int:
-    return sum(f.stat().st_size for f in [path, *external_files(path)])
+def _described(path: Path, name: str) -> dict[str, Any]:
+    """A model file as the report names it, external data counted in."""
+    files = [path, *external_files(path)]
+    return {"path": name, "sha256": _sha256(files), "bytes": sum(f.stat().st_size for f in files)}
 
 

@@ -182,10 +182,10 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         run.clean("EXACT", "CLOSE")
     if o.level >= 3 and o.sites and not o.exact:
         run.rewrite("lossy rules", run.select("LOSSY"), o.sites)
-    if o.level >= 2 and run.ctx.target is not None:
-        if run.step("lower", lambda: run.ctx.target.lower(model, run.ctx)):
-            run.run_pass(lift_constants)  # the standard's bodies of operators are full of constants and casts
-            run.clean("EXACT")
+    target = run.ctx.target if o.level >= 2 else None
+    if target is not None and run.step("lower", lambda: target.lower(model, run.ctx)):
+        run.run_pass(lift_constants)  # the standard's bodies of operators are full of constants and casts
+        run.clean("EXACT")
     if o.level >= 1:
         run.run_pass(normalize)
         run.run_pass(dedupe_initializers)
