@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from onnx import helper
 
 from tests.bad_models import ADD_W, MODELS, RELU, body, branchy, model_of, node, weight
 from tests.proto_tools import opset, relu_chain, tensor_input
+from tests.work import calls, peak_bytes
 
 
 def refused(load: Callable[[], Any]) -> BadInput:
@@ -95,10 +95,9 @@ def test_a_file_beyond_protobufs_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     with open(path, "wb") as f:
         f.truncate(3 << 30)
-    started = time.perf_counter()
-    error = refused(lambda: storage.load(path))
-    assert "3,221,225,472 bytes" in error.what
-    assert time.perf_counter() - started < 1
+    errors: list[BadInput] = []
+    assert peak_bytes(lambda: errors.append(refused(lambda: storage.load(path)))) < 1 << 20
+    assert "3,221,225,472 bytes" in errors[0].what
 
 
 def nested_ifs(depth: int) -> Any:
@@ -288,11 +287,10 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_external_data_that_is_refused(folder: Path, location: str, entries: dict[str, Any], what: str) -> None:
     path = external_model(folder, location, **entries)
-    started = time.perf_counter()
-    error = refused(lambda: storage.load(path))
-    assert what in error.what
-    assert "tensor 'w'" in error.what
-    assert time.perf_counter() - started < 2
+    errors: list[BadInput] = []
+    assert calls(lambda: errors.append(refused(lambda: storage.load(path)))) < 20_000
+    assert what in errors[0].what
+    assert "tensor 'w'" in errors[0].what
 
 
 @pytest.mark.parametrize("location", ["w.bin", "sub/w.bin", "./w.bin", "in.bin"])
@@ -318,20 +316,13 @@ def test_the_model_file_may_be_a_link(folder: Path, tmp_path: Path) -> None:
 # at scale
 
 
-def timed(load: Callable[[], Any]) -> float:
-    """Seconds of our own: others may be using the machine."""
-    started = time.process_time()
-    load()
-    return time.process_time() - started
+def test_loading_a_node_takes_a_hundred_calls() -> None:
+    raw = relu_chain(10_000).SerializeToString()
+    assert calls(lambda: storage.load_bytes(raw)) < 200 * 10_000
 
 
-def test_a_hundred_thousand_nodes_take_seconds() -> None:
-    raw = relu_chain(100_000).SerializeToString()
-    assert timed(lambda: storage.load_bytes(raw)) < 15
-
-
-def test_time_grows_linearly() -> None:
-    """Four times the nodes in well under sixteen times the time, for what is easily made quadratic."""
+def test_work_grows_linearly() -> None:
+    """Four times the nodes in well under sixteen times the work, for what is easily made quadratic."""
 
     def shuffled(count: int) -> Any:
         model = relu_chain(count)
@@ -366,5 +357,5 @@ def test_time_grows_linearly() -> None:
 
     for make, count in ((shuffled, 1500), (ring, 1500), (many_readers, 1500), (hiding_bodies, 250), (all_wrong, 500)):
         small, large = make(count), make(4 * count)
-        ratio = min(timed(large) for _ in range(3)) / min(timed(small) for _ in range(3))
-        assert ratio < 10, f"{make.__name__}: {ratio:.1f}"
+        ratio = calls(large) / calls(small)
+        assert ratio < 4.5, f"{make.__name__}: {ratio:.1f}"

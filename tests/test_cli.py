@@ -143,7 +143,7 @@ def test_output_problems_are_code_7(model: Path, tmp_path: Path) -> None:
     assert "overwrite" in done.stderr
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
 def test_disk_full_leaves_nothing(model: Path, tmp_path: Path) -> None:
     # A file-size limit stands in for a full disk: writing the artifact fails half-way.
     out = tmp_path / "out.onnx"

@@ -19,12 +19,12 @@ from olc.rules import EXACT, F64, Case, Rule, dims, f32, rule
 
 from tests.rewriting import (
     CASES,
-    AddToSub,
+    AddNegToSub,
     DropIdentity,
     Grow,
     NegNeg,
     ReluRelu,
-    SubToAdd,
+    SubToAddNeg,
     graph,
     made,
     ops,
@@ -207,8 +207,8 @@ def test_a_rule_that_feeds_itself_is_named() -> None:
 
 
 def test_rules_that_undo_each_other_are_named() -> None:
-    with pytest.raises(RuleError, match=r"rules 'add-to-sub', 'sub-to-add' undo each other|rules 'sub-to-add', 'add-to-sub'"):
-        run(graph("y = Sub(x, z)", "float[4] x, float[4] z", "float[4] y"), SubToAdd, AddToSub)
+    with pytest.raises(RuleError, match=r"rules 'add-neg-to-sub', 'sub-to-add-neg' undo each other|rules 'sub-to-add-neg', 'add-neg-to-sub'"):
+        run(graph("y = Sub(x, z)", "float[4] x, float[4] z", "float[4] y"), SubToAddNeg, AddNegToSub)
 
 
 def test_a_users_compile_goes_on_without_them() -> None:
@@ -302,11 +302,11 @@ import hashlib
 from olc import ir
 from olc.rewriter import rewrite
 from olc.rules import registry
-from tests.rewriting import AddToSub, DropIdentity, JoinMatMuls, MATMULS, NegNeg, ReluRelu, graph
+from tests.rewriting import AddNegToSub, DropIdentity, JoinMatMuls, MATMULS, NegNeg, ReluRelu, graph
 m = graph("p = MatMul(x, a) i = Identity(p) n = Neg(i) k = Neg(n) "
           "q = MatMul(x, b) r = Relu(q) s = Relu(r) t = Neg(s) y = Add(k, t)",
           "float[N,4] x", "float[N,2] y", known=MATMULS)
-rewrite(m, [NegNeg, ReluRelu, DropIdentity, JoinMatMuls, AddToSub], strict=True)
+rewrite(m, [NegNeg, ReluRelu, DropIdentity, JoinMatMuls, AddNegToSub], strict=True)
 print(hashlib.sha256(ir.serde.serialize_model(m).SerializeToString(deterministic=True)).hexdigest())
 """
 

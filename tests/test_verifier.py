@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from olc.verifier import Problem, check, find_cycle, label, verify
 
 from tests.bad_models import MODELS
 from tests.proto_tools import everything, relu_chain
+from tests.work import calls
 
 TEXT = """
 <ir_version: 10, opset_import: ["": 21, "local": 1]>
@@ -342,28 +342,17 @@ def test_cycles_are_found_wherever_they_are(model: ir.Model) -> None:
     assert len(find_cycle(built.graph)) == 50_000
 
 
-def test_verifying_is_fast_enough_to_run_after_every_pass() -> None:
-    """Aim: 25 µs a node; measured 5 on an idle machine. The bound allows for a busy one."""
-    built = storage.load_proto(relu_chain(20_000))
-    times = []
-    for _ in range(3):
-        started = time.process_time()
-        assert verify(built) == []
-        times.append(time.process_time() - started)
-    assert min(times) / 20_000 < 50e-6
+def test_verifying_is_little_enough_work_to_do_after_every_pass() -> None:
+    built = storage.load_proto(relu_chain(5_000))
+    assert calls(lambda: verify(built)) < 100 * 5_000
 
 
-def test_time_per_node_does_not_depend_on_the_readers_of_a_value() -> None:
+def test_work_per_node_does_not_depend_on_the_readers_of_a_value() -> None:
     def fan(count: int) -> Any:
         proto = relu_chain(1)
         for i in range(count):
             proto.graph.node.add(op_type="Relu", input=["v1"], output=[f"r{i}"])
         return storage.load_proto(proto)
 
-    def seconds(built: ir.Model) -> float:
-        started = time.process_time()
-        verify(built)
-        return time.process_time() - started
-
-    small, large = fan(2_000), fan(16_000)
-    assert min(seconds(large) for _ in range(3)) < 20 * min(seconds(small) for _ in range(3))
+    small, large = fan(1_000), fan(8_000)
+    assert calls(lambda: verify(large)) < 8.5 * calls(lambda: verify(small))

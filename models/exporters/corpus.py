@@ -242,19 +242,20 @@ def gemma(depths: Sequence[int], attention: str | None) -> Network:
     return of_text(transformers.GemmaForCausalLM, config, attention, output="logits", rotary=True, use_cache=False)
 
 
-def phi(depths: Sequence[int], attention: str | None) -> Network:
-    config = transformers.PhiConfig(
+def plain_config(kind: Any, depths: Sequence[int]) -> Any:
+    return kind(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS,
         intermediate_size=INNER, max_position_embeddings=128, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
+
+
+def phi(depths: Sequence[int], attention: str | None) -> Network:
+    config = plain_config(transformers.PhiConfig, depths)
     return of_text(transformers.PhiForCausalLM, config, attention, output="logits", rotary=True, use_cache=False)
 
 
 def gpt_neox(depths: Sequence[int], attention: str | None) -> Network:
-    config = transformers.GPTNeoXConfig(
-        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS,
-        intermediate_size=INNER, max_position_embeddings=128, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+    config = plain_config(transformers.GPTNeoXConfig, depths)
     return of_text(transformers.GPTNeoXForCausalLM, config, attention, output="logits", rotary=True, use_cache=False)
 
 

@@ -61,7 +61,7 @@ def test_time_limit(relu: Path) -> None:
         process.measure(relu, {"x": np.ones(1, np.float32)}, timeout_s=0.001)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="on Windows no signal ends a process")
 def test_a_crash_is_named(relu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child is replaced by one that kills itself, as a crashing runtime would."""
     real = process.subprocess.run
