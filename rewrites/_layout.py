@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from olc.analysis import dims as dim
-from olc.rules import dims
+from olc.rules import attr, dims
 
 from . import _shapes as s
 
@@ -184,11 +184,8 @@ def is_split(x: Any) -> bool:
         given, after = dims(node.inputs[0]), dims(x)
         if given is None or after is None:
             return False
-        perm = node.attributes.get("perm")
-        if node.op_type == "Transpose":
-            steps.insert(0, ("move", s.permutation(None if perm is None else perm.value, len(given))))
-        else:
-            steps.insert(0, ("view", after))
+        moved = node.op_type == "Transpose"
+        steps.insert(0, ("move", s.permutation(attr(node, "perm"), len(given))) if moved else ("view", after))
         x = node.inputs[0]
         if len(given) == 3 and simplify(given, steps) == []:
             return True

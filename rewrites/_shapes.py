@@ -156,3 +156,15 @@ def every(value: Any, test: Any) -> bool:
     if a is None or a.size == 0:
         return False
     return bool(test(a.reshape(-1)[:1]).all()) and bool(test(a).all())
+
+
+def cut(numbers: Sequence[Any], shape: Sequence[Any]) -> tuple[int, int, int] | None:
+    """(axis, first, end) of a Slice with these inputs behind its data: one axis of known size, counted from the front,
+    step 1. None for any other."""
+    held = [whole(v) for v in numbers]
+    if len(held) not in (3, 4) or any(h is None or len(h) != 1 for h in held) or (len(held) == 4 and held[3] != (1,)):
+        return None
+    start, end, axis = (h[0] for h in held[:3])  # type: ignore[index]
+    axis %= len(shape)
+    size = shape[axis]
+    return (axis, start, min(end, size)) if isinstance(size, int) and 0 <= start <= min(end, size) else None

@@ -207,7 +207,8 @@ def test_a_rule_that_feeds_itself_is_named() -> None:
 
 
 def test_rules_that_undo_each_other_are_named() -> None:
-    with pytest.raises(RuleError, match=r"rules 'add-neg-to-sub', 'sub-to-add-neg' undo each other|rules 'sub-to-add-neg', 'add-neg-to-sub'"):
+    one, other = "'add-neg-to-sub'", "'sub-to-add-neg'"
+    with pytest.raises(RuleError, match=f"rules ({one}, {other}|{other}, {one}) undo each other"):
         run(graph("y = Sub(x, z)", "float[4] x, float[4] z", "float[4] y"), SubToAddNeg, AddNegToSub)
 
 

@@ -6,6 +6,9 @@ from olc.assumptions import FINITE, KEEPS_A_KEY
 from olc.passes.masks import DROPPED
 from olc.rules import CLOSE, Case, Refused, Scalar, Value, array, boolean, dims, f32, is_constant, rule, scalar
 
+from .. import _shapes as s
+from ._scale import snapped
+
 
 def _probabilities(op, q, k, perm, a, b, c, masked):
     """Softmax of the scaled scores, masked in some way."""
@@ -19,7 +22,7 @@ def _unlike(m):
     q, k, v = dims(m.q), dims(m.k), dims(m.v)
     if q is None or k is None or v is None or not len(q) == len(k) == len(v) == 4:
         return "the operands are not known to have 4 axes"
-    m.perm = tuple(m.perm) if m.perm is not None else (3, 2, 1, 0)
+    m.perm = s.permutation(m.perm, 4)
     k_t = tuple(k[i] for i in m.perm)
     if not q[:2] == k_t[:2] == v[:2]:
         return "batch and heads are not known to agree"
@@ -31,9 +34,7 @@ def _unlike(m):
         scale = scale * number if m.find("Div") is None else scale / number if number else np.nan
     if not 0 < scale < np.inf:
         return "the scale is not a positive number"
-    if isinstance(q[3], int) and q[3] and abs(scale * np.sqrt(q[3]) - 1) < 1e-6:
-        scale = float(np.float32(1 / np.sqrt(q[3])))
-    m.scale = scale
+    m.scale = snapped(scale, q[3])
     m.scores = (*q[:3], k_t[3])
     return None
 
@@ -68,6 +69,23 @@ def _why_no_mask(m, drop):
     if not (guarded and drop == -np.inf) and (m.inverted or not keeps_a_key(m.mask, m.scores)):
         m.assumes.add(KEEPS_A_KEY)
     return None
+
+
+def _why_not_filled(m):
+    """The same of a condition where whose opposite ``m.drop`` takes the place of the scores; sets ``m.inverted``."""
+    m.assumes.add(FINITE)
+    fill = next(n for n in m.nodes if n.op_type == "Where" and n.inputs[0] is m.mask)
+    m.inverted = fill.inputs[1] is m.drop
+    return _why_no_mask(m, float(scalar(m.drop)))
+
+
+def _filled(op, mask, scores, drop):
+    """Scores where a condition holds and a number elsewhere, or the other way round."""
+    return op.either(op.Where(mask, scores, drop), op.Where(mask, drop, scores))
+
+
+def _by_condition(op, m):
+    return _attention(op, m, op.Not(m.mask) if m.inverted else m.mask)
 
 
 def _attention(op, m, mask=None):
@@ -140,8 +158,7 @@ class AttentionMasked:
             return "what is added where the condition holds is not 0"
         return _why_no_mask(m, drop)
 
-    def rewrite(op, m):
-        return _attention(op, m, op.Not(m.mask) if m.inverted else m.mask)
+    rewrite = _by_condition
 
     cases = [
         Case("padding", **QKV, **SCALES, mask=boolean["B", 1, 1, "T"], keep=ZERO, drop=LOW),
@@ -163,19 +180,12 @@ class AttentionFilled:
     """
 
     def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, drop: Scalar):
-        def masked(scores):
-            return op.either(op.Where(mask, scores, drop), op.Where(mask, drop, scores))
+        p = _probabilities(op, q, k, perm, a, b, c, lambda scores: _filled(op, mask, scores, drop))
+        return op.MatMul(_guarded(op, p), v)
 
-        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, masked)), v)
+    unless = _why_not_filled
 
-    def unless(m):
-        m.assumes.add(FINITE)
-        fill = next(n for n in m.nodes if n.op_type == "Where" and n.inputs[0] is m.mask)
-        m.inverted = fill.inputs[1] is m.drop
-        return _why_no_mask(m, float(scalar(m.drop)))
-
-    def rewrite(op, m):
-        return _attention(op, m, op.Not(m.mask) if m.inverted else m.mask)
+    rewrite = _by_condition
 
     cases = [
         Case("causal", **SQUARE, **SCALES, mask=np.eye(3, dtype=bool), drop=LEAST),
@@ -192,17 +202,11 @@ class AttentionBiasedFilled:
     """
 
     def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, bias: Value, mask: boolean, drop: Scalar):
-        def masked(scores):
-            both = op.Add(scores, bias)
-            return op.either(op.Where(mask, both, drop), op.Where(mask, drop, both))
-
-        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, masked)), v)
+        p = _probabilities(op, q, k, perm, a, b, c, lambda scores: _filled(op, mask, op.Add(scores, bias), drop))
+        return op.MatMul(_guarded(op, p), v)
 
     def unless(m):
-        m.assumes.add(FINITE)
-        fill = next(n for n in m.nodes if n.op_type == "Where" and n.inputs[0] is m.mask)
-        m.inverted = fill.inputs[1] is m.drop
-        return _why_no_mask(m, float(scalar(m.drop))) or _misfit(m, m.bias)
+        return _why_not_filled(m) or _misfit(m, m.bias)
 
     def rewrite(op, m):
         low = op.constant(-np.inf, m.q.dtype)

@@ -3,6 +3,8 @@
 import numpy as np
 from olc.rules import CLOSE, Attrs, Case, Many, Refused, attr, dims, f32, rule
 
+from ._scale import snapped
+
 
 @rule(group="attention", safety=CLOSE("the scale is rounded once instead of several times"), since=23)
 class AttentionScale:
@@ -19,14 +21,11 @@ class AttentionScale:
         size = None if q is None or len(q) not in (3, 4) else q[-1]
         if not isinstance(size, int) or not size or (len(q) == 3 and (not heads or size % heads)):
             return "the size of a head is unknown"
-        wanted = float(np.float32(1 / np.sqrt(size // heads if len(q) == 3 else size)))
-        given = attr(m.root, "scale")
         if len(m.root.outputs) > 1:
             return "it has other outputs"
-        if given == wanted or (given is not None and abs(given / wanted - 1) > 1e-6):
-            return "the scale is written out"
-        m.scale = wanted
-        return None
+        given = attr(m.root, "scale")
+        m.scale = snapped(given, size // heads if len(q) == 3 else size)
+        return "the scale is written out" if m.scale == given else None
 
     def rewrite(op, m):
         return op.Attention(m.q, *m.others, **{**m.attrs, "scale": m.scale})

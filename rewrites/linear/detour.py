@@ -55,10 +55,11 @@ class LinearDetour:
 
 def _same_batches(m, a, b, y):
     """Are the products of flattened batches those of the batches? ``a``, ``b``, ``y``: shapes before, and of the result."""
-    flat = [dims(n.inputs[0]) for n in m.nodes if n.op_type == "MatMul"]
+    flat = [dims(v) for v in m.find("MatMul").inputs]
     if None in (a, b, y, *flat) or s.odd(m.nodes):
         return s.UNKNOWN
-    if len(a) < 4 or len(a) != len(b) or a[:-2] != b[:-2] or len(flat[0]) != 3 or flat[0][1:] != a[-2:]:
+    alike = len(a) == len(b) and all(len(f) == 3 and f[1:] == d[-2:] for f, d in zip(flat, (a, b), strict=True))
+    if len(a) < 4 or not alike or a[:-2] != b[:-2]:
         return "the batches are not flattened alike"
     if y != (*a[:-1], b[-1]):
         return "the result does not have the batches of the operands"
@@ -78,9 +79,6 @@ class BatchDetour:
         return op.oneof(*s.VIEWS)(product, *s3, **last)
 
     def unless(m):
-        flat = m.find("MatMul").inputs[1]
-        if dims(m.y) is None or dims(flat) is None or dims(flat)[1:] != dims(m.y)[-2:]:
-            return "the batches are not flattened alike"
         return _same_batches(m, dims(m.x), dims(m.y), dims(m.roots[0]))
 
     def rewrite(op, m):
@@ -113,8 +111,7 @@ class FlatScores:
         q, k, added, product = dims(m.q), dims(m.k), dims(m.bias), dims(m.find("MatMul").outputs[0])
         if None in (q, k, added, product) or added != product:
             return "what is added is not known to have the shape of the product"
-        turned = dims(m.find("Transpose").inputs[0])
-        if len(k) != 4 or turned is None or turned[1:] != k[-2:]:
+        if len(k) != 4:
             return "the batches are not flattened alike"
         return _same_batches(m, q, (*k[:2], k[3], k[2]), dims(m.roots[0]))
 

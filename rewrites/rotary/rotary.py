@@ -4,6 +4,7 @@ import numpy as np
 from olc.rules import CLOSE, EXACT, F16, F32, Attrs, Case, Const, Many, Refused, Spec, dims, elements, f32, rule
 
 from .. import _layout as layout
+from .. import _shapes as s
 
 
 def _of_angles(op, function, f, axes):
@@ -19,16 +20,34 @@ def _cache(op, function, m):
     return op.Expand(cache, op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0))
 
 
-AXES = {"a1": np.array([1]), "a2": np.array([1]), "axis1": np.array([3]), "axis2": np.array([3])}
-TWO_PARTS = {
-    "start0": np.array([0]), "end0": np.array([4]), "start1": np.array([4]), "end1": np.array([8]), "axis0": np.array([3]),
-    "axis1": np.array([3]),
-}  # fmt: skip
-PARTS = {
-    "start0": np.array([0]), "end0": np.array([4]), "start1": np.array([0]), "end1": np.array([2]), "start2": np.array([2]),
-    "end2": np.array([4]), "start3": np.array([4]), "end3": np.array([8]), "axis0": np.array([3]), "axis3": np.array([3]),
-}  # fmt: skip
-HALVES = {"start1": np.array([0]), "end1": np.array([2]), "start2": np.array([2]), "end2": np.array([4])}
+def _why_no_pairs(m, half):
+    """Why the angles are not one for each pair of an operand with so many pairs."""
+    x, f = dims(m.x), dims(m.f)
+    if elements(m.a1) != (1,) or elements(m.a2) != (1,):
+        return "cosines and sines get no axis for the heads"
+    if f is None or len(f) != 3 or f[2] != half or f[1] != x[2] or f[0] not in (1, x[0]):
+        return "the angles are not known to be one for each pair"
+    return None
+
+
+def _cuts(m, *slices):
+    """Where the last axis of the heads is cut: (first, end) of each Slice; a text where that is not known."""
+    shape = dims(m.x)
+    if shape is None or len(shape) != 4 or not isinstance(shape[3], int):
+        return "the operand is not known to be of heads"
+    found = [s.cut(inputs, shape) for inputs in slices]
+    if any(c is None or c[0] != 3 for c in found):
+        return "the slices are not known parts of the last axis"
+    return [c[1:] for c in found]
+
+
+def _part(first, end, axis=3):
+    return [np.array([n]) for n in (first, end, axis)]
+
+
+HEADS = {"f": f32["B", "S", 2], "a1": np.array([1]), "a2": np.array([1])}
+HALVES = {"first": _part(0, 2), "second": _part(2, 4)}
+CACHES = {"cos": f32["B", "S", 2], "sin": f32["B", "S", 2]}
 
 
 @rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
@@ -39,44 +58,32 @@ class RotaryHalves:
     meet exactly, the second is negated and comes first, and both cosines and sines are of the same angles twice.
     """
 
-    def pattern(
-        op, x: Spec((F32, F16)), f, a1: Const, a2: Const, start1: Const, end1: Const, axis1: Const, start2: Const, end2: Const,
-        axis2: Const,
-    ):
-        first, second = op.Slice(x, start1, end1, axis1), op.Slice(x, start2, end2, axis2)
-        turned = op.Concat(op.Neg(second), first, axis=-1)
+    def pattern(op, x: Spec((F32, F16)), f, a1: Const, a2: Const, first: Many, second: Many):
+        turned = op.Concat(op.Neg(op.Slice(x, *second)), op.Slice(x, *first), axis=-1)
         return op.Add(
             op.Mul(x, _of_angles(op, op.Cos, f, a1)), op.Mul(turned, _of_angles(op, op.Sin, f, a2))
         )
 
     def unless(m):
-        x, f = dims(m.x), dims(m.f)
-        if x is None or f is None or len(x) != 4 or len(f) != 3 or not isinstance(x[3], int) or x[3] % 2:
-            return "the operand is not known to be of heads of an even size"
-        half = x[3] // 2
-        bounds = [elements(v) for v in (m.start1, m.end1, m.start2, m.end2)]
-        if bounds[0] != (0,) or bounds[1] != (half,) or bounds[2] != (half,) or bounds[3] is None:
+        cuts = _cuts(m, m.first, m.second)
+        if isinstance(cuts, str):
+            return cuts
+        size = dims(m.x)[3]
+        if size % 2 or cuts != [(0, size // 2), (size // 2, size)]:
             return "the slices are not the two halves"
-        if elements(m.axis1) != (3,) or elements(m.axis2) != (3,):
-            return "the slices are not along the last axis"
-        if not isinstance(bounds[3][0], int) or bounds[3][0] < x[3]:
-            return "the slices are not the two halves"
-        if elements(m.a1) != (1,) or elements(m.a2) != (1,):
-            return "cosines and sines get no axis for the heads"
-        if f[2] != half or f[1] != x[2] or f[0] not in (1, x[0]):
-            return "the angles are not known to be one for each pair"
-        return None
+        return _why_no_pairs(m, size // 2)
 
     def rewrite(op, m):
         return op.RotaryEmbedding(m.x, _cache(op, op.Cos, m), _cache(op, op.Sin, m))
 
     cases = [
-        Case("Llama's", x=f32["B", 2, "S", 4], f=f32["B", "S", 2], **AXES, **HALVES),
-        Case("angles for all", x=f32["B", 2, "S", 4], f=f32[1, "S", 2], **AXES, **{**HALVES, "end2": np.array([1 << 62])}),
-        Refused("uneven halves", x=f32["B", 2, "S", 4], f=f32["B", "S", 2], **AXES,
-                **{**HALVES, "end1": np.array([1]), "start2": np.array([1])}, because="two halves"),
-        Refused("no axis for heads", x=f32["B", "S", "S", 4], f=f32["B", "S", 2], **HALVES,
-                **{**AXES, "a1": np.array([2]), "a2": np.array([2])}, because="no axis for the heads"),
+        Case("Llama's", x=f32["B", 2, "S", 4], **HEADS, **HALVES),
+        Case("angles for all", x=f32["B", 2, "S", 4], **{**HEADS, "f": f32[1, "S", 2]}, first=_part(0, 2),
+             second=_part(2, 1 << 62)),
+        Refused("uneven halves", x=f32["B", 2, "S", 4], **HEADS, first=_part(0, 1), second=_part(1, 4), because="two halves"),
+        Refused("no axis for heads", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([2]), "a2": np.array([2])}, **HALVES,
+                because="no axis for the heads"),
+        Refused("one angle for all", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2]}, **HALVES, because="for each pair"),
     ]  # fmt: skip
 
 
@@ -88,54 +95,38 @@ class RotaryPart:
     in one tensor, which may hold more (queries, keys and values together).
     """
 
-    def pattern(
-        op, x: Spec((F32, F16)), f, a1: Const, a2: Const, start0: Const, end0: Const, axis0: Const, start1: Const, end1: Const,
-        axis1: Const, start2: Const, end2: Const, axis2: Const, start3: Const, end3: Const, axis3: Const,
-    ):
-        part = op.Slice(x, start0, end0, axis0)
-        first, second = op.Slice(x, start1, end1, axis1), op.Slice(x, start2, end2, axis2)
-        turned = op.Concat(op.Neg(second), first, axis=-1)
+    def pattern(op, x: Spec((F32, F16)), f, a1: Const, a2: Const, part: Many, first: Many, second: Many, rest: Many):
+        turned = op.Concat(op.Neg(op.Slice(x, *second)), op.Slice(x, *first), axis=-1)
         rotated = op.Add(
-            op.Mul(part, _of_angles(op, op.Cos, f, a1)), op.Mul(turned, _of_angles(op, op.Sin, f, a2))
+            op.Mul(op.Slice(x, *part), _of_angles(op, op.Cos, f, a1)), op.Mul(turned, _of_angles(op, op.Sin, f, a2))
         )
-        return op.Concat(rotated, op.Slice(x, start3, end3, axis3), axis=-1)
+        return op.Concat(rotated, op.Slice(x, *rest), axis=-1)
 
     def unless(m):
-        x, f = dims(m.x), dims(m.f)
-        if x is None or f is None or len(x) != 4 or len(f) != 3 or not isinstance(x[3], int):
-            return "the operand is not known to be of heads"
-        cuts = [elements(v) for v in (m.start0, m.end0, m.start1, m.end1, m.start2, m.end2, m.start3, m.end3)]
-        if any(c is None or len(c) != 1 or not isinstance(c[0], int) or c[0] < 0 for c in cuts):
-            return "the slices are not known"
-        start0, end0, start1, end1, start2, end2, start3, end3 = (min(c[0], x[3]) for c in cuts)
-        if any(elements(v) != (3,) for v in (m.axis0, m.axis1, m.axis2, m.axis3)):
-            return "the slices are not along the last axis"
-        half = (end0 - start0) // 2
-        wanted = (start0, start0 + half, start0 + half, start0 + 2 * half, start0 + 2 * half)
-        if (start1, end1, start2, end2, start3) != wanted or end0 != start3 or not half or end3 <= start3 or (end3 - start0) % 2:
+        cuts = _cuts(m, m.part, m.first, m.second, m.rest)
+        if isinstance(cuts, str):
+            return cuts
+        (start, middle), *halves, (behind, end) = cuts
+        half = (middle - start) // 2
+        if halves != [(start, start + half), (start + half, middle)] or behind != middle or not half or end <= behind:
             return "the slices do not lie one behind the other"
-        if elements(m.a1) != (1,) or elements(m.a2) != (1,):
-            return "cosines and sines get no axis for the heads"
-        if f[2] != half or f[1] != x[2] or f[0] not in (1, x[0]):
-            return "the angles are not known to be one for each pair"
-        m.part = (start0, end3, 2 * half)
-        return None
+        if (middle - start) % 2 or (end - start) % 2:
+            return "the parts are not of an even size"
+        m.head, m.turned = (start, end), 2 * half
+        return _why_no_pairs(m, half)
 
     def rewrite(op, m):
-        start, end, turned = m.part
-        whole = (start, end) == (0, dims(m.x)[3])
-        x = m.x if whole else op.Slice(m.x, np.array([start]), np.array([end]), np.array([3]))
-        return op.RotaryEmbedding(
-            x, _cache(op, op.Cos, m), _cache(op, op.Sin, m), rotary_embedding_dim=turned
-        )
+        x = m.x if m.head == (0, dims(m.x)[3]) else op.Slice(m.x, *_part(*m.head))
+        return op.RotaryEmbedding(x, _cache(op, op.Cos, m), _cache(op, op.Sin, m), rotary_embedding_dim=m.turned)
 
     cases = [
-        Case("GPT-NeoX", x=f32["B", 2, "S", 24], f=f32["B", "S", 2], **AXES, **PARTS),
-        Case("a whole head", x=f32["B", 2, "S", 8], f=f32[1, "S", 2], **AXES, **PARTS),
-        Refused("a gap", x=f32["B", 2, "S", 8], f=f32["B", "S", 2], **AXES, **{**PARTS, "start3": np.array([5])},
-                because="one behind the other"),
-        Refused("no axis for heads", x=f32["B", "S", "S", 8], f=f32["B", "S", 2], **PARTS,
-                **{**AXES, "a1": np.array([2]), "a2": np.array([2])}, because="no axis for the heads"),
+        Case("GPT-NeoX", x=f32["B", 2, "S", 24], **HEADS, **HALVES, part=_part(0, 4), rest=_part(4, 8)),
+        Case("a whole head", x=f32["B", 2, "S", 8], **{**HEADS, "f": f32[1, "S", 2]}, **HALVES, part=_part(0, 4),
+             rest=_part(4, 8)),
+        Refused("a gap", x=f32["B", 2, "S", 8], **HEADS, **HALVES, part=_part(0, 4), rest=_part(5, 8), because="one behind"),
+        Refused("an odd rest", x=f32["B", 2, "S", 8], **HEADS, **HALVES, part=_part(0, 4), rest=_part(4, 7), because="even"),
+        Refused("no axis for heads", x=f32["B", "S", "S", 8], **{**HEADS, "a1": np.array([2]), "a2": np.array([2])}, **HALVES,
+                part=_part(0, 4), rest=_part(4, 8), because="no axis for the heads"),
     ]  # fmt: skip
 
 
@@ -146,25 +137,16 @@ class RotaryOfPart:
     Sound because that is what the attribute means: so many leading entries are turned, the others pass.
     """
 
-    def pattern(
-        op, x: f32, cos, sin, heads, start0: Const, end0: Const, axis0: Const, start1: Const, end1: Const, axis1: Const,
-        attrs: Attrs,
-    ):
-        part, rest = op.Slice(x, start0, end0, axis0), op.Slice(x, start1, end1, axis1)
-        turned = op.RotaryEmbedding(part, cos, sin, num_heads=heads, rotary_embedding_dim=0, **attrs)
-        return op.Concat(turned, rest, axis=-1)
+    def pattern(op, x: f32, cos, sin, heads, part: Many, rest: Many, attrs: Attrs):
+        turned = op.RotaryEmbedding(op.Slice(x, *part), cos, sin, num_heads=heads, rotary_embedding_dim=0, **attrs)
+        return op.Concat(turned, op.Slice(x, *rest), axis=-1)
 
     def unless(m):
-        x = dims(m.x)
-        if x is None or len(x) != 4 or not isinstance(x[3], int) or not isinstance(x[1], int):
-            return "the operand is not known to be of heads"
-        if elements(m.axis0) != (3,) or elements(m.axis1) != (3,):
-            return "the slices are not along the last axis"
-        cuts = [elements(v) for v in (m.start0, m.end0, m.start1, m.end1)]
-        if any(c is None or len(c) != 1 or not isinstance(c[0], int) or c[0] < 0 for c in cuts):
-            return "the slices are not known"
-        start, m.turned, other, end = (c[0] for c in cuts)
-        if start != 0 or other != m.turned or end < x[3] or not 0 < m.turned < x[3] or x[3] % 2:
+        cuts = _cuts(m, m.part, m.rest)
+        if isinstance(cuts, str):
+            return cuts
+        size, m.turned = dims(m.x)[3], cuts[0][1]
+        if size % 2 or not 0 < m.turned < size or cuts != [(0, m.turned), (m.turned, size)]:
             return "the slices are not a head in two parts"
         return None
 
@@ -172,11 +154,13 @@ class RotaryOfPart:
         return op.RotaryEmbedding(m.x, m.cos, m.sin, rotary_embedding_dim=m.turned, **m.attrs)
 
     cases = [
-        Case("Phi", x=f32["B", 2, "S", 8], cos=f32["B", "S", 2], sin=f32["B", "S", 2], heads=2, attrs={}, **TWO_PARTS),
-        Case("pairs side by side", x=f32["B", 2, "S", 8], cos=f32["B", "S", 2], sin=f32["B", "S", 2], heads=0,
-             attrs={"interleaved": 1}, **TWO_PARTS),
-        Refused("a gap", x=f32["B", 2, "S", 8], cos=f32["B", "S", 2], sin=f32["B", "S", 2], heads=2, attrs={},
-                **{**TWO_PARTS, "start1": np.array([5])}, because="in two parts"),
+        Case("Phi", x=f32["B", 2, "S", 8], **CACHES, heads=2, attrs={}, part=_part(0, 4), rest=_part(4, 8)),
+        Case("pairs side by side", x=f32["B", 2, "S", 8], **CACHES, heads=0, attrs={"interleaved": 1}, part=_part(0, 4),
+             rest=_part(4, 8)),
+        Refused("a gap", x=f32["B", 2, "S", 8], **CACHES, heads=2, attrs={}, part=_part(0, 4), rest=_part(5, 8),
+                because="in two parts"),
+        Refused("another axis", x=f32["B", 2, 4, 4], cos=f32["B", 2, 2], sin=f32["B", 2, 2], heads=2, attrs={},
+                part=_part(0, 2, 2), rest=_part(2, 4, 2), because="of the last axis"),
     ]  # fmt: skip
 
 
