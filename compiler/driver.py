@@ -135,6 +135,7 @@ class _Compile:
         self.trials: list[Trial] = []
         self.notes: list[str] = []
         self.inputs: dict[str, Any] = {}
+        self.feed: dict[str, Any] | None = None
         self.executed: dict[str, Any] = {}
 
     # --- stages ----------------------------------------------------------------------------------------------------
@@ -160,6 +161,7 @@ class _Compile:
             result = self.optimize(None, level)
             built = self.save(result.model, None)
             evaluation = self.evaluate(built, None, level)
+        self.profile(result.model, built, plan)
         report = self.report(result, built, plan, level, evaluation)
         self.publish(built, report)
         return report
@@ -174,6 +176,7 @@ class _Compile:
             self.path = self.folder / "source" / "model.onnx"
             self.path.parent.mkdir()
             storage.save(self.model, self.path)
+        self.described = _described(self.path, self.path.name)
 
     def sample(self, seed: int) -> list[dict[str, Any]]:
         """Inputs to run: the user's data, or synthesised ones. The data's last quarter judges, the rest chooses."""
@@ -204,7 +207,7 @@ class _Compile:
             base, ctx, self.rules, self.target, feeds, reference, s.budget, s.exact, s.threads, s.seconds,
             self.options(3), self.say,
         )  # fmt: skip
-        found = search.run(f"sha256:{_sha256([self.path, *external_files(self.path)])}")
+        found = search.run(f"sha256:{self.described['sha256']}")
         self.trials = search.trials
         return found
 
@@ -261,23 +264,23 @@ class _Compile:
                 f"the compiled model differs from the source: {breach}", where=str(self.source),
                 hint="report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites",
             )  # fmt: skip
-        if measure:
-            self.profile(built, plan, feeds[0])
+        self.feed = feeds[0] if measure else None
         return found
 
-    def profile(self, built: Path, plan: Plan | None, feed: dict[str, Any]) -> None:
+    def profile(self, model: Model, built: Path, plan: Plan | None) -> None:
         """Note what the runtime executes of source and artifact, and what it fuses although that does not pay."""
-        self.executed = {}
+        if self.feed is None:
+            return
         try:
-            rows = executed.executed(self.path, feed, SessionOptions(threads=self.settings.threads))
+            rows = executed.executed(self.path, self.feed, SessionOptions(threads=self.settings.threads))
             self.executed["source"] = executed.to_dicts(rows)
             options = replace(self.session_options(plan), threads=self.settings.threads)
-            rows = executed.executed(built, feed, options)
+            rows = executed.executed(built, self.feed, options)
             self.executed["artifact"] = executed.to_dicts(rows)
         except OlcError as e:
             self.notes.append(f"what the runtime executes is not known: {e.what}")
             return
-        made = executed.fused_by_the_runtime(storage.load(built), rows)
+        made = executed.fused_by_the_runtime(model, rows)
         self.executed["by_runtime"] = made
         kernels = self.target.kernels()
         slow = [f"{op} ({n})" for op, n in made.items() if not kernels.pays(f"com.microsoft::{op}")]
@@ -297,6 +300,7 @@ class _Compile:
         if result.slow:
             shown = ", ".join(f"{rule} ({operator})" for rule, operator in sorted(result.slow.items()))
             notes.append(f"left out, because what they emit is slower than its parts here (olc targets show): {shown}")
+        fusions = survey(self.model, result.model, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
         if overridable:
             notes.append(
@@ -308,7 +312,7 @@ class _Compile:
             if s.data is None:
                 notes.append("no --data was given: accuracy was judged on synthesised inputs")
         return Report(
-            source=_described(self.path, self.path.name),
+            source=self.described,
             artifact=_described(built, self.out.name),
             versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             target={"name": self.target.name, **self.target.features()},
@@ -324,7 +328,7 @@ class _Compile:
                       "reason": why, "count": n}
                      for (r, why), n in sorted(result.outcome.refused.items(), key=lambda kv: (-kv[1], kv[0]))],
             quarantined=result.outcome.quarantined,
-            fusions=[f.to_dict() for f in survey(self.model, result.model, self.rules, result.ctx, result.outcome.refused)],
+            fusions=[f.to_dict() for f in fusions],
             changes=diff(self.model, result.model).to_dict(),
             evaluation=None if evaluation is None else evaluation.to_dict(),
             executed=self.executed,
@@ -351,19 +355,14 @@ def _slower(evaluation: Evaluation | None) -> bool:
     return evaluation is not None and evaluation.paired is not None and evaluation.paired.verdict == "slower"
 
 
-def _sha256(files: Sequence[Path]) -> str:
-    """Of the model file and, after it, of the external data files that it names, sorted."""
+def _described(path: Path, name: str) -> dict[str, Any]:
+    """A model file as the report names it, external data counted in."""
+    files = [path, *external_files(path)]
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as f:
             while block := f.read(1 << 22):
                 digest.update(block)
-    return digest.hexdigest()
-
-
-def _described(path: Path, name: str) -> dict[str, Any]:
-    """A model file as the report names it, external data counted in."""
-    files = [path, *external_files(path)]
-    return {"path": name, "sha256": _sha256(files), "bytes": sum(f.stat().st_size for f in files)}
+    return {"path": name, "sha256": digest.hexdigest(), "bytes": sum(f.stat().st_size for f in files)}
 
 

@@ -7,7 +7,7 @@ firing; the rule that came nearest says why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,25 +54,32 @@ class _Kind:
     operators: frozenset[tuple[str, str]]
     groups: frozenset[str]
 
+    def is_fused(self, node: Node) -> bool:
+        return (node.domain, node.op_type) in self.operators
 
-def survey(source: Model, result: Model, rules: Registry, ctx: Context, refused: Iterable[tuple[str, str]] = ()) -> list[Fusion]:
+
+def survey(
+    source: Model, result: Model, rules: Registry, ctx: Context, refused: Mapping[tuple[str, str], int] | None = None
+) -> list[Fusion]:
     """The fusions of a model that was compiled, by kind; kinds of which there are none are left out.
 
     Args:
-        refused: (rule, reason) pairs that the rewriter recorded: why a rule that matches did not fire.
+        refused: how often the rewriter recorded each (rule, reason): why a rule that matches did not fire.
     """
+    before, after = list(_nodes(source)), list(_nodes(result))
+    reasons = {rule: why for (rule, why), _ in sorted((refused or {}).items(), key=lambda kv: kv[1])}  # the commonest wins
     found = []
     for kind in _KINDS:
-        left = [n for n in _nodes(result) if kind.is_anchor(n)]
-        expected = max(_count(source, kind), _count(result, kind))
+        left = [n for n in after if kind.is_anchor(n)]
+        expected = max(_count(before, kind), len(left) + sum(kind.is_fused(n) for n in after))
         if expected:
-            missed = tuple(_missed(result, n, kind, rules, ctx, dict(refused)) for n in left)
+            missed = tuple(_missed(result, n, kind, rules, ctx, reasons) for n in left)
             found.append(Fusion(kind.name, expected, missed))
     return found
 
 
-def _count(model: Model, kind: _Kind) -> int:
-    return sum(kind.is_anchor(n) or (n.domain, n.op_type) in kind.operators for n in _nodes(model))
+def _count(nodes: list[Node], kind: _Kind) -> int:
+    return sum(kind.is_anchor(n) or kind.is_fused(n) for n in nodes)
 
 
 def _nodes(model: Model) -> Iterator[Node]:

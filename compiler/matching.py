@@ -147,7 +147,8 @@ def _accept(s: _State, values: tuple[Value, ...], found: list[Match]) -> bool:
         found.append(m)
         return True
     if s.miss is None or not s.miss.refused:
-        s.miss = Miss(str(s.pattern), _site(m.root), reason, s.pattern.size, s.pattern.size, refused=True)
+        text = str(s.pattern) if s.explain else ""  # a pattern in words takes long
+        s.miss = Miss(text, _site(m.root), reason, s.pattern.size, s.pattern.size, refused=True)
     s.tries += 1
     return False
 

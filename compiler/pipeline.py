@@ -24,6 +24,7 @@ from .passes import (
     raise_opset,
     simplify,
     size_queries,
+    split_sizes,
     tied_weights,
 )
 from .passes import shapes as shapes_pass
@@ -127,6 +128,7 @@ class _Run:
         for _ in range(MAX_ROUNDS):
             self.run_pass(shapes_pass)
             changes = self.run_pass(fold)
+            changes += self.run_pass(split_sizes)
             changes += self.run_pass(known_if)
             changes += self.rewrite("rules", self.select(*levels))
             if "CLOSE" in levels:

@@ -108,6 +108,7 @@ def session(
     options: SessionOptions | None = None,
     providers: Iterable[str] = ("CPUExecutionProvider",),
     libraries: Iterable[str | os.PathLike[str]] = (),
+    profile: str | os.PathLike[str] | None = None,
 ) -> onnxruntime.InferenceSession:
     """An ``onnxruntime.InferenceSession`` on the model, with the options recommended beside it.
 
@@ -117,6 +118,7 @@ def session(
         options: use these instead of the recorded ones.
         providers: execution providers, best first.
         libraries: custom-operator libraries to load. They are native code: only name what you trust.
+        profile: beginning of the file that the session's ``end_profiling`` writes; None for no profile.
 
     Raises:
         BadInput: no such file, or the options recorded beside it are malformed.
@@ -134,6 +136,8 @@ def session(
     if threads is not None:
         chosen = replace(chosen, threads=threads)
     native = native_options(chosen)
+    if profile is not None:
+        native.enable_profiling, native.profile_file_prefix = True, os.fspath(profile)
     for library in libraries:
         native.register_custom_ops_library(os.fspath(library))
     try:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import ir
-from ..errors import OlcError
-from ..session import SessionOptions, native_options, refusal
+from ..session import SessionOptions, run, session
 
 RUNS = 3
 """Runs profiled; the first warms up and is not counted."""
@@ -43,26 +42,11 @@ def executed(
     Raises:
         OlcError: the model cannot be opened or run.
     """
-    import onnxruntime
-
-    chosen = options if options is not None else SessionOptions()
-    native = native_options(chosen)
-    native.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="olc-profile-") as folder:
-        native.profile_file_prefix = str(Path(folder) / "run")
-        try:
-            opened = onnxruntime.InferenceSession(
-                os.fspath(path), native, providers=["CPUExecutionProvider"],
-                disabled_optimizers=list(chosen.disabled_optimizers) or None,
-            )  # fmt: skip
-            for _ in range(RUNS):
-                opened.run(None, dict(feed))
-            events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
-        except OlcError:
-            raise
-        except Exception as error:  # the binding raises a dozen unrelated classes
-            raise refusal(error, os.fspath(path), "cannot be profiled") from error
-    return _summed(events)
+        opened = session(path, options=options if options is not None else SessionOptions(), profile=Path(folder) / "run")
+        for _ in range(RUNS):
+            run(opened, feed, where=os.fspath(path))
+        return _summed(json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8")))
 
 
 def _summed(events: list[dict[str, Any]]) -> list[Executed]:
@@ -75,7 +59,7 @@ def _summed(events: list[dict[str, Any]]) -> list[Executed]:
             runs.append([])
     counted = [_alone(r) for r in runs[1:] if r] or [_alone(r) for r in runs[:1]]
     found: dict[str, tuple[int, float]] = {}
-    for e in (e for run in counted for e in run):
+    for e in (e for events in counted for e in events):
         count, time = found.get(e["args"]["op_name"], (0, 0.0))
         found[e["args"]["op_name"]] = (count + 1, time + e["dur"])
     n = max(len(counted), 1)

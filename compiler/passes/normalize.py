@@ -5,9 +5,7 @@ Only what is exactly the same by the operator's own definition:
 * omitted inputs at the end of a node's input list are cut;
 * an attribute that holds the default which the schema declares is dropped;
 * the default domain is spelled "" in opset imports (``ai.onnx`` means the same);
-* a Dropout in inference mode whose mask is not used is its input;
-* the sizes of a Split into so many parts are written out, where the axis has a known size (not in functions, which
-  have no initializers).
+* a Dropout in inference mode whose mask is not used is its input.
 """
 
 from __future__ import annotations
@@ -16,12 +14,9 @@ import struct
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from .. import ir
-from ..analysis import shapes
 from . import Context
-from .edit import Names, annotated, erase, inherit, redirect
+from .edit import annotated, erase, inherit, redirect
 
 NAME = "normalize"
 
@@ -30,7 +25,6 @@ def run(model: ir.Model, ctx: Context) -> int:
     """Normalise every graph and function; returns the number of changes."""
     changes = _imports(model.opset_imports, ctx)
     changes += _graph(model.graph, model.opset_imports, model, ctx)
-    changes += _split_sizes(model, ctx)
     for function in model.functions.values():
         changes += _imports(function.opset_imports, ctx)
         changes += _graph(function.graph, function.opset_imports, model, ctx)
@@ -89,31 +83,6 @@ def _trim_inputs(node: ir.Node, least: int) -> int:
     trimmed = len(node.inputs) - size
     node.resize_inputs(size)
     return trimmed
-
-
-def _split_sizes(model: ir.Model, ctx: Context) -> int:
-    names: Names | None = None
-    changes = 0
-    for graph in ir.all_graphs(model, functions=False):
-        for node in graph:
-            shape = shapes.dims(node.inputs[0]) if node.op_type == "Split" and node.domain == "" and node.inputs[0] else None
-            count = ir.attr(node, "num_outputs") if shape else None
-            size = shape[ir.attr(node, "axis", 0)] if shape and count else None
-            if not isinstance(size, int) or len(node.inputs) > 1 or count != len(node.outputs):
-                continue
-            each = -(-size // count)
-            if each * (count - 1) >= size:
-                continue  # some parts would be empty: runtimes disagree
-            names = names if names is not None else Names(model)
-            sizes = np.array([each] * (count - 1) + [size - each * (count - 1)], np.int64)
-            value = ir.make_constant(sizes, name=names.value(f"{node.outputs[0].name}_sizes"))
-            graph.register_initializer(value)
-            node.attributes.pop("num_outputs")
-            node.resize_inputs(2)
-            node.replace_input_with(1, value)
-            ctx.record(NAME, node.name, "Split: its sizes are written out")
-            changes += 1
-    return changes
 
 
 def _is_inference(node: ir.Node, version: int) -> bool:
