@@ -51,7 +51,7 @@ class Settings:
         budget: how far LOSSY rewrites may move the outputs.
         evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
         measure: time the two and their memory as well as comparing outputs (always at -O3).
-        strict: names of assumptions (``assumptions.py``) that no rewrite may rely on.
+        unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
         seconds: wall time for the search of -O3.
         samples: how many inputs to compare on.
     """
@@ -70,7 +70,7 @@ class Settings:
     seed: int = 0
     rules: Sequence[str] = ()
     skip: frozenset[str] = frozenset()
-    strict: frozenset[str] = frozenset()
+    unassumed: frozenset[str] = frozenset()
     simplify: bool = False
     stop_after: int | None = None
     verify_each: bool = False
@@ -212,10 +212,10 @@ class _Compile:
         return found
 
     def context(self) -> Context:
-        unknown = sorted(self.settings.strict - ASSUMPTIONS.keys())
+        unknown = sorted(self.settings.unassumed - ASSUMPTIONS.keys())
         if unknown:
             raise BadInput(f"no assumption is called {unknown[0]!r}", where="--strict", hint=f"one of: {', '.join(ASSUMPTIONS)}")
-        return Context(target=self.target, skip=self.settings.skip, strict=self.settings.strict)
+        return Context(target=self.target, skip=self.settings.skip, unassumed=self.settings.unassumed)
 
     def options(self, level: int) -> Options:
         s = self.settings
@@ -317,7 +317,7 @@ class _Compile:
             versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             target={"name": self.target.name, **self.target.features()},
             options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
-                     "skip": sorted(s.skip), "strict": sorted(s.strict), "rules": list(s.rules), "seed": s.seed},
+                     "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed},
             plan=plan.dumps() if plan is not None else "",
             trials=[t.to_dict() for t in self.trials],
             rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail}

@@ -24,7 +24,7 @@ TARGET = "onnxruntime-cpu"
 def compiled(name: str, variant: str, strict: frozenset[str] = frozenset()) -> Iterator[tuple[str, ir.Model, Context]]:
     """Each file of the variant at -O2: its role, the model, and what was recorded."""
     for role, path in models.find(name).build(variant).items():
-        ctx = Context(target=targets.get(TARGET), strict=strict)
+        ctx = Context(target=targets.get(TARGET), unassumed=strict)
         yield role, optimize(load(path), Options(level=2), ctx).model, ctx
 
 

@@ -33,7 +33,7 @@ def surveyed(inputs: str, body: str, level: int = 2, opset: int = 20, strict: fr
     """Kind -> (fused, expected, reasons of those that were missed)."""
     proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}]> g ({inputs}) => (float[?] y) {{ {body} }}')
     source = onnx_ir.from_proto(proto)
-    ctx = Context(target=targets.get("onnxruntime-cpu"), strict=strict)
+    ctx = Context(target=targets.get("onnxruntime-cpu"), unassumed=strict)
     result = optimize(source.clone(), Options(level=level), ctx)
     found = survey(source, result.model, registry(), ctx, result.outcome.refused)
     return {f.kind: (f.fused, f.expected, [m.reason for m in f.missed]) for f in found}

@@ -51,7 +51,7 @@ def command(model: str, output: str | None, plan_file: str | None, no_evaluate: 
     with progress(quiet or as_json) as say:
         report = compile(
             model, target, frozen(options, level=level), say=say, evaluate=not no_evaluate, seconds=tune_time,
-            skip=frozenset(skip), strict=frozenset(ASSUMPTIONS if "all" in strict else strict),
+            skip=frozenset(skip), unassumed=frozenset(ASSUMPTIONS if "all" in strict else strict),
             plan=Plan.read(plan_file) if plan_file is not None else None,
         )  # fmt: skip
     if as_json:

@@ -27,7 +27,7 @@ class Context:
         fold_bytes: largest output in bytes that constant folding may create, where it exceeds its inputs' size.
         fold_total: total bytes that folding may add to the model.
         skip: rule or pass names, ``name`` or ``name@node``, that must not act.
-        strict: names of assumptions (``assumptions.py``) that no rewrite may rely on.
+        unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
         relied: how many rewrites relied on each assumption.
     """
 
@@ -35,13 +35,13 @@ class Context:
     fold_bytes: int = 1 << 20
     fold_total: int = 64 << 20
     skip: frozenset[str] = frozenset()
-    strict: frozenset[str] = frozenset()
+    unassumed: frozenset[str] = frozenset()
     events: list[Event] = field(default_factory=list)
     relied: Counter[str] = field(default_factory=Counter)
 
     def why_not(self, assumed: Iterable[str]) -> str | None:
         """Why a rewrite that rests on these assumptions may not happen, or None where it may."""
-        barred = sorted(self.strict.intersection(assumed))
+        barred = sorted(self.unassumed.intersection(assumed))
         return f"it would assume {barred[0]}, which --strict forbids" if barred else None
 
     def record(self, by: str, site: str | None, detail: str = "", number: int | None = None) -> None:

@@ -107,7 +107,7 @@ def test_causal_alone_is_an_attribute_and_beside_padding_a_part_of_the_mask(padd
 
 
 def test_without_the_assumption_a_gathered_mask_stays() -> None:
-    ctx = Context(strict=frozenset({COVERS_KEYS}))
+    ctx = Context(unassumed=frozenset({COVERS_KEYS}))
     assert cleaned(model_of(web("gathered", "less or equal")), ctx)[1] == 0
     assert not ctx.relied
     granted = Context()
@@ -171,7 +171,7 @@ def test_a_float_mask_of_zeros_is_its_condition(low: str, assumed: bool) -> None
     assert attention.inputs[3] is not None
     assert attention.inputs[3].dtype == ir.DataType.BOOL
     assert bool(ctx.relied) is assumed
-    strict, _ = cleaned(model_of(text, more=more), Context(strict=frozenset({KEEPS_A_KEY})))
+    strict, _ = cleaned(model_of(text, more=more), Context(unassumed=frozenset({KEEPS_A_KEY})))
     kept = next(n for n in strict.graph if n.op_type == "Attention").inputs[3]
     assert kept is not None
     assert kept.dtype == (ir.DataType.FLOAT if assumed else ir.DataType.BOOL)
