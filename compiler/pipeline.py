@@ -182,8 +182,10 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         run.clean("EXACT")
     if o.level >= 2 > o.start:
         run.clean("EXACT", "CLOSE")
-    if o.level >= 3 and o.sites and not o.exact:
-        run.rewrite("lossy rules", run.select("LOSSY"), o.sites)
+    if o.level >= 3 and o.sites and not o.exact and run.rewrite("lossy rules", run.select("LOSSY"), o.sites):
+        quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
+        run.rewrite("quantized forms", quantized)
+        run.run_pass(dce)
     target = run.ctx.target if o.level >= 2 else None
     if target is not None and run.step("lower", lambda: target.lower(model, run.ctx)):
         run.run_pass(lift_constants)  # the standard's bodies of operators are full of constants and casts

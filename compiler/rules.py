@@ -27,13 +27,13 @@ from .patterns import Attrs, Const, Many, Pattern, Scalar, Spec, literals, trace
 __all__ = [
     "BF16", "BOOL", "CLOSE", "EXACT", "F16", "F32", "F64", "I8", "I32", "I64", "LOSSY", "U8",
     "Attrs", "Case", "Const", "DataType", "Many", "Match", "Refused", "Rule", "Safety", "Scalar", "Spec", "Value",
-    "any_type", "array", "attr", "boolean", "dims", "elements", "f16", "f32", "f64", "floats", "i32", "i64",
+    "any_type", "array", "attr", "boolean", "dims", "elements", "f16", "f32", "f64", "floats", "i8", "i32", "i64",
     "integers", "is_constant", "load_file", "numbers", "registry", "rule", "same_number", "scalar", "u8",
 ]  # fmt: skip
 
 F16, F32, F64, BF16 = DataType.FLOAT16, DataType.FLOAT, DataType.DOUBLE, DataType.BFLOAT16
 I8, I32, I64, U8, BOOL = DataType.INT8, DataType.INT32, DataType.INT64, DataType.UINT8, DataType.BOOL
-f16, f32, f64, i32, i64, u8 = (Spec((d,)) for d in (F16, F32, F64, I32, I64, U8))
+f16, f32, f64, i8, i32, i64, u8 = (Spec((d,)) for d in (F16, F32, F64, I8, I32, I64, U8))
 boolean = Spec((BOOL,))
 floats = Spec((F32, F16, F64, BF16))
 integers = Spec((I64, I32, I8, U8, DataType.INT16, DataType.UINT16, DataType.UINT32, DataType.UINT64))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from .. import ir
 
-_KEY = "olc.observed"
+_KEY, _PREPARED = "olc.observed", "olc.prepared"
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,13 @@ def note(model: ir.Model, facts: Mapping[str, Observed]) -> None:
         v.meta.pop(_KEY, None)
         if v.name in facts:
             v.meta[_KEY] = facts[v.name]
+
+
+def prepare(value: ir.Value, form: str, weight: Any) -> None:
+    """Attach what a preparation made of a constant for one form (``int8``, ``int4-block-64``): ``prepared`` gives it back."""
+    value.meta[f"{_PREPARED}.{form}"] = weight
+
+
+def prepared(value: ir.Value, form: str) -> Any:
+    """The weight that a preparation made for that form, or None."""
+    return value.meta.get(f"{_PREPARED}.{form}")

@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 from olc import frontend, ir, storage, targets
 from olc.analysis import shapes
-from olc.passes import Context
+from olc.passes import Context, dce
 from olc.pipeline import Options, optimize
 from olc.quantization import all_finite, quantize_linear_weight
 from olc.rewriter import Rewriter
@@ -372,7 +372,7 @@ def test_quantized_weight_is_close_and_symmetric():
 def test_quantized_weight_in_pieces_is_the_same(monkeypatch):
     w = np.random.default_rng(0).normal(size=(17, 23)).astype(np.float32)
     whole = quantize_linear_weight(w)
-    monkeypatch.setattr("olc.quantization._CHUNK", 40)
+    monkeypatch.setattr("olc.quantization.weights._CHUNK", 40)
     for a, b in zip(whole, quantize_linear_weight(w), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -428,11 +428,15 @@ def test_int8_linear_is_one_operator_and_close(rank, form, rows):
     proto = linear(rank, form)
     model = ir.serde.deserialize_model(proto)
     shapes.infer(model)
-    rule = registry()["dynamic-int8-linear"]
-    outcome = Rewriter(model, [rule], Context(target=TARGET), strict=True, sites={rule.name: frozenset({"root"})}).run()
+    rule = registry()["int8-linear"]
+    site = "product" if form == "MatMul, Add" else "root"
+    outcome = Rewriter(model, [rule], Context(target=TARGET), strict=True, sites={rule.name: frozenset({site})}).run()
     assert outcome.changes == 1
+    lower = [r for r in registry() if r.group == "quantize-lower"]
+    Rewriter(model, lower, Context(target=TARGET), strict=True).run()
+    dce.run(model, Context())
     (node,) = model.graph
-    assert (node.op_type, node.name) == ("DynamicQuantizeMatMul", "root")
+    assert (node.op_type, len(node.inputs)) == ("DynamicQuantizeMatMul", 3 if form == "MatMul" else 5)
     x = np.random.default_rng(4).normal(size=(2, rows, 64)[3 - rank :]).astype(np.float32)
     before, after = outputs(proto, {"x": x})[0], outputs(model, {"x": x})[0]
     assert before.shape == after.shape
@@ -442,7 +446,7 @@ def test_int8_linear_is_one_operator_and_close(rank, form, rows):
 def test_int8_needs_a_site():
     model = ir.serde.deserialize_model(linear(3, "MatMul"))
     shapes.infer(model)
-    rule = registry()["dynamic-int8-linear"]
+    rule = registry()["int8-linear"]
     outcome = Rewriter(model, [rule], Context(target=TARGET), strict=True, sites={rule.name: frozenset()}).run()
     assert outcome.changes == 0
 

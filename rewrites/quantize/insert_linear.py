@@ -1,0 +1,130 @@
+"""Linear layers with rounded weights. A bias stays an Add; the rules of a target take it into their kernel."""
+
+import numpy as np
+from olc.quantization import all_finite, block_weight, int8_weight, pack
+from olc.rules import LOSSY, Case, Const, Refused, array, dims, f32, rule
+
+SMALLEST = 16
+"""Rows or columns below which a product is too small to gain anything."""
+BLOCK = 64
+"""Rows of a weight that share a scale. Larger blocks are a little faster, smaller ones closer: 64 lies where decoding
+SmolLM2 no longer gained from larger ones."""
+
+matrix = f32["rows", "columns"]
+
+
+def _linear(op, x, w, b, transB):
+    return op.either(op.MatMul(x, op.either(w, op.shared(op.Transpose(w, perm=(1, 0))))), op.Gemm(x, w, b, transB=transB))
+
+
+def _turned(m):
+    return bool(m.root.op_type == "Gemm" and m.transB) != (m.find("Transpose") is not None)
+
+
+def _unfit(m):
+    """Why the layer is not rounded, or None; sets ``m.turned``: the weight is stored [columns, rows]."""
+    d = dims(m.x)
+    if d is None or len(d) < 2:
+        return "the input is not known to have rank 2 or more"
+    m.turned = _turned(m)
+    w = array(m.w)
+    if min(w.shape) < SMALLEST:
+        return f"the weight is {w.shape[0]} x {w.shape[1]}, too small to gain"
+    if not all_finite(w):
+        return "the weight holds numbers that are not finite"
+
+
+def _with_bias(op, m, product):
+    return product if m.b is None else op.Add(product, m.b)
+
+
+def _cases():
+    return [
+        Case("a projection", x=f32["B", "S", 32], w=f32[32, 16], b=None, transB=0),
+        Case("a classifier", x=f32["N", 16], w=f32[16, 16], b=f32[1, 16], transB=1),
+        Case("wide", x=f32["N", 96], w=f32[96, 48], b=None, transB=0),
+        Refused("tiny", x=f32["N", 32], w=f32[32, 8], b=None, transB=0, because="too small to gain"),
+        Refused("infinite", x=f32["N", 16], w=np.full((16, 16), np.inf, np.float32), b=None, transB=0,
+                because="not finite"),
+        Refused("a vector", x=f32[16], w=f32[16, 16], b=None, transB=0, because="rank 2 or more"),
+    ]  # fmt: skip
+
+
+@rule(
+    group="quantize", since=19,
+    safety=LOSSY("weights and activations are rounded to 8 bits: cosine about 0.99 to the original"),
+)  # fmt: skip
+class Int8Linear:
+    """A linear layer (MatMul or Gemm with constant weight) whose operands are rounded to 8 bits.
+
+    The weight is rounded once, symmetrically with a scale for each column; the activation when the model runs, by one
+    scale and zero point for the whole tensor, so that a token with huge values takes the resolution of all others:
+    which layers may act has to be measured. A weight that an embedding shares is stored twice.
+    """
+
+    def pattern(op, x: f32, w: Const[matrix], b: Const | None, transB):
+        return _linear(op, x, w, b, transB)
+
+    def unless(m):
+        return _unfit(m)
+
+    def rewrite(op, m):
+        q, scale = int8_weight(m.w, m.turned)
+        x = op.DequantizeLinear(*op.DynamicQuantizeLinear(m.x, outputs=3))
+        return _with_bias(op, m, op.MatMul(x, op.DequantizeLinear(q, scale, axis=1)))
+
+    cases = _cases()
+
+
+def _blocked(op, m, bits):
+    w = block_weight(m.w, bits, BLOCK, m.turned)
+    (rows, columns), held = w.q.shape, pack(w)
+    product = op.domain("com.microsoft").MatMulNBits(
+        m.x, held.weight, held.scale, held.zero, K=rows, N=columns, bits=bits, block_size=BLOCK, accuracy_level=4
+    )
+    return _with_bias(op, m, product)
+
+
+@rule(
+    group="quantize", targets=("onnxruntime-cpu",),
+    safety=LOSSY("weights are rounded to 8 bits in blocks, activations to 8 bits in each row's blocks"),
+)  # fmt: skip
+class Int8BlockLinear:
+    """A linear layer with its weight in 8 bits, a scale and zero point for each 64 rows of a column.
+
+    Close, since activations too have a scale for each block of a row (the kernel's accuracy level 4). It gains where
+    few rows are multiplied, as in decoding, which reads each weight once.
+    """
+
+    def pattern(op, x: f32, w: Const[matrix], b: Const | None, transB):
+        return _linear(op, x, w, b, transB)
+
+    def unless(m):
+        return _unfit(m)
+
+    def rewrite(op, m):
+        return _blocked(op, m, 8)
+
+    cases = _cases()
+
+
+@rule(
+    group="quantize", targets=("onnxruntime-cpu",),
+    safety=LOSSY("weights are rounded to 4 bits in blocks, activations to 8 bits in each row's blocks"),
+)  # fmt: skip
+class Int4BlockLinear:
+    """A linear layer with its weight in 4 bits, a scale and zero point for each 64 rows of a column.
+
+    An eighth of the weight's size: what a decoder's speed is made of, since each step reads all weights once.
+    """
+
+    def pattern(op, x: f32, w: Const[matrix], b: Const | None, transB):
+        return _linear(op, x, w, b, transB)
+
+    def unless(m):
+        return _unfit(m)
+
+    def rewrite(op, m):
+        return _blocked(op, m, 4)
+
+    cases = _cases()
