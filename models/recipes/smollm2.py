@@ -85,6 +85,10 @@ class SmolLM2(Recipe):
         dtypes = {v.name: np.float16 if "float16" in v.type else np.float32 for v in session.get_inputs()}
         return [np.zeros((batch, KV_HEADS, 0, HEAD_SIZE), dtypes[name]) for name in PAST]
 
+    def whole_feed(self, session: Session, ids: np.ndarray) -> Feed:
+        """Inputs for a text from its beginning: ids [batch, seq]."""
+        return self.step_feed(ids, self.empty(session))
+
     def greedy(self, session: Session, prompt: str, count: int) -> tuple[str, list[Feed]]:
         """The most probable continuation of `count` tokens, and the feeds of its steps (prefill first)."""
         ids, past = self.encode(prompt), self.empty(session)
@@ -100,7 +104,7 @@ class SmolLM2(Recipe):
     def perplexity(self, session: Session, text: str) -> float:
         """exp of the mean negative log-likelihood of each next token of `text`."""
         ids = self.encode(text)
-        logits = session.run(["logits"], self.step_feed(ids, self.empty(session)))[0][0, :-1].astype(np.float64)
+        logits = session.run(["logits"], self.whole_feed(session, ids))[0][0, :-1].astype(np.float64)
         logits -= logits.max(-1, keepdims=True)
         likelihood = logits[np.arange(len(logits)), ids[0, 1:]] - np.log(np.exp(logits).sum(-1))
         return float(np.exp(-likelihood.mean()))
