@@ -49,6 +49,8 @@ class Settings:
         dims: sizes for named dims of sample inputs.
         data: where real inputs come from (``evaluation/data.py``), or None for synthesised ones.
         budget: how far LOSSY rewrites may move the outputs.
+        quantize: at -O3, ``auto`` or what to round layers to (``strategy/quantize.py``: ``int8``, ``int4``, ``none``).
+        keep_float: patterns (``*``, ``?``) of names of nodes, weights or exported modules that are not rounded.
         evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
         measure: time the two and their memory as well as comparing outputs (always at -O3).
         unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
@@ -62,6 +64,8 @@ class Settings:
     dims: Mapping[str, int] | None = None
     data: str | None = None
     budget: Budget = field(default_factory=Budget)
+    quantize: str = "auto"
+    keep_float: tuple[str, ...] = ()
     evaluate: bool = True
     measure: bool = True
     seconds: float = 120.0
@@ -205,7 +209,7 @@ class _Compile:
         optimize(base, self.options(1), ctx, self.rules)
         search = Search(
             base, ctx, self.rules, self.target, feeds, reference, s.budget, s.exact, s.threads, s.seconds,
-            self.options(3), self.say,
+            self.options(3), self.say, s.quantize, s.keep_float,
         )  # fmt: skip
         found = search.run(f"sha256:{self.described['sha256']}")
         self.trials = search.trials

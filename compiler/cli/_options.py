@@ -53,21 +53,37 @@ def input_options(f: F) -> F:
     return dims_option(f)
 
 
-def budget_options(f: F) -> F:
-    """How far int8 may move the outputs."""
-    bound = click.FloatRange(0, 1)
-    f = click.option("--min-top1", type=bound, default=0.99, show_default=True, help="Lowest top-1 agreement.")(f)
-    return click.option("--min-cosine", type=bound, default=0.99, show_default=True, help="Lowest output cosine.")(f)
+def _accuracy(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
+    from ..strategy.budget import Budget
+
+    found: dict[str, float] = {}
+    for part in (p for v in value for p in v.split(",") if p):
+        name, _, bound = (x.strip() for x in part.partition(">="))
+        try:
+            found[name] = float(bound)
+        except ValueError:
+            found[name] = -1.0
+        if name not in ("cosine", "top1") or not 0 <= found[name] <= 1:
+            raise click.BadParameter(f"{part!r} is not cosine>=BOUND or top1>=BOUND with a bound from 0 to 1")
+    return Budget(**found)
+
+
+def quantize_options(f: F) -> F:
+    """What -O3 may round, and how far that may move the outputs."""
+    bounds = "How far outputs may move: cosine>=0.995, top1>=0.99, or both with a comma [default: 0.99 each]."
+    what = "Round layers to these; auto: what is measured to be fastest within --accuracy. fp16 has no kernels on CPUs."
+    keep = "Round no layer whose node, weight or module matches; * and ? stand for anything. May be repeated."
+    f = click.option("--keep-float", multiple=True, metavar="PATTERN", help=keep)(f)
+    kinds = click.Choice(["auto", "int8", "int4", "none"])
+    f = click.option("--quantize", type=kinds, default="auto", show_default=True, help=what)(f)
+    return click.option("--accuracy", "budget", multiple=True, callback=_accuracy, metavar="BOUNDS", help=bounds)(f)
 
 
 def frozen(options: dict[str, Any], **others: Any) -> Any:
     """``driver.Settings`` from a command's options, those that it has."""
     from ..driver import Settings
-    from ..strategy.budget import Budget
 
     values = {**options, **others}
-    if "min_cosine" in values:
-        values["budget"] = Budget(values.pop("min_cosine"), values.pop("min_top1"))
     known = {f.name for f in fields(Settings)}
     return Settings(**{k: v for k, v in values.items() if k in known})
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ._options import budget_options, frozen, input_options, level_option, progress, rules_option, target_option
+from ._options import frozen, input_options, level_option, progress, quantize_options, rules_option, target_option
 
 
 @click.command()
@@ -18,7 +18,7 @@ from ._options import budget_options, frozen, input_options, level_option, progr
 @click.option("--exact", is_flag=True, help="At -O3, forbid rewrites that are only close by measurement (int8).")
 @click.option("--plan", "plan_file", type=click.Path(), help="Carry out this plan (see olc plan) instead of searching.")
 @input_options
-@budget_options
+@quantize_options
 @click.option("--tune-time", type=click.FloatRange(min=1), default=120.0, show_default=True,
               help="Seconds of wall time for the search of -O3.")  # fmt: skip
 @click.option("--no-evaluate", is_flag=True, help="Do not run source and artifact to compare them (not at -O3).")
