@@ -103,6 +103,48 @@ class UnsignedConvInteger:
     ]  # fmt: skip
 
 
+@rule(group="quantize-lower", safety=WHY, since=19, targets=("onnxruntime-cpu",))
+class DynamicInt8Gemm:
+    """A Gemm of an activation rounded as the model runs and an int8 weight is DynamicQuantizeMatMul, its bias included.
+
+    Sound because Gemm with its default factors is the product plus the bias, and the kernel rounds its input by the formula
+    of DynamicQuantizeLinear.
+    """
+
+    def pattern(op, x: f32["rows", "depth"], w: Const[i8[None, None]], scale: Const[f32], zero: Const[i8] | None,
+                b: Const[f32] | None, axis, transB):  # fmt: skip
+        w = op.shared(op.DequantizeLinear(w, scale, zero, axis=axis))
+        return op.Gemm(op.shared(op.DequantizeLinear(*_dynamic(op, x))), w, b, transB=transB)
+
+    def unless(m):
+        m.q = array(m.w).T if m.transB else array(m.w)
+        m.scales = _columns(array(m.scale), m.q.shape[1], 1)
+        if m.scales is None or (m.scales.ndim and m.axis % 2 == bool(m.transB)):
+            return "the scale is not one for each column"
+        m.zeros = None if m.zero is None else array(m.zero).reshape(m.scales.shape)
+        m.bias = None if m.b is None else _columns(array(m.b), m.q.shape[1], 2)
+        if m.b is not None and m.bias is None:
+            return "the bias is not one number for each column"
+
+    def rewrite(op, m):
+        bias = None if m.bias is None else np.array(np.broadcast_to(m.bias, m.q.shape[1:]))
+        q = np.ascontiguousarray(m.q) if m.transB else m.w
+        return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, q, m.scales, m.zeros, bias)
+
+    cases = [
+        Case("a classifier", x=f32["N", 16], w=i8[16, 3], scale=np.array([0.01, 0.02, 0.5], np.float32), zero=None,
+             b=f32[3], axis=1, transB=0),
+        Case("stored by rows", x=f32["N", 16], w=i8[3, 16], scale=np.array([0.01, 0.02, 0.5], np.float32),
+             zero=np.array([1, 0, -9], np.int8), b=f32[1, 3], axis=0, transB=1),
+        Case("one scale, one bias", x=f32["N", 16], w=i8[16, 3], scale=np.float32(0.01), zero=np.int8(3), b=f32[1], axis=1,
+             transB=0),
+        Refused("scales of rows", x=f32["N", 3], w=i8[3, 16], scale=np.array([0.01, 0.02, 0.5], np.float32), zero=None,
+                b=None, axis=0, transB=0, because="not one for each column"),
+        Refused("a bias of rows", x=f32[3, 16], w=i8[16, 3], scale=np.float32(0.01), zero=None, b=f32[3, 1], axis=1,
+                transB=0, because="the bias is not one number for each column"),
+    ]  # fmt: skip
+
+
 @rule(group="quantize", since=13, safety=LOSSY("activations are rounded to 8 bits: cosine about 0.99 to the original"))
 class StoredInt8Linear:
     """A linear layer whose weight is stored as int8 and widened by Cast and Mul has its activation rounded to 8 bits too.
