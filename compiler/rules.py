@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,18 @@ class Case:
     equal names equal), a numpy array or number (a constant), None (left out) or, for ``Many``, a list of these; for an
     attribute its value. A ``Const`` parameter given as a ``Spec`` is filled with random constant data.
     ``opset`` is the version the test model imports, the rule's ``since`` or 18 if that is later by default.
+    ``observed`` gives what calibration saw of graph inputs and results (a root is called ``y``, several ``y0``, ``y1``):
+    the lowest and highest number by name. Inputs are drawn within it.
     """
 
     fires = True
 
-    def __init__(self, title: str, *, opset: int | None = None, **values: Any) -> None:
+    def __init__(
+        self, title: str, *, opset: int | None = None, observed: Mapping[str, tuple[float, float]] | None = None, **values: Any
+    ) -> None:
         self.title = title
         self.opset = opset
+        self.observed = dict(observed or {})
         self.values = values
 
 
@@ -87,8 +92,11 @@ class Refused(Case):
 
     fires = False
 
-    def __init__(self, title: str, *, because: str, opset: int | None = None, **values: Any) -> None:
-        super().__init__(title, opset=opset, **values)
+    def __init__(
+        self, title: str, *, because: str, opset: int | None = None,
+        observed: Mapping[str, tuple[float, float]] | None = None, **values: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(title, opset=opset, observed=observed, **values)
         self.because = because
 
 

@@ -32,6 +32,7 @@ from ..analysis import shapes
 from ..errors import BadInput, RuleError
 from ..matching import Match
 from ..passes import Context
+from ..quantization.facts import Observed, note
 from ..rewriter import Outcome, Rewriter, why
 from ..rules import Case, Refused, Rule
 from . import data, declaration, draws, mutants, oracle
@@ -240,7 +241,7 @@ class _Checker:
 
     def _reasons(self, proto: onnx.ModelProto) -> list[str]:
         """Why the rule leaves the model alone, best reason first."""
-        model = _load(proto)
+        model = self._load(proto)
         found = [m.reason for _, m in why(model, self.rule) if not isinstance(m, Match)]
         outcome = self._rewriter(model, [self.rule], strict=False).run()
         return [reason for _, reason in outcome.refused] + found
@@ -284,7 +285,7 @@ class _Checker:
         candidate = self._plain(draw)
         if not self.others or candidate is None:
             return
-        model = _load(candidate.proto)
+        model = self._load(candidate.proto)
         rewriter = self._rewriter(model, [r for r in self.others if r.applies(draw.opset, self._target_name())])
         try:
             rewriter.run()
@@ -345,7 +346,7 @@ class _Checker:
     def _rewritten(self, candidate: Candidate) -> _Done | _Fault:
         """The model after the rule; or the check that failed and what it says."""
         try:
-            model = _load(candidate.proto)
+            model = self._load(candidate.proto)
             weights = _weights(model)
             rewriter = self._rewriter(model, [self.rule])
             outcome = rewriter.run()
@@ -366,6 +367,11 @@ class _Checker:
             return True
         return found is not None and oracle.consistent(candidate.proto, found[0])
 
+    def _load(self, proto: onnx.ModelProto) -> ir.Model:
+        model = _load(proto)
+        note(model, {name: Observed(low, high) for name, (low, high) in self.case.observed.items()})
+        return model
+
     def _rewriter(self, model: ir.Model, rules: list[Rule], strict: bool = True) -> Rewriter:
         return Rewriter(model, rules, Context(target=self.target), strict=strict)
 
@@ -385,7 +391,7 @@ class _Checker:
             if was != now:
                 return "interface", f"graph {side}s were {was}, are {now}"
         try:
-            outcome = self._rewriter(_load(after), [self.rule]).run()
+            outcome = self._rewriter(self._load(after), [self.rule]).run()
         except RuleError as e:
             return "idempotent", f"on its own result: {e}"
         return ("idempotent", f"a second run applies it {outcome.changes} more times") if outcome.changes else None
@@ -434,6 +440,9 @@ class _Checker:
             feed = data.feeds(c.inputs, name, [self.seed, c.seed, attempt], c.assumed)
             for fixed, contents in c.contents.items():
                 feed[fixed] = contents[min(attempt, len(contents) - 1)]  # the last is what it was
+            for seen, bounds in self.case.observed.items():
+                if seen in feed and feed[seen].dtype.kind == "f":
+                    feed[seen] = feed[seen].clip(*bounds)
             try:
                 return feed, oracle.run(c.proto, feed)
             except oracle.Fails:
