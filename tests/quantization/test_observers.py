@@ -19,6 +19,8 @@ from olc.quantization.observers import (
     Mse,
     Observer,
     Percentile,
+    _divergence,
+    _expected_error,
     load_ranges,
     save_ranges,
 )
@@ -206,6 +208,15 @@ def divergence_by_loops(counts: list[float], above: float, levels: int, below: f
     return total
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_divergence_of_any_part(sparse: bool) -> None:
+    counts = np.random.default_rng(0).integers(-20 if sparse else 0, 30, 2 * BINS).clip(0)
+    for a, b, levels in [(10, 60, 8), (100, 131, 16), (7, 15, 8), (2000, 2003, 2)]:
+        inside, below, above = (counts[i:j].tolist() for i, j in ((a, b), (0, a), (b, None)))
+        want = divergence_by_loops(inside, sum(above), levels, sum(below))
+        assert _divergence(counts, a, b, levels) == pytest.approx(want)
+
+
 @pytest.mark.parametrize("outlier", [0.0, 40.0])
 def test_entropy_is_that_of_the_slides(outlier: float) -> None:
     """Magnitudes, 8 levels so that loops are quick enough."""
@@ -275,8 +286,6 @@ def squared_error(x: np.ndarray, low: float, high: float, bits: int, symmetric: 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("clip", [(-3.9, 3.9), (-1.0, 2.0), (-0.3, 3.0)])
 def test_expected_error_is_the_error(symmetric: bool, bits: int, clip: tuple[float, float]) -> None:
-    from olc.quantization.observers import _expected_error
-
     x = normal(200, 50).astype(np.float64)
     seen = fed(Mse(), x)._seen
     width = 2.0**seen.exponent

@@ -1,0 +1,92 @@
+"""What rounding does to a linear's output, in numpy: |xw - x'w'|^2 / |xw|^2 for each scheme.
+
+The layer-wise error of Nagel et al. 2021, "A White Paper on Neural Network Quantization", section 3. Everywhere ``x`` is
+float [..., K], ``w`` float [K, N], both finite, and the result 0 where nothing is lost, infinite where all outputs are 0
+and the rounded ones are not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .blocks import BlockWeight, dequantize, quantize_blocks
+from .weights import quantize_linear_weight
+
+
+def int8_dynamic(x: np.ndarray, w: np.ndarray, weight: tuple[np.ndarray, np.ndarray] | None = None) -> float:
+    """DynamicQuantizeLinear of all of ``x`` and an int8 weight: ``weight`` (codes [K, N], scale [N]), else the nearest."""
+    x = _rows(x)
+    return static(x, w, float(x.min(initial=0.0)), float(x.max(initial=0.0)), weight)
+
+
+def static(
+    x: np.ndarray, w: np.ndarray, low: float, high: float, weight: tuple[np.ndarray, np.ndarray] | None = None
+) -> float:
+    """QuantizeLinear of ``x`` to uint8 over [low, high] and 0, and an int8 weight as in ``int8_dynamic``."""
+    x = _rows(x)
+    q, scale = quantize_linear_weight(w) if weight is None else weight
+    return relative_error(x @ _floats(w), (fake_uint8(x, low, high) @ q.astype(np.float32)) * scale)
+
+
+def block(
+    x: np.ndarray, w: np.ndarray, bits: int, block: int, weight: BlockWeight | None = None, level4: bool = False
+) -> float:
+    """A blocked weight: ``weight``, else the nearest. ``x`` stays float, but for accuracy level 4 of MatMulNBits.
+
+    That level (``level4``), the fast one, makes int8 of each row's blocks of ``x``, symmetric, by their largest magnitude.
+    """
+    x = _rows(x)
+    held = quantize_blocks(w, bits, block) if weight is None else weight
+    return relative_error(x @ _floats(w), (fake_int8_blocks(x, block) if level4 else x) @ dequantize(held))
+
+
+def uint8_grid(low: float, high: float) -> tuple[np.float32, np.float32]:
+    """Scale and zero point (0 to 255) that cover [low, high] and 0, as DynamicQuantizeLinear has them; scale 1 for [0, 0]."""
+    low32, high32 = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
+    scale = (high32 - low32) / np.float32(255)
+    if scale == 0:
+        return np.float32(1), np.float32(0)
+    return scale, np.clip(np.rint(-low32 / scale), np.float32(0), np.float32(255))
+
+
+def fake_uint8(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float32 of x's shape: x quantized to uint8 over [low, high] and 0, and back."""
+    scale, zero = uint8_grid(low, high)
+    codes = np.rint(x.astype(np.float32) / scale)
+    codes += zero
+    np.clip(codes, 0, 255, out=codes)
+    codes -= zero
+    codes *= scale
+    return codes
+
+
+def fake_int8_blocks(x: np.ndarray, block: int) -> np.ndarray:
+    """float32 [R, K]: each row's blocks along K in int8, symmetric, and back."""
+    rows, k = x.shape
+    blocks = -(-k // block)
+    part = np.zeros((rows, blocks * block), np.float32)
+    part[:, :k] = x
+    part = part.reshape(rows, blocks, block)
+    scale = np.abs(part).max(axis=2, keepdims=True, initial=0.0) / np.float32(127)
+    scale[scale == 0] = 1.0
+    back = np.clip(np.rint(part / scale), -127, 127) * scale
+    return np.ascontiguousarray(back.reshape(rows, blocks * block)[:, :k])
+
+
+def relative_error(exact: np.ndarray, rounded: np.ndarray) -> float:
+    """|exact - rounded|^2 / |exact|^2."""
+    noise = float(np.square(exact - rounded).sum(dtype=np.float64))
+    signal = float(np.square(exact).sum(dtype=np.float64))
+    if noise == 0:
+        return 0.0
+    return noise / signal if signal > 0 else math.inf
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    return _floats(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32, copy=False)
