@@ -441,7 +441,7 @@ class _Checker:
             for fixed, contents in c.contents.items():
                 feed[fixed] = contents[min(attempt, len(contents) - 1)]  # the last is what it was
             for seen, bounds in self.case.observed.items():
-                if seen in feed and feed[seen].dtype.kind == "f":
+                if seen in feed and feed[seen].dtype.kind in "iuf":
                     feed[seen] = feed[seen].clip(*bounds)
             try:
                 return feed, oracle.run(c.proto, feed)

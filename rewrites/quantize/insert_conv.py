@@ -1,0 +1,217 @@
+"""Convolutions and what lies between them, rounded to 8 bits: all inputs and the output of an operator on grids of uint8.
+
+A runtime makes integer kernels of operators that stand between DequantizeLinear and QuantizeLinear. The grid of an
+activation is that of the value that it was dequantized from, else it follows from what calibration observed.
+"""
+
+import numpy as np
+from olc.quantization import INT8_LIMIT, all_finite, observed
+from olc.rules import LOSSY, U8, Attrs, Case, Const, Many, Refused, array, f32, is_constant, rule, u8
+
+_MOVES = frozenset(("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
+"""Operators whose results are numbers of their first input: they stay on its grid."""
+_FLOATS = LOSSY("weights and activations are rounded to 8 bits: cosine about 0.99 to the original")
+
+
+def _source(v):
+    """The DequantizeLinear of one uint8 grid that the value comes from, or None."""
+    n = v.producer()
+    if n is None or n.domain or n.op_type != "DequantizeLinear" or n.inputs[0].dtype != U8:
+        return None
+    scale = array(n.inputs[1])
+    return n if scale is not None and scale.size == 1 and all(map(is_constant, n.inputs[1:])) else None
+
+
+def _between(low, high):
+    """Scale and zero point of the uint8 grid over a range, widened to hold 0."""
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    scale = np.float32(max((high - low) / 255, 1e-30) if high > low else 1.0)
+    return scale, np.uint8(np.clip(np.rint(-low / float(scale)), 0, 255))
+
+
+def _grid(v):
+    """Scale and zero point for a value; None where nothing tells its range."""
+    a = array(v)
+    if a is not None:
+        return _between(a.min(), a.max()) if a.size and all_finite(a) else None
+    moved = v
+    while (n := moved.producer()) is not None and n.domain == "" and n.op_type in _MOVES:
+        moved = n.inputs[0]
+    source = _source(moved)
+    if source is not None:
+        zero = array(source.inputs[2]) if len(source.inputs) > 2 else np.uint8(0)
+        return np.float32(array(source.inputs[1]).item()), np.uint8(zero.item())
+    seen = observed(v)
+    return None if seen is None else _between(seen.low, seen.high)
+
+
+def _rounded(op, v, grid):
+    return op.DequantizeLinear(op.QuantizeLinear(v, *grid), *grid)
+
+
+def _inputs(op, m):
+    """The inputs on their grids."""
+    return [v if _source(v) else _rounded(op, v, grid) for v, grid in m.rounded]
+
+
+def _activated(op, y, low, high):
+    return op.either(op.Relu(y), op.Clip(y, low, high), y)
+
+
+def _unfit(m, *inputs):
+    """Why the operator is not rounded, or None. Sets ``m.rounded``, inputs and their grids, and ``m.out``, that of the result.
+
+    The grid of a result that is activated ends where the activation ends, so that rounding activates it.
+    """
+    result = m.root.outputs[0]
+    users = [n for n, _ in result.uses()]
+    if m.root.op_type not in ("Relu", "Clip") and len(users) == 1 and _clips(users[0]) and not result.is_graph_output():
+        return "it is rounded after its activation"
+    if m.root.op_type == "Clip" and not _clips(m.root):
+        return "the bounds of Clip are not constants around 0"
+    rounded = [(v, _grid(v)) for v in inputs]
+    seen = observed(result)
+    if seen is None or any(grid is None for _, grid in rounded):
+        if all(_source(v) for v in inputs) and users and all(n.op_type == "QuantizeLinear" for n in users):
+            return "it is rounded already"
+        return "no calibration range"
+    low, high = _bounds(m.root)
+    m.rounded, m.out = rounded, _between(max(seen.low, low), min(seen.high, high))
+
+
+def _bounds(node):
+    """What an activation leaves, everything where the node is none."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip":
+        return -np.inf, np.inf
+    given = [array(v) if v is not None else None for v in [*node.inputs, None, None][1:3]]
+    return tuple(float(default if a is None else a.item()) for a, default in zip(given, (-np.inf, np.inf), strict=True))
+
+
+def _clips(node):
+    """Is it an activation that a grid can stand for?"""
+    if node.op_type == "Relu":
+        return True
+    if node.op_type != "Clip" or not all(v is None or is_constant(v) for v in node.inputs[1:]):
+        return False
+    low, high = _bounds(node)
+    return low <= 0 <= high
+
+
+def _conv_weight(w, b, scale_x):
+    """A weight as int8 with a scale for each output channel, and the bias as int32 on the grid of the products.
+
+    A channel whose weights are next to nothing gets a scale at which its bias fits.
+    """
+    flat = w.reshape(len(w), -1).astype(np.float64)
+    scale = np.abs(flat).max(axis=1, initial=0.0) / INT8_LIMIT
+    if b is not None:
+        scale = np.maximum(scale, np.abs(b.astype(np.float64)) / (float(scale_x) * 2.0**30))
+    scale = np.where(scale < 1e-30, 1.0, scale).astype(np.float32)
+    q = np.clip(np.rint(flat / scale[:, None]), -INT8_LIMIT, INT8_LIMIT).astype(np.int8).reshape(w.shape)
+    if b is None:
+        return q, scale, None, None
+    unit = scale_x * scale
+    return q, scale, np.rint(b.astype(np.float64) / unit).astype(np.int32), unit
+
+
+@rule(group="quantize", since=19, safety=_FLOATS)
+class Int8Conv:
+    """A convolution, perhaps with Relu or Clip after it, whose input, weight, bias and output are rounded to 8 bits.
+
+    The weight is symmetric with a scale for each output channel. The activation is gone: what it would cut lies beyond the
+    grid.
+    """
+
+    def pattern(op, x: f32, w: Const[f32], b: Const[f32] | None, attrs: Attrs, low: Const | None, high: Const | None):
+        return _activated(op, op.Conv(x, w, b, **attrs), low, high)
+
+    def unless(m):
+        if not all(all_finite(array(v)) for v in (m.w, m.b) if v is not None):
+            return "a weight is not finite"
+        return _unfit(m, m.x)
+
+    def rewrite(op, m):
+        scale_x, _ = m.rounded[0][1]
+        q, scale, b, unit = _conv_weight(array(m.w), None if m.b is None else array(m.b), scale_x)
+        bias = None if b is None else op.DequantizeLinear(b, unit, axis=0)
+        y = op.Conv(*_inputs(op, m), op.DequantizeLinear(q, scale, axis=0), bias, **m.attrs)
+        return _rounded(op, y, m.out)
+
+    cases = [
+        Case("a block", observed={"x": (-3, 3), "y": (-30, 30)}, x=f32["N", 4, 5, 5], w=f32[6, 4, 3, 3], b=f32[6],
+             attrs={"pads": [1, 1, 1, 1]}, low=np.float32(0), high=np.float32(20)),
+        Case("depthwise", observed={"x": (-3, 3), "y": (-8, 8)}, x=f32["N", 4, 7], w=f32[4, 1, 3], b=None,
+             attrs={"group": 4, "strides": [2]}, low=None, high=None),
+        Refused("not calibrated", x=f32["N", 4, 7], w=f32[4, 4, 3], b=None, attrs={}, low=None, high=None,
+                because="no calibration range"),
+        Refused("infinite", observed={"x": (-3, 3), "y": (-8, 8)}, x=f32["N", 1, 7], w=np.full((1, 1, 3), np.inf, np.float32),
+                b=None, attrs={}, low=None, high=None, because="not finite"),
+    ]  # fmt: skip
+
+
+def _dequantized(op, q, scale, zero):
+    return op.shared(op.DequantizeLinear(q, scale, zero))
+
+
+@rule(group="quantize", since=19, safety=_FLOATS)
+class Int8Add:
+    """A sum or product of two activations, one of them rounded before, on grids of 8 bits, perhaps with Relu or Clip."""
+
+    def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, b: f32, low: Const | None, high: Const | None):
+        return _activated(op, op.oneof("Add", "Mul")(_dequantized(op, q, scale, zero), b), low, high)
+
+    def unless(m):
+        return _unfit(m, *(m.find("Add") or m.find("Mul")).inputs)
+
+    def rewrite(op, m):
+        kind = (m.find("Add") or m.find("Mul")).op_type
+        return _rounded(op, getattr(op, kind)(*_inputs(op, m)), m.out)
+
+    cases = [
+        Case("a residual", observed={"q": (0, 8), "b": (-3, 3), "y": (-9, 16)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5),
+             zero=np.uint8(1), b=f32["N", 4, 3, 3], low=np.float32(-4), high=None),
+        Refused("not calibrated", q=u8["N", 4], scale=np.float32(0.5), zero=None, b=f32["N", 4], low=None, high=None,
+                because="no calibration range"),
+    ]  # fmt: skip
+
+
+@rule(group="quantize", since=19, safety=_FLOATS)
+class Int8Pool:
+    """An average over windows or all positions of an activation that was rounded before, rounded again."""
+
+    def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, attrs: Attrs):
+        return op.oneof("GlobalAveragePool", "AveragePool")(_dequantized(op, q, scale, zero), **attrs)
+
+    def unless(m):
+        return _unfit(m, m.root.inputs[0])
+
+    def rewrite(op, m):
+        return _rounded(op, getattr(op, m.root.op_type)(*_inputs(op, m), **m.attrs), m.out)
+
+    cases = [
+        Case("a head", observed={"y": (0, 10)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=np.uint8(0), attrs={}),
+        Refused("not calibrated", q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=None, attrs={}, because="no calibration range"),
+    ]  # fmt: skip
+
+
+@rule(group="quantize", since=19, safety=_FLOATS)
+class Int8Concat:
+    """Activations put together, one of them rounded before, on one grid of 8 bits."""
+
+    def pattern(op, before: Many, q: u8, scale: Const[f32], zero: Const[u8] | None, after: Many, axis):
+        return op.Concat(*before, _dequantized(op, q, scale, zero), *after, axis=axis)
+
+    def unless(m):
+        return _unfit(m, *m.root.inputs)
+
+    def rewrite(op, m):
+        return _rounded(op, op.Concat(*_inputs(op, m), axis=m.axis), m.out)
+
+    cases = [
+        Case("two branches", observed={"after_0": (-3, 3), "y": (-3, 3)}, before=[], q=u8["N", 4, 3, 3],
+             scale=np.float32(0.02), zero=np.uint8(128), after=[f32["N", 2, 3, 3]], axis=1),
+        Refused("not calibrated", before=[], q=u8["N", 4], scale=np.float32(0.5), zero=None, after=[f32["N", 4]], axis=1,
+                because="no calibration range"),
+    ]  # fmt: skip
