@@ -72,6 +72,8 @@ def stages(*depths: int) -> int:
 
 ALL = (
     transformer("bert", 12, attention=12, variants=VARIANTS + EAGER, **encoder_norms(12)),
+    # The same at its published widths, to be timed.
+    transformer("bert-base", 12, attention=12, variants=(DYNAMO,), **encoder_norms(12)),
     transformer("roberta", 12, attention=12, **encoder_norms(12)),
     transformer("distilbert", 6, attention=6, **encoder_norms(6)),
     transformer("electra", 12, attention=12, **encoder_norms(12)),

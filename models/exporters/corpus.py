@@ -151,12 +151,18 @@ def cached(kind: Any, config: Any, attention: str | None, layers: int, heads: in
 # One function an architecture, of the same name. Each gets the depths and the attention asked for (None: the default).
 
 
-def bert(depths: Sequence[int], attention: str | None) -> Network:
+def bert(depths: Sequence[int], attention: str | None, hidden: int = HIDDEN, heads: int = HEADS, inner: int = INNER,
+         positions: int = 128) -> Network:  # fmt: skip
     config = transformers.BertConfig(
-        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS,
-        intermediate_size=INNER, max_position_embeddings=128,
+        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=depths[0], num_attention_heads=heads,
+        intermediate_size=inner, max_position_embeddings=positions,
     )  # fmt: skip
     return of_text(transformers.BertModel, config, attention, "input_ids attention_mask token_type_ids")
+
+
+def bert_base(depths: Sequence[int], attention: str | None) -> Network:
+    """At its published widths, to be timed; the vocabulary, of which a token reads one row, is as small as the others'."""
+    return bert(depths, attention, 768, 12, 3072, 512)
 
 
 def roberta(depths: Sequence[int], attention: str | None) -> Network:
