@@ -1,12 +1,13 @@
 """Every real model through every level: verified, still doing its job, and how fast beside the source.
 
-``python -m benchmarks levels`` does all; ``python -c 'from benchmarks import levels; levels.main(["minilm-l6"])'`` some.
+``python -m benchmarks levels`` does all; ``python -m benchmarks levels minilm-l6`` some.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import olc
@@ -40,7 +41,7 @@ def rows(name: str, variant: str, levels: tuple[int, ...] = (0, 1, 2, 3), second
     return found
 
 
-def main(names: list[str] | None = None) -> None:
+def main(names: Sequence[str] = ()) -> None:
     print(f"{'file':42} -O {'nodes':>14} {'speed':>6} {'95 %':>13} {'compile':>8}  check")
     for recipe in models.all_recipes().values():
         if names and recipe.name not in names:

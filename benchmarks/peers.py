@@ -16,9 +16,7 @@ The peers that are no dependencies of olc come with ``pip install 'olc-compiler[
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib.util
-import itertools
 import os
 import signal
 import subprocess
@@ -30,18 +28,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from olc import frontend
 from olc.errors import OlcError
 from olc.evaluation import inputs, latency, numerics
+from olc.evaluation.latency import Rounds, interleaved
 from olc.session import SessionOptions, native_options, prepared, run, session, shorten
 
 import models
+from models import corpus
 
 #: Seconds that a candidate may take to make its file.
 LIMIT_S = 120.0
-#: Fewest rounds of a table, whatever ``--seconds`` says: an interval of fewer says little.
-MIN_ROUNDS = 10
 #: Inputs per table, compared and timed in turn; from the second on, masks have padding even at batch 1.
 SAMPLES = 2
 
@@ -50,10 +47,10 @@ SOURCE, OLC, TRANSFORMERS = "plain ONNX Runtime", "olc -O2", "onnxruntime transf
 
 @dataclass(frozen=True)
 class Case:
-    """One file of a recipe and the sizes to run it at; a table for each.
+    """One file of a recipe or of the corpus, and the sizes to run it at; a table for each.
 
     Attributes:
-        stem: the file's name in the cache of models.
+        stem: the file's name, without ``.onnx``.
         sizes: what ``olc evaluate --dim`` takes, once per table.
         transformer: what ONNX Runtime's transformers optimizer wants to be told: model type, heads, hidden size. It is
             left out where None. ``bart`` is its type for Whisper, ``gpt2`` its nearest for a decoder with a cache.
@@ -65,10 +62,12 @@ class Case:
 
 
 _SENTENCES = ({"batch": 1, "seq": 128}, {"batch": 8, "seq": 128})
+_BASE = ({"batch": 1, "seq": 128}, {"batch": 1, "seq": 384})
 _TOKENS = tuple({"batch": 1, "seq": seq, "past_seq": past} for seq, past in ((1, 128), (1, 1024), (512, 0)))
 CASES = (
     Case("minilm-l6_dynamo_op18", _SENTENCES, ("bert", 12, 384)),
     Case("minilm-l6_ts_op17", _SENTENCES, ("bert", 12, 384)),
+    Case("bert-base_dynamo_op18", _BASE, ("bert", 12, 768)),
     Case("smollm2-135m-kv_dynamo_op18", _TOKENS, ("gpt2", 9, 576)),
     Case("whisper-tiny-en-encoder_dynamo_op18", ({"batch": 1},), ("bart", 6, 384)),
     Case("whisper-tiny-en-decoder-kv_dynamo_op18", ({"batch": 1, "seq": 1, "past_seq": 32},), ("bart", 6, 384)),
@@ -197,59 +196,6 @@ def nodes(graph: Any) -> int:
     return len(graph.node) + sum(nodes(g) for g in within)
 
 
-# --- timing -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """Times of several programs; ``walls``, ``cpus``: [rounds, programs] seconds per run."""
-
-    walls: np.ndarray
-    cpus: np.ndarray
-    runs: int
-    seconds: float
-    seed: int
-
-    def compare(self, a: int, b: int) -> latency.Paired:
-        """Program ``b`` beside program ``a``, round by round."""
-        pick, rng = [a, b], np.random.default_rng(self.seed)
-        return latency._judge(self.walls[:, pick], self.cpus[:, pick], self.runs, self.seconds, self.seed, rng)
-
-
-def interleaved(
-    programs: Sequence[Callable[[], Any]],
-    *,
-    budget_s: float,
-    seed: int = 0,
-    min_rounds: int = MIN_ROUNDS,
-    before_round: Callable[[int], None] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-    cpu_clock: Callable[[], float] = time.process_time,
-) -> Rounds:
-    """``latency.paired`` for any number of programs: each runs once a round, in random order; arguments as there."""
-    rng = np.random.default_rng(seed)
-    started = clock()
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        pairs = list(itertools.zip_longest(programs[::2], programs[1::2], fillvalue=programs[0]))
-        shortest = min(latency._warm_up(a, b, budget_s / len(pairs), before_round, clock) for a, b in pairs)
-        runs = max(1, min(1000, int(np.ceil(latency.SHORTEST_S / shortest)))) if shortest > 0 else 1000
-        times: list[list[tuple[float, float]]] = []
-        while len(times) < min_rounds or clock() - started < budget_s:
-            if before_round is not None:
-                before_round(len(times))
-            found = [(0.0, 0.0)] * len(programs)
-            for which in rng.permutation(len(programs)):
-                found[which] = latency._time(programs[which], runs, clock, cpu_clock)
-            times.append(found)
-    finally:
-        if collecting:
-            gc.enable()
-    both = np.array(times)
-    return Rounds(both[:, :, 0], both[:, :, 1], runs, clock() - started, seed)
-
-
 # --- one table --------------------------------------------------------------------------------------------------------
 
 
@@ -362,10 +308,8 @@ def behind(found: Table) -> str | None:
 def tables(cases: Iterable[Case], seconds: float) -> Iterable[Table]:
     """Every table of the cases; a candidate makes its file once per case."""
     for case in cases:
-        recipe, variant, role = models.locate(case.stem)
-        recipe.require()
-        source = variant.files[role].build()
         with tempfile.TemporaryDirectory(prefix="olc-peers-") as folder:
+            source = sourced(case.stem, Path(folder))
             files = {}
             for name in MAKERS:
                 if name != TRANSFORMERS:
@@ -377,6 +321,17 @@ def tables(cases: Iterable[Case], seconds: float) -> Iterable[Table]:
                     yield table(case, dims, source, files, seconds)
                 except OlcError as error:  # the source itself does not run so; the other tables are still wanted
                     yield Table(titled(case, dims), [Row(OLC, problem=f"not measured: {error.what}")], {})
+
+
+def sourced(stem: str, folder: Path) -> Path:
+    """A recipe's file as the cache of models has it; one of the corpus, with weights drawn anew, in ``folder``."""
+    if corpus.path(stem).is_file():
+        path = folder / f"{stem}.onnx"
+        path.write_bytes(corpus.load(stem).SerializeToString())
+        return path
+    recipe, variant, role = models.locate(stem)
+    recipe.require()
+    return variant.files[role].build()
 
 
 def chosen(names: Sequence[str]) -> list[Case]:
@@ -391,14 +346,13 @@ def chosen(names: Sequence[str]) -> list[Case]:
     return [c for c in CASES if not names or c.stem.startswith(tuple(names))]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables. ``arguments`` are those of the command line, after ``peers``."""
-    ours = arguments is None and sys.argv[1:2] == ["peers"]
     parser = argparse.ArgumentParser(prog="python -m benchmarks peers")
     parser.add_argument("models", nargs="*", metavar="MODEL", help="beginning of a file's name; all where none is given")
     parser.add_argument("--seconds", type=float, default=30.0, help="timing per model and size [30], but at least "
-                        f"{MIN_ROUNDS} rounds")  # fmt: skip
-    given = parser.parse_args(sys.argv[2:] if ours else list(arguments or ()))
+                        f"{latency.MIN_ROUNDS} rounds")  # fmt: skip
+    given = parser.parse_args(arguments)
     try:
         cases = chosen(given.models)
     except ValueError as error:
@@ -416,5 +370,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lost.append(f"  not on {found.title.partition(':')[0]}: {why}")
     beside = f" (in {absent} places a peer has no file that works: see above)" if absent else ""
     print("\n".join([f"\nahead of every peer on {count - len(lost)} of {count}{beside}", *lost]))
-    if ours and len(sys.argv) > 2:
-        sys.exit(0)  # ``python -m benchmarks`` would take what is left of the command line for names of benchmarks

@@ -1,29 +1,13 @@
-"""The pure parts of ``benchmarks/peers.py``, on programs whose times are made up: no wall clock takes part."""
+"""The pure parts of ``benchmarks``, on times that are made up: no wall clock takes part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+import numpy as np
 import pytest
+from olc.evaluation.latency import Rounds
 
-from benchmarks.peers import CASES, OLC, Rounds, Row, Table, behind, chosen, interleaved, reason
-
-
-def rounds(*seconds: float, **options: float) -> tuple[Rounds, list[int]]:
-    """Programs that take so long each, timed on a clock that only they move; also the order in which they ran."""
-    now = 0.0
-    ran: list[int] = []
-
-    def program(number: int) -> Callable[[], None]:
-        def go() -> None:
-            nonlocal now
-            now += seconds[number]
-            ran.append(number)
-
-        return go
-
-    programs = [program(i) for i in range(len(seconds))]
-    return interleaved(programs, clock=lambda: now, cpu_clock=lambda: now, **{"budget_s": 5.0, **options}), ran
+from benchmarks.__main__ import split
+from benchmarks.peers import CASES, OLC, Row, Table, behind, chosen, reason
 
 
 def table(**speeds: float | None) -> Table:
@@ -31,29 +15,10 @@ def table(**speeds: float | None) -> Table:
     source = 0.012
     rows = []
     for name, speed in speeds.items():
-        paired = rounds(source, source / speed)[0].compare(0, 1) if speed is not None else None
+        times = np.array([[source, source / speed]] * 10) if speed is not None else None
+        paired = Rounds(times, times, 1, 1.0, 0).compare(0, 1) if times is not None else None
         rows.append(Row(OLC if name == "olc" else name, paired=paired, problem=None if paired else "failed"))
     return Table("model at seq=1", rows, {})
-
-
-def test_each_program_runs_once_a_round_and_the_order_changes() -> None:
-    found, ran = rounds(0.02, 0.01, 0.04)
-    last = [tuple(ran[i : i + 3]) for i in range(len(ran) - 30, len(ran), 3)]
-    assert all(sorted(order) == [0, 1, 2] for order in last)
-    assert len(set(last)) > 1
-    assert found.compare(0, 1).ratio == pytest.approx(2.0)
-    assert found.compare(0, 2).ratio == pytest.approx(0.5)
-    assert found.compare(2, 1).verdict == "faster"
-
-
-def test_fewest_rounds_come_before_the_budget() -> None:
-    assert len(rounds(1.0, 1.0, budget_s=0.1)[0].walls) == 10
-
-
-def test_short_runs_are_repeated_within_a_timing() -> None:
-    found, _ = rounds(1e-4, 2e-4, budget_s=0.1)
-    assert found.runs == pytest.approx(10, abs=1)
-    assert found.walls[0] == pytest.approx([1e-4, 2e-4])
 
 
 def test_behind_means_by_more_than_the_margin() -> None:
@@ -74,5 +39,15 @@ def test_reason_is_the_last_word() -> None:
 def test_models_are_chosen_by_the_beginning_of_their_name() -> None:
     assert chosen([]) == list(CASES)
     assert {c.stem for c in chosen(["minilm", "keras"])} == {"minilm-l6_dynamo_op18", "minilm-l6_ts_op17", "keras-mlp"}
-    with pytest.raises(ValueError, match="no model is called 'bert'"):
-        chosen(["bert"])
+    with pytest.raises(ValueError, match="no model is called 'gpt'"):
+        chosen(["gpt"])
+
+
+def test_what_follows_a_benchmarks_name_is_for_it() -> None:
+    known = ["chain", "external", "peers"]
+    assert split([], known) == [("chain", []), ("external", []), ("peers", [])]
+    assert split(["chain", "external"], known) == [("chain", []), ("external", [])]
+    assert split(["peers", "minilm", "--seconds", "5"], known) == [("peers", ["minilm", "--seconds", "5"])]
+    assert split(["peers", "minilm", "chain"], known) == [("peers", ["minilm"]), ("chain", [])]
+    with pytest.raises(ValueError, match="no benchmark is called 'minilm'"):
+        split(["minilm"], known)

@@ -1,4 +1,4 @@
-"""Which of two programs is faster, measured so that a noisy machine does not decide it.
+"""Which of two programs (or of several: `interleaved`) is faster, measured so that a noisy machine does not decide it.
 
 Both are live at once and run in pairs, in random order within each pair, so that a slow phase of the machine hits
 both. The statistic is the median of the pairs' ratios with a bootstrap interval; a difference is claimed only where
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 MARGIN = 0.02
+#: Fewest rounds of `interleaved`, whatever the budget: an interval of fewer says little.
+MIN_ROUNDS = 10
 RESAMPLES = 1000
 #: One timing spans at least this long (several runs where one is shorter), so that the clock's grain does not show.
 SHORTEST_S = 1e-3
@@ -110,8 +112,7 @@ def paired(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        shortest = _warm_up(run_a, run_b, budget_s, before_pair, clock)
-        runs = max(1, min(1000, int(np.ceil(SHORTEST_S / shortest)))) if shortest > 0 else 1000
+        runs = _runs(_warm_up((run_a, run_b), budget_s, before_pair, clock))
         walls: list[tuple[float, float]] = []
         cpus: list[tuple[float, float]] = []
         while len(walls) < max_pairs and (len(walls) < min_pairs or clock() - started < budget_s):
@@ -128,26 +129,78 @@ def paired(
     return _judge(np.array(walls), np.array(cpus), runs, clock() - started, seed, rng)
 
 
-def _warm_up(
-    run_a: Callable[[], Any],
-    run_b: Callable[[], Any],
+@dataclass(frozen=True)
+class Rounds:
+    """Times of several programs; ``walls``, ``cpus``: [rounds, programs] seconds per run."""
+
+    walls: np.ndarray
+    cpus: np.ndarray
+    runs: int
+    seconds: float
+    seed: int
+
+    def compare(self, a: int, b: int) -> Paired:
+        """Program ``b`` beside program ``a``, round by round."""
+        pick, rng = [a, b], np.random.default_rng(self.seed)
+        return _judge(self.walls[:, pick], self.cpus[:, pick], self.runs, self.seconds, self.seed, rng)
+
+
+def interleaved(
+    programs: Sequence[Callable[[], Any]],
+    *,
     budget_s: float,
-    before_pair: Callable[[int], None] | None,
+    seed: int = 0,
+    min_rounds: int = MIN_ROUNDS,
+    before_round: Callable[[int], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    cpu_clock: Callable[[], float] = time.process_time,
+) -> Rounds:
+    """`paired` for any number of programs: each runs once a round, in random order; arguments as there."""
+    rng = np.random.default_rng(seed)
+    started = clock()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        runs = _runs(_warm_up(programs, budget_s, before_round, clock))
+        times: list[list[tuple[float, float]]] = []
+        while len(times) < min_rounds or clock() - started < budget_s:
+            if before_round is not None:
+                before_round(len(times))
+            found = [(0.0, 0.0)] * len(programs)
+            for which in rng.permutation(len(programs)):
+                found[which] = _time(programs[which], runs, clock, cpu_clock)
+            times.append(found)
+    finally:
+        if collecting:
+            gc.enable()
+    both = np.array(times)
+    return Rounds(both[:, :, 0], both[:, :, 1], runs, clock() - started, seed)
+
+
+def _runs(shortest: float) -> int:
+    """How many runs of the shortest program make a timing long enough."""
+    return max(1, min(1000, int(np.ceil(SHORTEST_S / shortest)))) if shortest > 0 else 1000
+
+
+def _warm_up(
+    programs: Sequence[Callable[[], Any]],
+    budget_s: float,
+    before: Callable[[int], None] | None,
     clock: Callable[[], float],
 ) -> float:
-    """Run both at least three times, longer where there is time; the shortest run seen of either, in seconds."""
+    """Run all at least three times, longer where there is time; the shortest run seen of any, in seconds."""
     started = clock()
-    best = [float("inf"), float("inf")]
+    best = float("inf")
     for round_ in range(20):
-        if before_pair is not None:
-            before_pair(round_)
-        for side, run in enumerate((run_a, run_b)):
+        if before is not None:
+            before(round_)
+        for run in programs:
             begin = clock()
             run()
-            best[side] = min(best[side], clock() - begin)
+            best = min(best, clock() - begin)
         if round_ >= 2 and clock() - started > budget_s / 10:
             break
-    return min(best)
+    return best
 
 
 def _time(

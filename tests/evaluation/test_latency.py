@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from olc.evaluation.latency import SHORTEST_S, paired, verdict
+from olc.evaluation.latency import SHORTEST_S, Rounds, interleaved, paired, verdict
 
 
 class Machine:
@@ -179,3 +179,30 @@ def test_feeds_change_before_each_pair() -> None:
     chosen: list[int] = []
     m.compare(m.program("a", lambda: 0.01), m.program("b", lambda: 0.01), before_pair=chosen.append, max_pairs=10)
     assert chosen[-10:] == list(range(10))
+
+
+def rounds(*seconds: float, **options: Any) -> tuple[Rounds, list[str]]:
+    """Programs 0, 1, … that take so long each; also the order in which they ran."""
+    m = Machine()
+    programs = [m.program(str(i), lambda s=s: s) for i, s in enumerate(seconds)]
+    return interleaved(programs, clock=lambda: m.now, cpu_clock=lambda: m.cpu, **{"budget_s": 5.0, **options}), m.log
+
+
+def test_each_of_several_runs_once_a_round_and_the_order_changes() -> None:
+    found, ran = rounds(0.02, 0.01, 0.04)
+    last = [tuple(ran[i : i + 3]) for i in range(len(ran) - 30, len(ran), 3)]
+    assert all(sorted(order) == ["0", "1", "2"] for order in last)
+    assert len(set(last)) > 1
+    assert found.compare(0, 1).ratio == pytest.approx(2.0)
+    assert found.compare(0, 2).ratio == pytest.approx(0.5)
+    assert found.compare(2, 1).verdict == "faster"
+
+
+def test_fewest_rounds_come_before_the_budget() -> None:
+    assert len(rounds(1.0, 1.0, budget_s=0.1)[0].walls) == 10
+
+
+def test_short_runs_of_several_are_repeated_within_a_timing() -> None:
+    found, _ = rounds(1e-4, 2e-4, budget_s=0.1)
+    assert found.runs == pytest.approx(10, abs=1)
+    assert found.walls[0] == pytest.approx([1e-4, 2e-4])
