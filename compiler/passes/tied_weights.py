@@ -28,15 +28,16 @@ def run(model: ir.Model, ctx: Context) -> int:
     graph, pinned = model.graph, annotated(model)
     large = [v for v in graph.initializers.values() if _may(v, pinned)]
     tables = [v for v in large if any(n.op_type == "Gather" and n.domain == "" and i == 0 for n, i in v.uses())]
-    by_corner: dict[tuple[object, ...], list[ir.Value]] = {}
+    by_shape: dict[tuple[object, ...], list[ir.Value]] = {}
     for t in tables:
-        by_corner.setdefault(_corner(t, False), []).append(t)
+        by_shape.setdefault(_kind(t), []).append(t)
     changes = 0
     names: Names | None = None
     for copy in large if tables else ():
         if copy in tables:
             continue
-        table = next((t for t in by_corner.get(_corner(copy, True), ()) if _transposed(t, copy)), None)
+        dtype, rows, columns = _kind(copy)
+        table = next((t for t in by_shape.get((dtype, columns, rows), ()) if _transposed(t, copy)), None)
         if table is None:
             continue
         names = names if names is not None else Names(model)
@@ -44,7 +45,7 @@ def run(model: ir.Model, ctx: Context) -> int:
         out = node.outputs[0]
         out.name = names.value(f"{table.name}_transposed")
         node.name = names.node(f"Transpose_{out.name}")
-        graph.insert_before(_first_user(graph, copy), node)
+        graph.insert_before(graph[0], node)  # it reads no node, so all may read it
         shapes.infer_node(node, model)
         copy.replace_all_uses_with(out)
         assert copy.name is not None
@@ -61,13 +62,11 @@ def _may(v: ir.Value, pinned: set[str]) -> bool:
     return t.dtype in _FLOATS and len(t.shape) == 2 and t.nbytes >= SMALLEST and bool(v.uses())
 
 
-def _first_user(graph: ir.Graph, value: ir.Value) -> ir.Node:
-    """The node of this graph in front of which a value must be made that all users of ``value`` may read."""
-    users = {n for n, _ in value.uses()}
-    for node in graph:
-        if node in users or any(inner in users for body in ir.subgraphs(node) for g in ir.with_bodies(body) for inner in g):
-            return node
-    raise AssertionError(f"{value.name} has no user")
+def _kind(v: ir.Value) -> tuple[object, ...]:
+    """dtype, rows, columns."""
+    t = v.const_value
+    assert t is not None
+    return (t.dtype, *t.shape)
 
 
 def _bits(v: ir.Value) -> np.ndarray:
@@ -76,15 +75,9 @@ def _bits(v: ir.Value) -> np.ndarray:
     return np.asarray(t.numpy()).view(np.dtype(f"u{t.dtype.bitwidth // 8}"))
 
 
-def _corner(v: ir.Value, transposed: bool) -> tuple[object, ...]:
-    """What two tensors that are each other transposed share; a few pages of a mapped file, not a whole column."""
-    a = _bits(v)
-    few = a[:_FEW, :_FEW]
-    shape = a.shape[::-1] if transposed else a.shape
-    return (v.dtype, shape, (few.T if transposed else few).tobytes())
-
-
 def _transposed(table: ir.Value, copy: ir.Value) -> bool:
-    """Is the copy bit for bit the table transposed?"""
+    """Is the copy bit for bit the table transposed? A corner first: a few pages of a mapped file, not a whole column."""
     x, y = _bits(table), _bits(copy)
+    if not np.array_equal(x[:_FEW, :_FEW], y[:_FEW, :_FEW].T):
+        return False
     return all(np.array_equal(x[i : i + _ROWS], y[:, i : i + _ROWS].T) for i in range(0, x.shape[0], _ROWS))
