@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from ._options import progress
+from ._options import progress, target_option
+
+if TYPE_CHECKING:
+    from ..targets.kernels import Row
 
 
 @click.group()
@@ -29,21 +33,21 @@ def list_targets() -> None:
 
 @command.command("show")
 @click.argument("operator", required=False)
-def show(operator: str | None) -> None:
+@target_option
+def show(operator: str | None, target: str) -> None:
     """What was measured: time of the parts over time of the fused operator, by size."""
     from rich.console import Console
     from rich.table import Table
 
     from .. import targets
 
-    kernels = targets.get("onnxruntime-cpu").kernels()
+    kernels = targets.get(target).kernels()
     table = Table(box=None, padding=(0, 2))
     for head in ("operator", "size", "speed", "95 %"):
         table.add_column(head)
     for r in kernels.rows:
         if operator is None or r.operator.rpartition("::")[2] == operator.rpartition("::")[2]:
-            size = ", ".join(f"{k} {v}" for k, v in r.size.items())
-            table.add_row(r.operator, size, f"{r.ratio:.2f}", f"{r.low:.2f} to {r.high:.2f}")
+            table.add_row(r.operator, r.where, f"{r.ratio:.2f}", f"{r.low:.2f} to {r.high:.2f}")
     Console(width=140).print(table)
 
 
@@ -76,7 +80,6 @@ def measure(output: str | None, operator: str | None, seconds: float, quiet: boo
         click.echo(f"{len(found.rows)} comparisons written to {path}")
 
 
-def _print(rows: Any) -> None:
+def _print(rows: Iterable[Row]) -> None:
     for r in rows:
-        size = ", ".join(f"{k} {v}" for k, v in r.size.items())
-        click.echo(f"{r.operator} at {size}: {r.ratio:.2f} times the speed of its parts ({r.low:.2f} to {r.high:.2f})")
+        click.echo(f"{r.operator} at {r.where}: {r.ratio:.2f} times the speed of its parts ({r.low:.2f} to {r.high:.2f})")

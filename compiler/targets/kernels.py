@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from math import log
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,16 @@ class Row:
     low: float
     high: float
 
+    @property
+    def where(self) -> str:
+        """The size in words."""
+        return where(self.size)
+
+
+def where(size: Mapping[str, int]) -> str:
+    """A size in words: ``rows 1, width 384``."""
+    return ", ".join(f"{name} {value}" for name, value in size.items())
+
 
 @dataclass(frozen=True)
 class Kernels:
@@ -39,19 +48,13 @@ class Kernels:
     cpu: Mapping[str, Any]
     rows: tuple[Row, ...]
 
-    def ratio(self, operator: str, **size: int) -> float | None:
-        """The ratio at the nearest size measured (by the logarithms of the sizes given); the worst of all sizes where
-        none is given; None where the operator was not measured."""
-        rows = [r for r in self.rows if r.operator == operator]
-        if not rows:
-            return None
-        if not size:
-            return min(r.ratio for r in rows)
-        return min(rows, key=lambda r: sum(abs(log(r.size[k]) - log(max(v, 1))) for k, v in size.items())).ratio
+    def ratio(self, operator: str) -> float | None:
+        """The worst ratio of all sizes measured; None where the operator was not measured."""
+        return min((r.ratio for r in self.rows if r.operator == operator), default=None)
 
-    def pays(self, operator: str, **size: int) -> bool:
+    def pays(self, operator: str) -> bool:
         """Is the operator at least even with its parts? Yes where nothing is known."""
-        found = self.ratio(operator, **size)
+        found = self.ratio(operator)
         return found is None or found >= PAYS
 
     def dumps(self) -> str:

@@ -6,7 +6,7 @@ optimizations are off), in pairs, with one thread. The result is the table that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..errors import OlcError
 from ..evaluation.latency import Paired, paired
 from ..session import SessionOptions, run, session
 from . import features
-from .kernels import Kernels, Row
+from .kernels import Kernels, Row, where
 
 _HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>'
 ROWS = ((1, 384), (16, 384), (128, 384), (512, 768))
@@ -31,7 +31,8 @@ class Comparison:
         parameters: the graph's inputs as ONNX text, sizes in braces.
         result: type of the output.
         parts, fused: bodies that compute ``y``.
-        sizes: values for the names in braces.
+        names, sizes: the names in braces, and the values to measure at.
+        constants: further names in braces, whose values follow from a size.
         weights: initializers of both models, by name, for a size.
     """
 
@@ -42,14 +43,14 @@ class Comparison:
     fused: str
     names: tuple[str, ...]
     sizes: tuple[tuple[int, ...], ...]
-    constants: dict[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Callable[[dict[str, int]], int]] = field(default_factory=dict)
     weights: Callable[[dict[str, int]], dict[str, np.ndarray]] | None = None
 
     def model(self, body: str, size: dict[str, int]) -> bytes:
         import onnx.numpy_helper
         import onnx.parser
 
-        values = {**size, **{k: v(size) if callable(v) else v for k, v in self.constants.items()}}
+        values = {**size, **{name: value(size) for name, value in self.constants.items()}}
         text = f"{_HEADER} g ({self.parameters}) => ({self.result} y) {{ {body} }}"
         for name, value in values.items():
             text = text.replace("{" + name + "}", str(value))
@@ -74,8 +75,7 @@ _SPLIT = (
     "s0 = MatMul(q1, kt) s1 = Mul(s0, c) w = Where(mask, zero, low) s2 = Add(s1, w) "
     "p = Softmax<axis = -1>(s2) o = MatMul(p, v1) o1 = Transpose<perm = [0,2,1,3]>(o) y = Reshape(o1, back)"
 )
-_WIDTH: dict[str, Callable[[dict[str, int]], Any]] = {"width": lambda s: s["heads"] * s["size"]}
-
+_WIDTH: dict[str, Callable[[dict[str, int]], int]] = {"width": lambda s: s["heads"] * s["size"]}
 
 
 def _projections(size: dict[str, int]) -> dict[str, np.ndarray]:
@@ -174,7 +174,7 @@ def measure(
     for c in COMPARISONS:
         for size in c.sizes if only in (None, c.operator) else ():
             named = dict(zip(c.names, size, strict=True))
-            say(f"{c.operator} at {', '.join(f'{k} {v}' for k, v in named.items())}")
+            say(f"{c.operator} at {where(named)}")
             found = _compare(c, named, seconds, seed)
             if found is not None:
                 rows.append(Row(c.operator, named, round(found.ratio, 3), round(found.low, 3), round(found.high, 3)))

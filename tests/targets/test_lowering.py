@@ -104,14 +104,15 @@ def test_an_output_keeps_its_name() -> None:
     assert [v.name for v in model.graph.outputs] == ["s", "y", "z"]
 
 
-def test_the_nearest_size_answers() -> None:
-    rows = tuple(Row("Op", {"rows": n}, r, r, r) for n, r in ((1, 1.5), (16, 0.9), (512, 0.2)))
-    k = Kernels("r", "1", {}, rows)
-    assert [k.ratio("Op", rows=n) for n in (1, 3, 20, 4000)] == [1.5, 1.5, 0.9, 0.2]
+def test_the_worst_size_decides() -> None:
+    rows = tuple(Row("Op", {"rows": n}, r, r, r) for n, r in ((1, 1.5), (16, 0.2), (512, 0.9)))
+    k = Kernels("r", "1", {}, (*rows, Row("Good", {"rows": 1, "width": 384}, 1.5, 1.4, 1.6)))
     assert k.ratio("Op") == 0.2
     assert k.ratio("Other") is None
+    assert not k.pays("Op")
+    assert k.pays("Good")
     assert k.pays("Other")
-    assert not k.pays("Op", rows=100)
+    assert k.rows[-1].where == "rows 1, width 384"
     assert kernels.loads(k.dumps()) == k
 
 
