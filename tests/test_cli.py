@@ -229,3 +229,5 @@ def test_why_without_a_rule_surveys_the_fusions(model: Path, capsys: pytest.Capt
     assert "gelu 1 of 1" in capsys.readouterr().out
     assert main(["why", str(model), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["kind"] == "gelu"
+    assert main(["why", str(model), "--at", "node"]) == 2
+    assert "give --rule" in capsys.readouterr().err

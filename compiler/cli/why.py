@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 @click.command("why")
 @click.argument("model", type=click.Path())
 @click.option("--rule", "name", help="Name of the rule; olc rules list names them. Without: the fusions that -O2 misses.")
-@click.option("--at", help="Only the node of this name, or the one whose output has it.")
-@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Places to print, best first.")
+@click.option("--at", help="With --rule: only the node of this name, or the one whose output has it.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=10, show_default=True,
+    help="Places to print, best first; without --rule: reasons for each kind of fusion.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "-O", "level", type=click.IntRange(0, 2), default=0, show_default=True,
-    help="Look at the model as this level leaves it; 0: as it is in the file.",
+    help="With --rule: look at the model as this level leaves it; 0: as it is in the file.",
 )  # fmt: skip
 @target_option
 @rules_option
@@ -44,9 +47,11 @@ def command(
     from ..rewriter import why
     from ..rules import registry
 
+    if name is None and at is not None:
+        raise click.UsageError("--at asks about one rule at a node: give --rule too")
     known = registry(rules)
     if name is None:
-        _fusions(model, target, known, as_json)
+        _fusions(model, target, known, limit, as_json)
         return
     rule = known[name]
     loaded = frontend.load(model)
@@ -74,7 +79,7 @@ def command(
     click.echo(_summary(rule, found))
 
 
-def _fusions(model: str, target: str, known: Any, as_json: bool) -> None:
+def _fusions(model: str, target: str, known: Any, limit: int, as_json: bool) -> None:
     from rich.console import Console
 
     from .. import frontend, targets
@@ -89,7 +94,7 @@ def _fusions(model: str, target: str, known: Any, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif found:
-        show_fusions(found, Console(width=140, highlight=False), limit=1000)
+        show_fusions(found, Console(width=140, highlight=False), limit)
     else:
         click.echo("nothing in the model looks like a block that could fuse")
 

@@ -136,7 +136,7 @@ def show_fusions(fusions: list[dict[str, Any]], out: Console, limit: int = 4) ->
             place = sites[0] if len(sites) == 1 else f"{sites[0]} and {len(sites) - 1} more"
             out.print(f"[yellow]missed:[/yellow] {f['kind']} at {place}: {rule + ': ' if rule else ''}{reason}")
         if len(reasons) > limit:
-            out.print(f"  … and {len(reasons) - limit} more reasons (olc why names all)")
+            out.print(f"  … and {len(reasons) - limit} more reasons (olc why --limit)")
 
 
 def _outputs(e: dict[str, Any], out: Console) -> None:
