@@ -24,13 +24,13 @@ class Smoothing:
     """What smoothing was chosen for an activation.
 
     Attributes:
-        alpha: how much of the difficulty moves into the weights; None: none, for no alpha was better.
-        factors: float32 [K]; 1 everywhere where alpha is None.
+        alpha: how much of the difficulty moves into the weights; 0: none, for no alpha was better.
+        factors: float32 [K]; 1 everywhere where alpha is 0.
         error: mean over the weights of |xw - x'w'|^2 / |xw|^2 with the factors.
         before: the same without.
     """
 
-    alpha: float | None
+    alpha: float
     factors: np.ndarray
     error: float
     before: float
@@ -41,7 +41,7 @@ def row_maxima(weights: Sequence[np.ndarray]) -> np.ndarray:
     return np.max([np.abs(w).max(axis=1, initial=0.0) for w in weights], axis=0).astype(np.float32)
 
 
-def smoothing_factors(channels: np.ndarray, rows: np.ndarray, alpha: float) -> np.ndarray:
+def factors(channels: np.ndarray, rows: np.ndarray, alpha: float) -> np.ndarray:
     """s float32 [K] = channels^alpha / rows^(1 - alpha), equation 4; for the activation's division, the weights' product.
 
     ``channels`` and ``rows`` are largest magnitudes [K]. Where either is 0, the channel is left as it is: factor 1.
@@ -59,7 +59,7 @@ def smoothing_factors(channels: np.ndarray, rows: np.ndarray, alpha: float) -> n
     return np.clip(a**alpha / w ** (1 - alpha), 1 / _LIMIT, _LIMIT).astype(np.float32)
 
 
-def best_alpha(
+def best_smoothing(
     x: np.ndarray, weights: Sequence[np.ndarray], channels: np.ndarray | None = None, alphas: Sequence[float] = ALPHAS
 ) -> Smoothing:
     """The factors of the alpha with the least error at the outputs of all linears that read ``x``, dynamic int8 emulated.
@@ -84,10 +84,17 @@ def best_alpha(
 
     ones = np.ones(x.shape[1], np.float32)
     before = error(ones)
-    best = Smoothing(None, ones, before, before)
+    best = Smoothing(0.0, ones, before, before)
     for alpha in alphas:
-        s = smoothing_factors(seen, rows, alpha)
+        s = factors(seen, rows, alpha)
         e = error(s)
         if e < best.error:
             best = Smoothing(alpha, s, e, before)
     return best
+
+
+def best_alpha(
+    x: np.ndarray, weights: Sequence[np.ndarray], channels: np.ndarray | None = None, alphas: Sequence[float] = ALPHAS
+) -> float:
+    """The alpha of ``best_smoothing``; 0 where smoothing does not help."""
+    return best_smoothing(x, weights, channels, alphas).alpha

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from olc.quantization.emulate import int8_dynamic
-from olc.quantization.smoothing import ALPHAS, best_alpha, row_maxima, smoothing_factors
+from olc.quantization.smoothing import ALPHAS, best_alpha, best_smoothing, factors, row_maxima
 
 
 def outlying(rows: int = 200, k: int = 64, size: float = 60, seed: int = 0) -> np.ndarray:
@@ -25,7 +25,7 @@ def weights(k: int = 64, seed: int = 5) -> list[np.ndarray]:
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 def test_factors_by_the_equation(alpha: float) -> None:
     x, ws = outlying(), weights()
-    got = smoothing_factors(np.abs(x).max(axis=0), row_maxima(ws), alpha)
+    got = factors(np.abs(x).max(axis=0), row_maxima(ws), alpha)
     assert got.dtype == np.float32
     for j in range(64):
         a = max(abs(float(x[i, j])) for i in range(len(x)))
@@ -35,7 +35,7 @@ def test_factors_by_the_equation(alpha: float) -> None:
 
 def test_half_way_both_sides_have_the_same_maxima() -> None:
     x, ws = outlying(), weights()
-    s = smoothing_factors(np.abs(x).max(axis=0), row_maxima(ws), 0.5)
+    s = factors(np.abs(x).max(axis=0), row_maxima(ws), 0.5)
     np.testing.assert_allclose(np.abs(x / s).max(axis=0), row_maxima([w * s[:, None] for w in ws]), rtol=1e-5)
 
 
@@ -43,33 +43,34 @@ def test_zeros_and_extremes_are_guarded() -> None:
     a = np.array([0, 1, 0, 1e-45, 3e38, 1e-45, 3e38], np.float32)
     w = np.array([1, 0, 0, 3e38, 1e-45, 1e-45, 3e38], np.float32)
     for alpha in (0.0, 0.5, 1.0):
-        s = smoothing_factors(a, w, alpha)
+        s = factors(a, w, alpha)
         assert s[:3].tolist() == [1, 1, 1]
         assert (np.isfinite(s) & (s >= 1e-5 * (1 - 1e-6)) & (s <= 1e5 * (1 + 1e-6))).all()
 
 
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
-        smoothing_factors(np.ones(3), np.ones(4), 0.5)
+        factors(np.ones(3), np.ones(4), 0.5)
     with pytest.raises(ValueError, match="finite"):
-        smoothing_factors(np.array([np.nan]), np.ones(1), 0.5)
+        factors(np.array([np.nan]), np.ones(1), 0.5)
     with pytest.raises(ValueError, match="shapes"):
-        best_alpha(np.ones((2, 3)), [])
+        best_smoothing(np.ones((2, 3)), [])
     with pytest.raises(ValueError, match="shapes"):
-        best_alpha(np.ones((2, 3)), [np.ones((3, 1)), np.ones((4, 1))])
+        best_smoothing(np.ones((2, 3)), [np.ones((3, 1)), np.ones((4, 1))])
 
 
 def test_same_function_before_rounding() -> None:
     x, ws = outlying(), weights()
-    s = best_alpha(x, ws).factors
+    s = best_smoothing(x, ws).factors
     for w in ws:
         np.testing.assert_allclose((x / s) @ (w * s[:, None]), x @ w, rtol=1e-3, atol=1e-4)
 
 
 def test_outliers_are_won_on_rows_that_did_not_choose() -> None:
     ws = weights()
-    found = best_alpha(outlying(), ws)
-    assert found.alpha is not None
+    found = best_smoothing(outlying(), ws)
+    assert found.alpha > 0
+    assert best_alpha(outlying(), ws) == found.alpha
     assert found.error < found.before / 5
     apart = outlying(seed=9)
     for w in ws:
@@ -78,10 +79,10 @@ def test_outliers_are_won_on_rows_that_did_not_choose() -> None:
 
 def test_least_of_those_tried() -> None:
     x, ws = outlying(), weights()
-    found = best_alpha(x, ws)
+    found = best_smoothing(x, ws)
     errors = {}
     for alpha in ALPHAS:
-        s = smoothing_factors(np.abs(x).max(axis=0), row_maxima(ws), alpha)
+        s = factors(np.abs(x).max(axis=0), row_maxima(ws), alpha)
         errors[alpha] = sum(int8_dynamic(x / s, w * s[:, None]) for w in ws) / 3
     assert found.alpha == min(errors, key=lambda a: errors[a])
     assert found.error == pytest.approx(min(errors.values()))
@@ -93,17 +94,17 @@ def test_nothing_is_done_where_nothing_helps() -> None:
     x = rng.choice([-1.0, 1.0], (50, 16)).astype(np.float32)
     w = np.ones((16, 4), np.float32)
     w[3] = 100
-    found = best_alpha(x, [w], alphas=(0.01,))
-    assert found.alpha is None
+    found = best_smoothing(x, [w], alphas=(0.01,))
+    assert found.alpha == 0
     assert (found.factors == 1).all()
     assert found.error == found.before
-    empty = best_alpha(x * 0, [w])
-    assert (empty.alpha, empty.error) == (None, 0.0)
+    empty = best_smoothing(x * 0, [w])
+    assert (empty.alpha, empty.error) == (0.0, 0.0)
 
 
 def test_maxima_of_more_rows_are_taken() -> None:
     x, ws = outlying(), weights()
     channels = np.abs(x).max(axis=0) * np.linspace(1, 2, 64).astype(np.float32)
-    found = best_alpha(x, ws, alphas=(0.5,), channels=channels)
+    found = best_smoothing(x, ws, alphas=(0.5,), channels=channels)
     assert found.alpha == 0.5
-    np.testing.assert_array_equal(found.factors, smoothing_factors(channels, row_maxima(ws), 0.5))
+    np.testing.assert_array_equal(found.factors, factors(channels, row_maxima(ws), 0.5))
