@@ -157,22 +157,42 @@ def _dequantized(op, q, scale, zero):
 
 @rule(group="quantize", since=19, safety=_FLOATS)
 class Int8Add:
-    """A sum or product of two activations, one of them rounded before, on grids of 8 bits, perhaps with Relu or Clip."""
+    """A sum of two activations, one of them rounded before, on grids of 8 bits, perhaps with Relu or Clip after it."""
 
     def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, b: f32, low: Const | None, high: Const | None):
-        return _activated(op, op.oneof("Add", "Mul")(_dequantized(op, q, scale, zero), b), low, high)
+        return _activated(op, op.Add(_dequantized(op, q, scale, zero), b), low, high)
 
     def unless(m):
-        return _unfit(m, *(m.find("Add") or m.find("Mul")).inputs)
+        return _unfit(m, *m.find("Add").inputs)
 
     def rewrite(op, m):
-        kind = (m.find("Add") or m.find("Mul")).op_type
-        return _rounded(op, getattr(op, kind)(*_inputs(op, m)), m.out)
+        return _rounded(op, op.Add(*_inputs(op, m)), m.out)
 
     cases = [
         Case("a residual", observed={"q": (0, 8), "b": (-3, 3), "y": (-9, 16)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5),
              zero=np.uint8(1), b=f32["N", 4, 3, 3], low=np.float32(-4), high=None),
         Refused("not calibrated", q=u8["N", 4], scale=np.float32(0.5), zero=None, b=f32["N", 4], low=None, high=None,
+                because="no calibration range"),
+    ]  # fmt: skip
+
+
+@rule(group="quantize", since=19, safety=_FLOATS)
+class Int8Mul:
+    """A product of two activations, one of them rounded before, on grids of 8 bits."""
+
+    def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, b: f32):
+        return op.Mul(_dequantized(op, q, scale, zero), b)
+
+    def unless(m):
+        return _unfit(m, *m.root.inputs)
+
+    def rewrite(op, m):
+        return _rounded(op, op.Mul(*_inputs(op, m)), m.out)
+
+    cases = [
+        Case("a gate", observed={"q": (0, 8), "b": (0, 1), "y": (-9, 9)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5),
+             zero=np.uint8(1), b=f32["N", 4, 1, 1]),
+        Refused("not calibrated", q=u8["N", 4], scale=np.float32(0.5), zero=None, b=f32["N", 4],
                 because="no calibration range"),
     ]  # fmt: skip
 
