@@ -4,6 +4,7 @@
     model = olc.load("model.onnx")
     result = olc.compile("model.onnx", "model.olc.onnx", level=3)
     session = olc.session("model.olc.onnx")
+    decoder = olc.decoder("decoder.olc.onnx", capacity=2048)
 
 Importing this package imports nothing heavy; each name loads what it needs on first use.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .session import session
 
 if TYPE_CHECKING:
+    from .decoding import decoder
     from .driver import compile
     from .errors import OlcError
     from .evaluation.evaluate import evaluate
@@ -24,10 +26,11 @@ if TYPE_CHECKING:
     from .storage import save
 
 __version__ = "0.1.0"
-__all__ = ["OlcError", "__version__", "compile", "evaluate", "load", "save", "session"]
+__all__ = ["OlcError", "__version__", "compile", "decoder", "evaluate", "load", "save", "session"]
 
 _HOME = {
-    "OlcError": "errors", "compile": "driver", "evaluate": "evaluation.evaluate", "load": "frontend", "save": "storage",
+    "OlcError": "errors", "compile": "driver", "decoder": "decoding", "evaluate": "evaluation.evaluate", "load": "frontend",
+    "save": "storage",
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ ORDER = [
     {"builder"},
     {"rewriter"},
     {"session"},
+    {"decoding"},
     {"targets", "evaluation"},
     {"pipeline"},
     {"strategy", "summary", "fusions", "soundness", "rulepage", "report"},
