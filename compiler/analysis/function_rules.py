@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .functions import Coordinates, Element, Functions
 
 INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.UINT8})
+WHOLE = INTEGERS | {ir.DataType.BOOL}
+"""What has elements that are dims or conditions."""
 
 _Rule = Callable[["Functions", ir.Node, "Coordinates"], "Element | None"]
 OPERATORS: dict[str, _Rule] = {}
@@ -50,8 +52,8 @@ def _is_input(value: ir.Value) -> bool:
     return value.is_graph_input()
 
 
-@_operator("Identity")
-def _identity(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
+@_operator("Identity", "Expand")
+def _same(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
     return f.operand(node, 0, at)
 
 
@@ -60,7 +62,7 @@ def _cast(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
     source, target = node.inputs[0].dtype if node.inputs[0] is not None else None, node.outputs[0].dtype
     if source == ir.DataType.BOOL or target == ir.DataType.BOOL:
         # bool to integer is 0 or 1, and that is what a condition stands for among integers
-        if source not in INTEGERS | {ir.DataType.BOOL}:
+        if source not in WHOLE:
             number = filling(node.inputs[0])
             return None if number is None else f.truth(int(number != 0))
         e = f.operand(node, 0, at)
@@ -88,11 +90,6 @@ def filling(value: ir.Value | None) -> float | None:
             return None
         value = node.inputs[0]
     return None
-
-
-@_operator("Expand")
-def _expand(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
-    return f.operand(node, 0, at)
 
 
 @_operator("ConstantOfShape")
@@ -247,7 +244,7 @@ def _not(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
 
 @_operator("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 def _compare(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
-    if node.inputs[0] is None or node.inputs[0].dtype not in INTEGERS | {ir.DataType.BOOL}:
+    if node.inputs[0] is None or node.inputs[0].dtype not in WHOLE:
         return None
     a, b = f.operand(node, 0, at), f.operand(node, 1, at)
     if a is None or b is None:

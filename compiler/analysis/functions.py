@@ -24,7 +24,7 @@ from ..assumptions import COVERS_KEYS
 from . import dims as d
 from . import shapes
 from .conditions import FALSE, TRUE, Clause, Condition
-from .function_rules import INTEGERS, OPERATORS, filling
+from .function_rules import OPERATORS, WHOLE, filling
 from .poly import atom, make, of_atom, terms_of, without
 
 __all__ = ["FALSE", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "filling", "keeps_a_key"]
@@ -208,38 +208,38 @@ class Functions:
         if shape is None or len(shape) != len(at):
             return None
         held = shapes.elements(value)
-        if held is not None and (len(set(held)) == 1 or all(isinstance(c, int) for c in at)):
-            found = held[0] if len(set(held)) == 1 else held[at[0]]  # type: ignore[index]
+        same = held is not None and len(set(held)) == 1
+        if held is not None and (same or all(isinstance(c, int) for c in at)):
+            found = held[0] if same else held[at[0]]  # type: ignore[index]
             return self.truth(found) if value.dtype == ir.DataType.BOOL else found
         if ir.is_constant(value):
             return self._constant(value, at)
         node = value.producer()
         if node is None or node.domain != "" or node.outputs[0] is not value:
             return None
-        if value.dtype not in INTEGERS and value.dtype != ir.DataType.BOOL:
+        if value.dtype not in WHOLE:
             return None
         rule = OPERATORS.get(node.op_type)
         return rule(self, node, at) if rule is not None else None
 
     def _constant(self, value: ir.Value, at: Coordinates) -> Element | None:
         t = ir.tensor(value)
-        if t is None or t.size > _LARGEST or not t.size or value.dtype not in INTEGERS | {ir.DataType.BOOL}:
+        if t is None or t.size > _LARGEST or not t.size or value.dtype not in WHOLE:
             return None
         a = t.numpy()
+        first = int(a.flat[0])
         if all(isinstance(c, int) for c in at):
             found: d.Dim = int(a[at])
         elif (a == a.flat[0]).all():
-            found = int(a.flat[0])
-        else:
-            found = int(a.flat[0])
-            for axis, c in enumerate(at):  # an arithmetic progression along each axis
-                if a.shape[axis] > 1:
-                    step = int(a.take(1, axis).flat[0]) - int(a.flat[0])
-                    found = d.add(found, d.mul(step, c))
-            steps = [int(a.take(1, i).flat[0]) - int(a.flat[0]) if n > 1 else 0 for i, n in enumerate(a.shape)]
-            grid = sum((s * i for s, i in zip(steps, np.indices(a.shape), strict=True)), start=np.int64(a.flat[0]))
+            found = first
+        else:  # an arithmetic progression along each axis
+            steps = [int(a.take(1, i).flat[0]) - first if n > 1 else 0 for i, n in enumerate(a.shape)]
+            grid = sum((s * i for s, i in zip(steps, np.indices(a.shape), strict=True)), start=np.int64(first))
             if a.dtype == bool or not np.array_equal(a, grid):
                 return None
+            found = first
+            for step, c in zip(steps, at, strict=True):
+                found = d.add(found, d.mul(step, c))
         return self.truth(found) if value.dtype == ir.DataType.BOOL else found
 
     def exact(self, node: ir.Node, e: d.Dim) -> d.Dim | None:
@@ -279,13 +279,13 @@ class Functions:
 
 def keeps_a_key(mask: ir.Value, shape: Sequence[d.Dim]) -> bool:
     """Is it proved that a boolean mask of scores of this shape leaves every query a key: the first, or its own?"""
-    rank = shapes.dims(mask)
-    if rank is None or len(rank) > len(shape):
+    mask_dims = shapes.dims(mask)
+    if mask_dims is None or len(mask_dims) > len(shape):
         return False
     at = tuple(coordinate(i) for i in range(len(shape)))
     own = d.add(at[-2], d.sub(shape[-1], shape[-2]))
     functions = Functions(shape)
     for key in (0, own):
-        if functions.nonnegative(key) and functions.condition(mask, (*at[:-1], key)[-len(rank) :]) == TRUE:
+        if functions.nonnegative(key) and functions.condition(mask, (*at[:-1], key)[-len(mask_dims) :]) == TRUE:
             return not functions.assumed
     return False
