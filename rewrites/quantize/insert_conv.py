@@ -6,11 +6,15 @@ activation is that of the value that it was dequantized from, else it follows fr
 
 import numpy as np
 from olc.quantization import INT8_LIMIT, all_finite, observed
-from olc.rules import LOSSY, U8, Attrs, Case, Const, Many, Refused, array, f32, is_constant, rule, u8
+from olc.rules import LOSSY, U8, Attrs, Case, Const, Many, Refused, array, attr, f32, is_constant, rule, u8
 
 _MOVES = frozenset(("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
-"""Operators whose results are numbers of their first input: they stay on its grid."""
 _FLOATS = LOSSY("weights and activations are rounded to 8 bits: cosine about 0.99 to the original")
+
+
+def _moves(node):
+    """Are its results numbers of its first input, and so on the same grid?"""
+    return node.op_type in _MOVES or (node.op_type == "Resize" and attr(node, "mode", "nearest") == "nearest")
 
 
 def _source(v):
@@ -35,7 +39,7 @@ def _grid(v):
     if a is not None:
         return _between(a.min(), a.max()) if a.size and all_finite(a) else None
     moved = v
-    while (n := moved.producer()) is not None and n.domain == "" and n.op_type in _MOVES:
+    while (n := moved.producer()) is not None and n.domain == "" and _moves(n):
         moved = n.inputs[0]
     source = _source(moved)
     if source is not None:
