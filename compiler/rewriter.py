@@ -17,6 +17,7 @@ from .errors import RuleError
 from .ir import Graph, Model, Node, Value
 from .matching import Match, Miss, match
 from .passes import Context
+from .passes.edit import Names
 from .patterns import Out, Product
 from .rules import Rule
 
@@ -80,8 +81,7 @@ class Rewriter:
         self.recent: deque[str] = deque(maxlen=64)
         self.number = max((e.number or 0 for e in self.ctx.events), default=0)
         self.budget = 1000
-        self.names: set[str] = set()
-        self.node_names: set[str] = set()
+        self.names: Names
         self.function_graphs: set[Graph] = set()
         self.parents: dict[Graph, Graph] = {}
         self.needs_sort: dict[Graph, None] = {}
@@ -96,7 +96,7 @@ class Rewriter:
         """
         graphs = list(ir.all_graphs(self.model))
         self.budget += 8 * sum(len(g) for g in graphs)
-        self._collect_names(graphs)
+        self.names = Names(self.model)
         main = set(ir.all_graphs(self.model, functions=False))
         self.function_graphs = {g for g in graphs if g not in main}
         self.parents = {body: g for g in graphs for n in g for body in ir.subgraphs(n)}
@@ -114,14 +114,6 @@ class Rewriter:
 
     def _stopped(self) -> bool:
         return self.stop_after is not None and self.number >= self.stop_after
-
-    def _collect_names(self, graphs: list[Graph]) -> None:
-        for g in graphs:
-            self.names.update(v.name for v in g.inputs if v.name)
-            self.names.update(g.initializers)
-            for n in g:
-                self.names.update(o.name for o in n.outputs if o.name)
-                self.node_names.add(n.name or "")
 
     def _push(self, node: Node) -> None:
         if (node.domain, node.op_type) in self.by_root and node not in self.queued:
@@ -304,7 +296,7 @@ class Rewriter:
         for c in op.constants:
             if not c.uses() and c not in results:
                 continue
-            c.name = self._name(f"{m.roots[0].name}_{r.name.replace('-', '_')}")
+            c.name = self.names.value(f"{m.roots[0].name}_{r.name.replace('-', '_')}")
             if graph in self.function_graphs:
                 self._as_constant_node(c, nodes, results)
             else:
@@ -335,9 +327,9 @@ class Rewriter:
             self.needs_sort[graph] = None
         graph.insert_before(last, nodes)
         for n in nodes:
-            n.name = self._name(f"{n.op_type}_{self.number}", nodes=True)
+            n.name = self.names.node(f"{n.op_type}_{self.number}")
             for o in n.outputs:
-                o.name = self._name(f"{m.roots[0].name}_{n.op_type.lower()}")
+                o.name = self.names.value(f"{m.roots[0].name}_{n.op_type.lower()}")
         if len(pairs) == 1 and pairs[0][1].producer() in nodes and m.root.name:
             pairs[0][1].producer().name = m.root.name  # type: ignore[union-attr]
         wake: list[Value] = []
@@ -437,15 +429,6 @@ class Rewriter:
         for g in self.needs_sort:
             g.sort()
         self.needs_sort.clear()
-
-    def _name(self, base: str, nodes: bool = False) -> str:
-        taken = self.node_names if nodes else self.names
-        name, i = base, 1
-        while name in taken:
-            i += 1
-            name = f"{base}_{i}"
-        taken.add(name)
-        return name
 
 
 def _can_carry(new: Value, old: Value, made: set[Value]) -> bool:
