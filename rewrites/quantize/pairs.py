@@ -1,7 +1,7 @@
-"""QuantizeLinear after DequantizeLinear."""
+"""Where bytes become floats: later, or not at all."""
 
 import numpy as np
-from olc.rules import EXACT, Case, Const, Refused, Spec, array, f32, i8, rule, u8
+from olc.rules import EXACT, F32, Case, Const, Refused, Spec, Value, array, f32, i8, i64, rule, u8
 
 bytes_ = Spec((*i8.dtypes, *u8.dtypes))
 
@@ -60,4 +60,39 @@ class QuantizeOfDequantize:
                 scale_2=np.float32(1e-44), zero_2=None, axis_2=1, because="too small or too large"),
         Refused("infinite numbers", opset=21, q=u8["N", 3], scale=np.float32(3e38), zero=None, axis=1,
                 scale_2=np.float32(3e38), zero_2=None, axis_2=1, because="too small or too large"),
+    ]  # fmt: skip
+
+
+@rule(group="quantize", safety=EXACT, since=13)
+class GatherBytes:
+    """Rows of a table that is stored in bytes are picked before they become floats, with their scales.
+
+    Sound because each row is widened and scaled by itself. The table would become floats as a whole, on each run or, where
+    a runtime folds it, in memory.
+    """
+
+    def pattern(op, table: Const[bytes_], scale: Const[f32], zero: Const | None, rows: Value):
+        widened = op.shared(op.Mul(op.shared(op.Cast(table, to=F32)), scale))
+        return op.Gather(op.either(widened, op.shared(op.DequantizeLinear(table, scale, zero))), rows, axis=0)
+
+    def unless(m):
+        scale, shape = array(m.scale), array(m.table).shape
+        by_row = m.find("Mul") is not None and scale.shape == (*shape[:1], *(1,) * (len(shape) - 1))
+        if not by_row and (scale.size != 1 or scale.ndim > len(shape)):
+            return "the scale is not one, or one for each row"
+        m.by_row = by_row
+
+    def rewrite(op, m):
+        picked = op.Gather(m.table, m.rows, axis=0)
+        scale = m.scale if m.by_row else array(m.scale).reshape(())
+        if m.find("Mul") is None:
+            return op.DequantizeLinear(picked, scale, None if m.zero is None else array(m.zero).reshape(()))
+        return op.Mul(op.Cast(picked, to=F32), op.Gather(scale, m.rows, axis=0) if m.by_row else scale)
+
+    cases = [
+        Case("an embedding", opset=21, table=i8[2, 3], scale=np.float32(0.1), zero=None, rows=i64["B", "S"]),
+        Case("unsigned", opset=21, table=u8[2, 3], scale=np.float32(0.1), zero=np.uint8(7), rows=i64[()]),
+        Case("each row", table=i8[2, 3], scale=np.array([[0.1], [3]], np.float32), zero=None, rows=i64["B", "S"]),
+        Refused("each column", table=i8[2, 3], scale=np.array([[0.1, 3, 4]], np.float32), zero=None, rows=i64["N"],
+                because="not one, or one for each row"),
     ]  # fmt: skip
