@@ -169,11 +169,9 @@ def _factor(gram: np.ndarray, damping: float) -> np.ndarray:
     an upper triangle is an upper triangle.
     """
     h = gram.astype(np.float64)
-    diagonal = np.diag(h).copy()
-    used = diagonal > 0
-    h /= diagonal[used].mean() if used.any() else 1.0
-    # A channel that is always 0 has no say in any other, and is rounded to the nearest.
-    h[np.diag_indices_from(h)] += np.where(used, 0.0, 1.0)
+    size = float(np.diag(h).mean())
+    if size > 0:
+        h /= size
     while True:
         damped = h + damping * np.eye(len(h))
         try:
