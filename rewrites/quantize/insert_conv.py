@@ -55,7 +55,14 @@ def _rounded(op, v, grid):
 
 def _inputs(op, m):
     """The inputs on their grids."""
-    return [v if _source(v) else _rounded(op, v, grid) for v, grid in m.rounded]
+    return [v if _source(v) else _rounded(op, v, grid) if array(v) is None else _constant(op, array(v), grid)
+            for v, grid in m.rounded]  # fmt: skip
+
+
+def _constant(op, a, grid):
+    scale, zero = grid
+    q = np.rint(a.astype(np.float64) / float(scale)) + int(zero)
+    return op.DequantizeLinear(np.clip(q, 0, 255).astype(np.uint8), *grid)
 
 
 def _activated(op, y, low, high):
@@ -198,6 +205,57 @@ class Int8Mul:
              zero=np.uint8(1), b=f32["N", 4, 1, 1]),
         Refused("not calibrated", q=u8["N", 4], scale=np.float32(0.5), zero=None, b=f32["N", 4],
                 because="no calibration range"),
+    ]  # fmt: skip
+
+
+@rule(group="quantize", since=19, safety=_FLOATS)
+class Int8HardSigmoid:
+    """A HardSigmoid of an activation that was rounded before is a sum on a grid from 0 to 1, which cuts it there.
+
+    A grid whose scale is multiplied by alpha holds the multiples by alpha; what is left is to add beta. So it stays in bytes,
+    where no runtime has a HardSigmoid.
+    """
+
+    def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, alpha, beta):
+        return op.HardSigmoid(_dequantized(op, q, scale, zero), alpha=alpha, beta=beta)
+
+    def unless(m):
+        if _source(m.root.inputs[0]) is None:
+            return "the input is not on one grid"
+        m.scaled = np.float32(m.alpha * array(m.scale).item())
+        if not 1e-30 < m.scaled < 1e30 or not 0 < m.beta <= 1:
+            return "alpha or beta is not of a usual size"
+
+    def rewrite(op, m):
+        zero = np.uint8(0) if m.zero is None else array(m.zero).reshape(())
+        beta = op.DequantizeLinear(np.uint8(255), np.float32(m.beta / 255), np.uint8(0))
+        return _rounded(op, op.Add(op.DequantizeLinear(m.q, m.scaled, zero), beta), _between(0, 1))
+
+    cases = [
+        Case("a gate", observed={"q": (0, 12)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=np.uint8(6), alpha=0.2, beta=0.5),
+        Refused("falling", q=u8["N", 4], scale=np.float32(0.5), zero=None, alpha=-0.2, beta=0.5, because="of a usual size"),
+        Refused("many grids", q=u8["N", 2], scale=np.array([0.5, 1], np.float32), zero=None, alpha=0.2, beta=0.5,
+                because="not on one grid"),
+    ]  # fmt: skip
+
+
+@rule(group="quantize", since=19, safety=_FLOATS)
+class Int8Sigmoid:
+    """A Sigmoid or LeakyRelu of an activation that was rounded before, rounded again: a table of 256 bytes."""
+
+    def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, attrs: Attrs):
+        return op.oneof("Sigmoid", "LeakyRelu")(_dequantized(op, q, scale, zero), **attrs)
+
+    def unless(m):
+        return _unfit(m, m.root.inputs[0])
+
+    def rewrite(op, m):
+        return _rounded(op, getattr(op, m.root.op_type)(*_inputs(op, m), **m.attrs), m.out)
+
+    cases = [
+        Case("a gate", observed={"q": (0, 12), "y": (-1, 3)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=np.uint8(6),
+             attrs={}),
+        Refused("not calibrated", q=u8["N", 4], scale=np.float32(0.5), zero=None, attrs={}, because="no calibration range"),
     ]  # fmt: skip
 
 
