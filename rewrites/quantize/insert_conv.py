@@ -9,7 +9,7 @@ from olc.quantization import INT8_LIMIT, all_finite, observed
 from olc.rules import LOSSY, U8, Attrs, Case, Const, Many, Refused, array, attr, f32, is_constant, rule, u8
 
 _MOVES = frozenset(("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
-_FLOATS = LOSSY("weights and activations are rounded to 8 bits: cosine about 0.99 to the original")
+_ROUNDED = LOSSY("weights and activations are rounded to 8 bits: cosine about 0.99 to the original")
 
 
 def _moves(node):
@@ -27,8 +27,10 @@ def _source(v):
 
 
 def _between(low, high):
-    """Scale and zero point of the uint8 grid over a range, widened to hold 0."""
+    """Scale and zero point of the uint8 grid over a range, widened to hold 0; None where the range is not finite."""
     low, high = min(float(low), 0.0), max(float(high), 0.0)
+    if not np.isfinite(high - low):
+        return None
     scale = np.float32(max((high - low) / 255, 1e-30) if high > low else 1.0)
     return scale, np.uint8(np.clip(np.rint(-low / float(scale)), 0, 255))
 
@@ -88,6 +90,8 @@ def _unfit(m, *inputs):
         return "no calibration range"
     low, high = _bounds(m.root)
     m.rounded, m.out = rounded, _between(max(seen.low, low), min(seen.high, high))
+    if m.out is None:
+        return "the calibration range is not finite"
 
 
 def _bounds(node):
@@ -127,7 +131,7 @@ def _conv_weight(w, b, scale_x):
     return q, scale, np.rint(b.astype(np.float64) / unit).astype(np.int32), unit
 
 
-@rule(group="quantize", since=19, safety=_FLOATS)
+@rule(group="quantize", since=19, safety=_ROUNDED)
 class Int8Conv:
     """A convolution, perhaps with Relu or Clip after it, whose input, weight, bias and output are rounded to 8 bits.
 
@@ -166,7 +170,7 @@ def _dequantized(op, q, scale, zero):
     return op.shared(op.DequantizeLinear(q, scale, zero))
 
 
-@rule(group="quantize", since=19, safety=_FLOATS)
+@rule(group="quantize", since=19, safety=_ROUNDED)
 class Int8Add:
     """A sum of two activations, one of them rounded before, on grids of 8 bits, perhaps with Relu or Clip after it."""
 
@@ -187,7 +191,7 @@ class Int8Add:
     ]  # fmt: skip
 
 
-@rule(group="quantize", since=19, safety=_FLOATS)
+@rule(group="quantize", since=19, safety=_ROUNDED)
 class Int8Mul:
     """A product of two activations, one of them rounded before, on grids of 8 bits."""
 
@@ -208,7 +212,7 @@ class Int8Mul:
     ]  # fmt: skip
 
 
-@rule(group="quantize", since=19, safety=_FLOATS)
+@rule(group="quantize", since=19, safety=_ROUNDED)
 class Int8HardSigmoid:
     """A HardSigmoid of an activation that was rounded before is a sum on a grid from 0 to 1, which cuts it there.
 
@@ -239,7 +243,7 @@ class Int8HardSigmoid:
     ]  # fmt: skip
 
 
-@rule(group="quantize", since=19, safety=_FLOATS)
+@rule(group="quantize", since=19, safety=_ROUNDED)
 class Int8Sigmoid:
     """A Sigmoid or LeakyRelu of an activation that was rounded before, rounded again: a table of 256 bytes."""
 
@@ -259,7 +263,7 @@ class Int8Sigmoid:
     ]  # fmt: skip
 
 
-@rule(group="quantize", since=19, safety=_FLOATS)
+@rule(group="quantize", since=19, safety=_ROUNDED)
 class Int8Pool:
     """An average over windows or all positions of an activation that was rounded before, rounded again."""
 
@@ -278,7 +282,7 @@ class Int8Pool:
     ]  # fmt: skip
 
 
-@rule(group="quantize", since=19, safety=_FLOATS)
+@rule(group="quantize", since=19, safety=_ROUNDED)
 class Int8Concat:
     """Activations put together, one of them rounded before, on one grid of 8 bits."""
 

@@ -35,7 +35,7 @@ def _dequantized(op, q, scale, zero=None):
     return op.DequantizeLinear(q, scale, zero, **({"axis": 1} if scale.ndim else {}))
 
 
-@rule(group="quantize-raise", safety=WHY, since=13)
+@rule(group="quantize-raise", safety=WHY, since=19)
 class DynamicMatMulInteger:
     """A MatMulInteger of an activation rounded as the model runs, scaled, is a MatMul over dequantized operands.
 
@@ -69,8 +69,8 @@ class DynamicMatMulInteger:
         return op.MatMul(x, _dequantized(op, m.w if m.q is None else m.q, m.scales, m.zeros))
 
     cases = [
-        Case("quantize_dynamic's", opset=21, x=f32["B", "S", 32], w=i8[32, 16], zero=np.int8(0), scale=np.float32(0.01)),
-        Case("each column", opset=21, x=f32["N", 16], w=i8[16, 3], zero=np.array([0, 3, -7], np.int8),
+        Case("quantize_dynamic's", x=f32["B", "S", 32], w=i8[32, 16], zero=np.int8(0), scale=np.float32(0.01)),
+        Case("each column", x=f32["N", 16], w=i8[16, 3], zero=np.array([0, 3, -7], np.int8),
              scale=np.array([0.01, 0.02, 0.5], np.float32)),
         Case("unsigned", x=f32["N", 16], w=u8[16, 3], zero=np.uint8(130), scale=np.array([0.01, 0.02, 0.5], np.float32)),
         Case("unsigned, no zero point", x=f32["N", 16], w=u8[16, 3], zero=None, scale=np.float32(0.01)),
@@ -145,7 +145,7 @@ class DynamicInt8Gemm:
     ]  # fmt: skip
 
 
-@rule(group="quantize", since=13, safety=LOSSY("activations are rounded to 8 bits: cosine about 0.99 to the original"))
+@rule(group="quantize", since=19, safety=LOSSY("activations are rounded to 8 bits: cosine about 0.99 to the original"))
 class StoredInt8Linear:
     """A linear layer whose weight is stored as int8 and widened by Cast and Mul has its activation rounded to 8 bits too.
 

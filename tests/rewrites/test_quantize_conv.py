@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from olc import frontend, ir, storage, targets
 from olc.analysis import shapes
 from olc.evaluation.executed import executed
@@ -20,10 +21,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 import models
 
 TARGET = targets.get("onnxruntime-cpu")
-RULES = ("int8-conv", "int8-add", "int8-mul", "int8-pool", "int8-concat")
+RULES = ("int8-conv", "int8-add", "int8-mul", "int8-pool", "int8-concat", "int8-sigmoid", "int8-hard-sigmoid")
 
 
-def network(path: Path, dead: bool = False) -> None:
+def network(path: Path, gate_op: str = "Sigmoid", dead: bool = False) -> None:
     """A stem with MaxPool, a depthwise and a pointwise convolution with a residual sum, a gate, two branches, a head."""
     random = np.random.default_rng(7)
     nodes: list[onnx.NodeProto] = []
@@ -46,7 +47,7 @@ def network(path: Path, dead: bool = False) -> None:
     weights["six"], weights["zero"] = np.array(6.0), np.array(0.0)
     y = node("Clip", [conv(x, 16, 16, 3, 16), "zero", "six"])
     x = node("Relu", [node("Add", [conv(y, 16, 16, 1), x])])
-    gate = node("Sigmoid", [conv(node("GlobalAveragePool", [x]), 16, 16, 1)])
+    gate = node(gate_op, [conv(node("GlobalAveragePool", [x]), 16, 16, 1)])
     x = node("Mul", [x, gate])
     x = node("Concat", [conv(x, 16, 8, 1), node("Relu", [conv(x, 16, 8, 3)])], axis=1)
     nodes.append(helper.make_node("GlobalAveragePool", [conv(x, 16, 32, 3)], ["y"], name="head"))
@@ -110,18 +111,20 @@ def error(a: Path, b: Path) -> float:
     return float(np.linalg.norm(x - y) / np.linalg.norm(x))
 
 
-def test_as_close_as_the_peer_and_in_integers_throughout(tmp_path: Path):
+@pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
+def test_as_close_as_the_peer_and_in_integers_throughout(gate, tmp_path: Path):
     source, ours, peer = (tmp_path / f"{n}.onnx" for n in ("float", "ours", "peer"))
-    network(source)
+    network(source, gate)
     calibration = feeds(1, 8)
     quantized(source, ranges(source, calibration), ours)
     by_peer(source, calibration, peer)
     assert error(source, ours) < 1.25 * error(source, peer) < 0.1
     run = {e.operator: e.count for e in executed(ours, feeds(2, 1)[0])}
     assert run["QLinearConv"] == 7
-    assert run["QLinearAdd"] == run["QLinearMul"] == run["QLinearConcat"] == 1
+    assert run["QLinearMul"] == run["QLinearConcat"] == 1
+    assert run["QLinearAdd"] + run.get("QLinearSigmoid", 0) == 2  # HardSigmoid is a sum
     assert run["QLinearGlobalAveragePool"] == 2
-    assert not {"Conv", "FusedConv", "Relu", "Clip", "Add", "Mul", "Concat", "GlobalAveragePool"} & set(run)
+    assert not {"Conv", "FusedConv", "Relu", "Clip", "Add", "Mul", "Concat", "GlobalAveragePool", gate} & set(run)
 
 
 def test_only_what_is_calibrated_is_rounded(tmp_path: Path):
