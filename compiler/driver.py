@@ -23,17 +23,22 @@ from .evaluation import data as data_files
 from .evaluation import executed
 from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate, external_files
+from .evaluation.padding import as_it_is, without_padding
 from .files import write_text
 from .fusions import survey
 from .ir import Model
 from .passes import Context
 from .pipeline import Options, Result, optimize
+from .quantization import Observed
+from .quantization.observers import load_ranges, save_ranges
 from .report import Report
 from .rules import Registry, registry
 from .session import SessionOptions, run, sidecar
 from .strategy.budget import Budget
+from .strategy.calibrate import calibrate
 from .strategy.plan import Plan
-from .strategy.search import Search, Trial
+from .strategy.quantize import Fit
+from .strategy.search import Search, Trial, front, layers, next_best
 
 PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy")
 
@@ -51,6 +56,8 @@ class Settings:
         budget: how far LOSSY rewrites may move the outputs.
         quantize: at -O3, ``auto`` or what to round layers to (``strategy/quantize.py``: ``int8``, ``int4``, ``none``).
         keep_float: patterns (``*``, ``?``) of names of nodes, weights or exported modules that are not rounded.
+        calibration: how ranges of activations are chosen on ``data`` (``strategy/calibrate.py``).
+        ranges: file of ranges; read where it exists, else written by calibration.
         evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
         measure: time the two and their memory as well as comparing outputs (always at -O3).
         unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
@@ -66,6 +73,8 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
     quantize: str = "auto"
     keep_float: tuple[str, ...] = ()
+    calibration: str = "minmax"
+    ranges: str | None = None
     evaluate: bool = True
     measure: bool = True
     seconds: float = 120.0
@@ -137,10 +146,13 @@ class _Compile:
         self.target = targets.get(settings.target)
         self.rules: Registry = registry(settings.rules)
         self.trials: list[Trial] = []
+        self.layers: list[dict[str, Any]] = []
+        self.fits: list[Fit] = []
         self.notes: list[str] = []
         self.inputs: dict[str, Any] = {}
         self.feed: dict[str, Any] | None = None
         self.executed: dict[str, Any] = {}
+        self.facts: dict[str, Observed] = {}
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
@@ -154,7 +166,22 @@ class _Compile:
         self.say(f"compiling at -O{level}")
         result = self.optimize(plan, level)
         built = self.save(result.model, plan)
-        evaluation = self.evaluate(built, plan, level) if s.evaluate else None
+        error = min((f.error for f in self.fits if plan is not None and set(f.sites) == plan.kept()), default=float("inf"))
+        while True:
+            try:
+                evaluation = self.evaluate(built, plan, level) if s.evaluate else None
+                break
+            except VerificationFailed as e:
+                if plan is None or s.plan is not None or not plan.kept():
+                    raise
+                # What chose was inside the budget, what judges is not: the next choice with a smaller error.
+                self.notes.append(f"a choice of layers that was inside the budget was not where it was judged: {e.what}")
+                plan, error = next_best(plan, self.fits, error)
+                for row in self.layers:
+                    choice = plan.sites[row["rule"], row["node"]]
+                    row |= {"kept": choice.keep, "why": choice.why}
+                result = self.optimize(plan, level)
+                built = self.save(result.model, plan)
         while s.evaluate and s.level == 3 and s.plan is None and level > 0 and _slower(evaluation):
             # The search looked at parts, on other inputs. The whole has the last word, down to the source as it was.
             assert evaluation is not None
@@ -202,17 +229,40 @@ class _Compile:
         self.say("running the source model")
         feeds = self.sample(s.seed)
         opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
-        reference = [run(opened, f, where=str(self.path)) for f in feeds]
+        _, keep = without_padding(self.model)
+        reference = [keep(f, run(opened, f, where=str(self.path))) for f in feeds]
         del opened
         ctx = self.context()
         base = self.model.clone()
         optimize(base, self.options(1), ctx, self.rules)
         search = Search(
-            base, ctx, self.rules, self.target, feeds, reference, s.budget, s.exact, s.threads, s.seconds,
-            self.options(3), self.say, s.quantize, s.keep_float,
+            base, ctx, self.rules, self.target, feeds, reference, s.budget.for_choosing(), s.exact, s.threads, s.seconds,
+            self.options(3), self.say, s.quantize, s.keep_float, keep,
+            self.calibrate if s.data is not None or s.ranges is not None else None,
         )  # fmt: skip
         found = search.run(f"sha256:{self.described['sha256']}")
-        self.trials = search.trials
+        self.trials, self.facts, self.fits = search.trials, search.facts, search.fits
+        self.layers = layers(search, found)
+        return found
+
+    def calibrate(self, model: Model) -> dict[str, Observed]:
+        """What the values of a model range over: from the file of ranges, or on the part of the data that chooses.
+
+        Raises:
+            BadInput: there is neither data nor a file, or the file holds no ranges.
+        """
+        s = self.settings
+        if s.ranges is not None and Path(s.ranges).exists():
+            return load_ranges(s.ranges)
+        if s.data is None:
+            where, what = ("--ranges", "there is no such file") if s.ranges is not None else ("--plan", "it needs calibration")
+            raise BadInput(what, where=s.ranges or where, hint="give --data to calibrate on, or --ranges with a file that exists")
+        opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
+        feeds, _ = data_files.split(data_files.load(s.data, data_files.expected(opened)))
+        del opened
+        found = calibrate(model, feeds, self.target, s.threads, s.calibration)
+        if s.ranges is not None:
+            save_ranges(s.ranges, found)
         return found
 
     def context(self) -> Context:
@@ -232,8 +282,23 @@ class _Compile:
         options = self.options(level)
         if plan is not None:
             carried = plan.options(r.group for r in self.rules)
-            options = replace(options, level=carried.level, groups=carried.groups, sites=carried.sites)
+            options = replace(
+                options, level=carried.level, groups=carried.groups, sites=carried.sites, smooth=carried.smooth,
+                facts=self.known_facts(plan, level),
+            )  # fmt: skip
         return optimize(self.model.clone(), options, self.context(), self.rules)
+
+    def known_facts(self, plan: Plan, level: int) -> dict[str, Observed]:
+        """What calibration saw; calibrated now where a plan is carried out that rests on it."""
+        s = self.settings
+        if not self.facts and (plan.smooth or s.data is not None or s.ranges is not None) and level == 3:
+            self.say("calibrating")
+            carried = plan.options(r.group for r in self.rules)
+            fused = optimize(
+                self.model.clone(), replace(self.options(2), groups=carried.groups), self.context(), self.rules
+            ).model
+            self.facts = self.calibrate(fused)
+        return self.facts
 
     def save(self, model: Model, plan: Plan | None) -> Path:
         built = self.folder / self.out.name
@@ -253,12 +318,16 @@ class _Compile:
         self.say("comparing the artifact with the source")
         feeds = self.sample(s.seed + 1)
         measure = s.measure or level == 3
+        lossy = plan is not None and bool(plan.kept())
+        mask, keep = without_padding(self.model) if lossy else (None, as_it_is)
+        if mask is not None:
+            self.notes.append(f"what was rounded is judged at the tokens that {mask!r} keeps")
         found = evaluate(
             self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
             time_s=2.0 if measure else 0.0, measure_memory=measure,
             options_a=SessionOptions(threads=s.threads), options_b=self.session_options(plan),
+            keep=keep,
         )  # fmt: skip
-        lossy = plan is not None and any(c.keep for c in plan.sites.values())
         if lossy:
             breach = s.budget.breach(found.outputs)
         else:
@@ -324,6 +393,8 @@ class _Compile:
                      "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed},
             plan=plan.dumps() if plan is not None else "",
             trials=[t.to_dict() for t in self.trials],
+            layers=self.layers,
+            front=front(self.trials),
             rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail}
                       for e in events if e.number is not None],
             assumed={name: {"rewrites": n, "what": ASSUMPTIONS[name]} for name, n in sorted(result.ctx.relied.items())},

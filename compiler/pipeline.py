@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +24,13 @@ from .passes import (
     raise_opset,
     simplify,
     size_queries,
+    smooth,
     split_sizes,
     tied_weights,
 )
 from .passes import shapes as shapes_pass
+from .quantization import Observed
+from .quantization.facts import note
 from .rewriter import Outcome, Rewriter
 from .rules import Registry, Rule, registry
 
@@ -45,6 +48,8 @@ class Options:
         simplify: run onnxsim once, as a stage of its own, and keep its result where it verifies and is smaller.
         groups: groups of CLOSE rules that may act; None for all.
         sites: for each LOSSY rule, the names of the nodes at which it may act.
+        smooth: activations that are smoothed before layers are rounded, name to alpha (``passes/smooth.py``).
+        facts: what calibration saw of values, by name, for LOSSY rules and smoothing.
         skip: rules not to apply, ``name`` or ``name@node``.
         stop_after: number of the last rewrite to apply.
         verify_each: run the verifier after every pass.
@@ -57,6 +62,8 @@ class Options:
     simplify: bool = False
     groups: frozenset[str] | None = None
     sites: dict[str, frozenset[str]] = field(default_factory=dict)
+    smooth: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Observed] = field(default_factory=dict)
     skip: frozenset[str] = frozenset()
     stop_after: int | None = None
     verify_each: bool = False
@@ -182,6 +189,10 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         run.clean("EXACT")
     if o.level >= 2 > o.start:
         run.clean("EXACT", "CLOSE")
+    if o.level >= 3 and not o.exact:
+        note(model, o.facts)
+        if o.smooth:
+            run.run_pass(smooth, o.smooth)
     if o.level >= 3 and o.sites and not o.exact and run.rewrite("lossy rules", run.select("LOSSY"), o.sites):
         quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
         run.rewrite("quantized forms", quantized)

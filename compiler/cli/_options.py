@@ -73,6 +73,11 @@ def quantize_options(f: F) -> F:
     bounds = "How far outputs may move: cosine>=0.995, top1>=0.99, or both with a comma [default: 0.99 each]."
     what = "Round layers to these; auto: what is measured to be fastest within --accuracy. fp16 has no kernels on CPUs."
     keep = "Round no layer whose node, weight or module matches; * and ? stand for anything. May be repeated."
+    ranges = "Ranges of activations: read from FILE where it exists, else written there by calibration on --data."
+    f = click.option("--ranges", metavar="FILE", help=ranges)(f)
+    methods = click.Choice(["minmax", "percentile", "entropy", "mse"])
+    how = "How the range of an activation is chosen from what --data shows."
+    f = click.option("--calibration", type=methods, default="minmax", show_default=True, help=how)(f)
     f = click.option("--keep-float", multiple=True, metavar="PATTERN", help=keep)(f)
     kinds = click.Choice(["auto", "int8", "int4", "none"])
     f = click.option("--quantize", type=kinds, default="auto", show_default=True, help=what)(f)

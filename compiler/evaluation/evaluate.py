@@ -15,6 +15,7 @@ from . import data as data_module
 from . import inputs, latency, numerics, process
 from .latency import Paired
 from .numerics import OutputDifference
+from .padding import Keep, as_it_is
 from .process import Measured
 
 Feed = dict[str, Any]
@@ -138,6 +139,7 @@ def evaluate(
     samples: int = SAMPLES,
     options_a: SessionOptions | None = None,
     options_b: SessionOptions | None = None,
+    keep: Keep = as_it_is,
 ) -> Evaluation:
     """Compare a candidate with a reference.
 
@@ -146,6 +148,7 @@ def evaluate(
         feeds: samples; else ``data`` is loaded, else ``samples`` of them are made up with ``dims``.
         threads: for both; each model's recommendation where None.
         time_s: seconds for the paired timing; 0 leaves it out.
+        keep: the part of each side's outputs that is compared (``padding.py``).
         options_a, options_b: session options; those recorded beside each model where None.
 
     Raises:
@@ -166,7 +169,7 @@ def evaluate(
     kept: list[Feed] = []
     count = 0
     for feed in source:
-        comparison.add(*(run(s, feed, where=p) for s, p in zip(opened, paths, strict=True)))
+        comparison.add(*(keep(feed, run(s, feed, where=p)) for s, p in zip(opened, paths, strict=True)))
         if len(kept) < TIMED:
             kept.append(feed)
         count += 1

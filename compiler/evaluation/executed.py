@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,29 +42,52 @@ def executed(
     Raises:
         OlcError: the model cannot be opened or run.
     """
+    counted = _profiled(path, feed, options)
+    n = max(len(counted), 1)
+    found = _summed(counted, lambda e: str(e["args"]["op_name"]))
+    rows = [Executed(op, round(count / n), time / n) for op, (count, time) in found.items()]
+    return sorted(rows, key=lambda r: (-r.microseconds, r.operator))
+
+
+def node_times(
+    path: str | os.PathLike[str], feed: Mapping[str, Any], options: SessionOptions | None = None
+) -> dict[str, float]:
+    """Microseconds per run in the kernel of each node, by its name as the runtime has it.
+
+    Raises:
+        OlcError: the model cannot be opened or run.
+    """
+    counted = _profiled(path, feed, options)
+    n = max(len(counted), 1)
+    found = _summed(counted, lambda e: str(e["name"]).removesuffix("_kernel_time"))
+    return {name: time / n for name, (_, time) in found.items()}
+
+
+def _profiled(
+    path: str | os.PathLike[str], feed: Mapping[str, Any], options: SessionOptions | None
+) -> list[list[dict[str, Any]]]:
+    """Kernel events of each run but the first."""
     with tempfile.TemporaryDirectory(prefix="olc-profile-") as folder:
         opened = session(path, options=options if options is not None else SessionOptions(), profile=Path(folder) / "run")
         for _ in range(RUNS):
             run(opened, feed, where=os.fspath(path))
-        return _summed(json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8")))
-
-
-def _summed(events: list[dict[str, Any]]) -> list[Executed]:
-    """Kernel events by operator type, without those of the first run."""
+        events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
     runs: list[list[dict[str, Any]]] = [[]]
     for e in sorted((e for e in events if "ts" in e), key=lambda e: (e["ts"] + e.get("dur", 0), e.get("dur", 0))):
         if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"):
             runs[-1].append(e)
         elif e.get("cat") == "Session" and e["name"] == "model_run":
             runs.append([])
-    counted = [_alone(r) for r in runs[1:] if r] or [_alone(r) for r in runs[:1]]
+    return [_alone(r) for r in runs[1:] if r] or [_alone(r) for r in runs[:1]]
+
+
+def _summed(counted: list[list[dict[str, Any]]], key: Callable[[dict[str, Any]], str]) -> dict[str, tuple[int, float]]:
+    """How many events there are of each key, and their time."""
     found: dict[str, tuple[int, float]] = {}
     for e in (e for events in counted for e in events):
-        count, time = found.get(e["args"]["op_name"], (0, 0.0))
-        found[e["args"]["op_name"]] = (count + 1, time + e["dur"])
-    n = max(len(counted), 1)
-    rows = [Executed(op, round(count / n), time / n) for op, (count, time) in found.items()]
-    return sorted(rows, key=lambda r: (-r.microseconds, r.operator))
+        count, time = found.get(key(e), (0, 0.0))
+        found[key(e)] = (count + 1, time + e["dur"])
+    return found
 
 
 def _alone(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

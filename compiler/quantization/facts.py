@@ -39,7 +39,7 @@ def note(model: ir.Model, facts: Mapping[str, Observed]) -> None:
     values = [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)]
     for v in values:
         v.meta.pop(_KEY, None)
-        if v.name in facts:
+        if v.name is not None and v.name in facts:
             v.meta[_KEY] = facts[v.name]
 
 

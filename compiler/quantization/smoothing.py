@@ -24,16 +24,14 @@ class Smoothing:
     """What smoothing was chosen for an activation.
 
     Attributes:
-        alpha: how much of the difficulty moves into the weights; 0: none, for no alpha was better.
+        alpha: how much of the difficulty moves into the weights; 0: none, for no alpha was better in every batch.
         factors: float32 [K]; 1 everywhere where alpha is 0.
-        error: mean over the weights of |xw - x'w'|^2 / |xw|^2 with the factors.
-        before: the same without.
+        left: the part of the error, |xw - x'w'|^2 / |xw|^2 as a mean over the weights, that is left in the worst batch.
     """
 
     alpha: float
     factors: np.ndarray
-    error: float
-    before: float
+    left: float
 
 
 def row_maxima(weights: Sequence[np.ndarray]) -> np.ndarray:
@@ -60,41 +58,43 @@ def factors(channels: np.ndarray, rows: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def best_smoothing(
-    x: np.ndarray, weights: Sequence[np.ndarray], channels: np.ndarray | None = None, alphas: Sequence[float] = ALPHAS
-) -> Smoothing:
-    """The factors of the alpha with the least error at the outputs of all linears that read ``x``, dynamic int8 emulated.
+    batches: Sequence[np.ndarray], weights: Sequence[np.ndarray], channels: np.ndarray | None = None,
+    alphas: Sequence[float] = ALPHAS,
+) -> Smoothing:  # fmt: skip
+    """The factors of the alpha that leaves least of the error at the outputs of all linears that read the activation.
+
+    Dynamic int8 is emulated, batch by batch, for each is rounded over its own range. Of several batches each is judged
+    with factors made of the others, and the worst counts: channels that are small in all but one input are multiplied, and
+    ruin that one, which factors chosen on MiniLM's Gelu outputs did.
 
     Args:
-        x: rows of the activation, float [R, K], finite.
+        batches: rows of the activation in one run each, float [..., K], finite.
         weights: float [K, N] each.
         channels: largest magnitudes [K] of the activation, where more than these rows was seen.
+        alphas: those to try, above 0.
 
     Raises:
-        ValueError: no weight, sizes that differ, or numbers that are not finite.
+        ValueError: no weight, an alpha of 0, sizes that differ, or numbers that are not finite.
     """
-    if not weights or any(w.ndim != 2 or len(w) != x.shape[-1] for w in weights):
-        raise ValueError(f"weights of shapes {[w.shape for w in weights]} for {x.shape[-1]} channels")
-    x = x.reshape(-1, x.shape[-1]).astype(np.float32)
-    seen = np.abs(x).max(axis=0, initial=0.0) if channels is None else channels
+    wrong = [w.shape for w in weights if w.ndim != 2 or any(len(w) != x.shape[-1] for x in batches)]
+    if not weights or wrong:
+        raise ValueError(f"weights of shapes {wrong} for activations of {[x.shape for x in batches]}")
+    if min(alphas, default=1) <= 0:
+        raise ValueError(f"alphas {alphas}; each must be above 0")
+    flat = [x.reshape(-1, x.shape[-1]).astype(np.float32) for x in batches if x.size]
+    ones = np.ones(len(weights[0]), np.float32)
     rows = row_maxima(weights)
-
-    def error(s: np.ndarray) -> float:
-        smooth = x / s
-        return float(np.mean([int8_dynamic(smooth, w * s[:, None]) for w in weights]))
-
-    ones = np.ones(x.shape[1], np.float32)
-    before = error(ones)
-    best = Smoothing(0.0, ones, before, before)
-    for alpha in alphas:
-        s = factors(seen, rows, alpha)
-        e = error(s)
-        if e < best.error:
-            best = Smoothing(alpha, s, e, before)
+    seen = np.array([np.abs(x).max(axis=0) for x in flat]).reshape(len(flat), len(ones))
+    others = [np.delete(seen, i, axis=0).max(axis=0) for i in range(len(flat))] if len(flat) > 1 else list(seen)
+    before = [_error(x, weights, ones) for x in flat]
+    best = Smoothing(0.0, ones, 1.0)
+    for alpha in alphas if any(before) else ():
+        left = max(_error(x, weights, factors(o, rows, alpha)) / e for x, o, e in zip(flat, others, before, strict=True) if e)
+        if left < best.left:
+            best = Smoothing(alpha, factors(seen.max(axis=0) if channels is None else channels, rows, alpha), left)
     return best
 
 
-def best_alpha(
-    x: np.ndarray, weights: Sequence[np.ndarray], channels: np.ndarray | None = None, alphas: Sequence[float] = ALPHAS
-) -> float:
-    """The alpha of ``best_smoothing``; 0 where smoothing does not help."""
-    return best_smoothing(x, weights, channels, alphas).alpha
+def _error(x: np.ndarray, weights: Sequence[np.ndarray], s: np.ndarray) -> float:
+    smooth = x / s
+    return float(np.mean([int8_dynamic(smooth, w * s[:, None]) for w in weights]))

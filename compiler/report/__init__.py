@@ -22,6 +22,8 @@ class Report:
         options: level and what else the user set.
         plan: text of the plan (TOML) at -O3, else "".
         trials: the comparisons that the plan rests on.
+        layers: what LOSSY rules could round: rule, node, whether it was, why, its own error, its share of outliers.
+        front: of the rounded models tried, those that no other beats in both speed and error.
         rewrites: number, rule, site and detail of each rewrite in order; ``passes``: changes by other passes, counted.
         fusions: for each kind of block how many there are by structure, how many fused, and why each other did not.
         assumed: what rewrites took for granted, by name: how many did, and what it is.
@@ -44,6 +46,8 @@ class Report:
     options: dict[str, Any]
     plan: str = ""
     trials: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    front: list[dict[str, Any]] = field(default_factory=list)
     rewrites: list[dict[str, Any]] = field(default_factory=list)
     passes: dict[str, int] = field(default_factory=dict)
     fusions: list[dict[str, Any]] = field(default_factory=list)

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+MARGIN = 0.85
+"""The part of the room that choosing may use."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -18,6 +21,10 @@ class Budget:
 
     cosine: float = 0.99
     top1: float = 0.99
+
+    def for_choosing(self) -> Budget:
+        """The bounds while choosing, a little inside these: the inputs that judge afterwards are others."""
+        return Budget(*(1.0 - MARGIN * (1.0 - bound) for bound in (self.cosine, self.top1)))
 
     def breach(self, differences: Iterable[Any]) -> str | None:
         """The first output that is outside the budget, in words, or None. Takes ``numerics.OutputDifference``."""

@@ -6,7 +6,7 @@ Network Quantization", section 3), on what reaches the layer in the float model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,39 +14,27 @@ import numpy as np
 
 from .. import ir
 from ..ir import Model, Node
-from ..quantization import quantize_blocks, quantize_linear_weight
-from ..quantization.blocks import dequantize
+from ..passes import Context
+from ..passes import smooth as smoothing
+from ..quantization import emulate, observed
+from ..quantization.smoothing import best_smoothing
 from ..targets import Target
 from .probe import watch
 
 MAX_ROWS = 256
 """Rows of an activation that an estimate looks at, per layer and feed."""
 MAX_FEEDS = 2
-
-
-def _relative(exact: np.ndarray, rounded: np.ndarray) -> float:
-    size = float(np.square(exact).sum())
-    return float(np.square(exact - rounded).sum()) / size if size else 0.0
-
-
-def _int8_dynamic(x: np.ndarray, w: np.ndarray) -> float:
-    q, scale = quantize_linear_weight(w)
-    # The runtime quantizes activations per tensor to uint8 with a zero point, over a range that includes 0.
-    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-    step = (high - low) / 255 or 1.0
-    zero = np.clip(np.round(-low / step), 0, 255)
-    xq = (np.clip(np.round(x / step) + zero, 0, 255) - zero) * step
-    return _relative(x @ w, (xq.astype(np.float32) @ q.astype(np.float32)) * scale)
-
-
-def _block(x: np.ndarray, w: np.ndarray, bits: int) -> float:
-    return _relative(x @ w, x @ dequantize(quantize_blocks(w, bits, 64)))
+SMOOTHING_FEEDS = 8
+"""What smoothing gains differs from input to input, and the worst counts, so it sees more of them."""
+GAIN = 0.4
+"""An activation is smoothed where that leaves at most this part of the error in every input seen: what gains less has no
+channels that stand out in all inputs, and is left to chance; and the division may cost a Mul."""
 
 
 ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "int8-linear": _int8_dynamic,
-    "int8-block-linear": lambda x, w: _block(x, w, 8),
-    "int4-block-linear": lambda x, w: _block(x, w, 4),
+    "int8-linear": emulate.int8_dynamic,
+    "int8-block-linear": lambda x, w: emulate.block(x, w, 8, 64, level4=True),
+    "int4-block-linear": lambda x, w: emulate.block(x, w, 4, 64, level4=True),
 }
 """By rule. A rule that is not here has no estimate: its layers come last where some must go."""
 
@@ -82,9 +70,17 @@ def _matrix(value: Any) -> np.ndarray | None:
 
 
 def errors(
-    model: Model, sites: Sequence[tuple[str, str]], feeds: Sequence[dict[str, Any]], target: Target, threads: int | None
-) -> dict[tuple[str, str], float]:
-    """Relative squared error of each (rule, node), the mean over feeds; those without an estimate are left out."""
+    model: Model, sites: Sequence[tuple[str, str]], feeds: Sequence[dict[str, Any]], target: Target, threads: int | None,
+    smooth: Mapping[str, float] | None = None,
+) -> dict[tuple[str, str], float]:  # fmt: skip
+    """Relative squared error of each (rule, node), the mean over feeds; those without an estimate are left out.
+
+    Args:
+        smooth: activations that are smoothed (``passes/smooth.py``), name to alpha.
+    """
+    if smooth:
+        model, ctx = model.clone(), Context()
+        smoothing.run(model, ctx, smooth)
     layers = {ir.site(n): found for n in model.graph if (found := linear(n)) is not None}
     wanted = [s for s in sites if s[1] in layers and s[0] in ESTIMATES]
     total = dict.fromkeys(wanted, 0.0)
@@ -96,6 +92,28 @@ def errors(
             x = rows(values[layer.x])
             total[rule, node] += ESTIMATES[rule](x, layer.w) if x.size else 0.0
     return {s: e / max(seen, 1) for s, e in total.items()}
+
+
+def alphas(
+    model: Model, nodes: Set[str], feeds: Sequence[dict[str, Any]], target: Target, threads: int | None
+) -> dict[str, float]:
+    """For each activation that some of these linear layers read the alpha that serves them best as int8, where it gains."""
+    found = {}
+    for n in model.graph:
+        for v in n.outputs:
+            readers = [r for r in smoothing.readers(v) if ir.site(r.node) in nodes]
+            if readers and v.name and (seen := observed(v)) is not None and seen.channels is not None:
+                found[v.name] = readers, seen.channels
+    seen_rows: dict[str, list[np.ndarray]] = {name: [] for name in found}
+    for values in watch(model, found, feeds[:SMOOTHING_FEEDS], target, threads):
+        for name in found:
+            seen_rows[name].append(rows(values[name]))
+    chosen = {}
+    for name, (readers, channels) in found.items():
+        best = best_smoothing(seen_rows[name], [r.matrix for r in readers], channels)
+        if best.left < GAIN:
+            chosen[name] = best.alpha
+    return chosen
 
 
 def rows(x: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Plan:
     Attributes:
         groups: groups of CLOSE rules. A group that is not named is kept: rules that come later are not shut out.
         sites: (rule, node name) of LOSSY rewrites to what was decided.
+        smooth: activations that are smoothed before layers are rounded, name to alpha.
         notes: facts that the decisions rest on, a sentence each.
     """
 
@@ -42,6 +43,7 @@ class Plan:
     source: str = ""
     groups: dict[str, Choice] = field(default_factory=dict)
     sites: dict[tuple[str, str], Choice] = field(default_factory=dict)
+    smooth: dict[str, float] = field(default_factory=dict)
     session: SessionOptions = field(default_factory=SessionOptions)
     notes: tuple[str, ...] = ()
 
@@ -56,8 +58,18 @@ class Plan:
             level=self.level,
             groups=frozenset(all_groups) - dropped if dropped else None,
             sites={r: frozenset(n) for r, n in sites.items()},
+            smooth=self.smooth,
             **others,
         )
+
+    def kept(self) -> set[tuple[str, str]]:
+        """(rule, node name) of the LOSSY rewrites that are made."""
+        return {s for s, c in self.sites.items() if c.keep}
+
+    def without_sites(self, why: str) -> Plan:
+        """The same without LOSSY rewrites."""
+        sites = {s: replace(c, keep=False, why=why) if c.keep else c for s, c in self.sites.items()}
+        return replace(self, sites=sites, smooth={})
 
     def dumps(self) -> str:
         """The plan as TOML; ``loads`` reads it back."""
@@ -77,6 +89,8 @@ class Plan:
             lines.append(f"disabled_optimizers = {json.dumps(list(self.session.disabled_optimizers))}")
         if self.session.config:
             lines += ["", "[session.config]", *(f"{_q(k)} = {_q(v)}" for k, v in sorted(self.session.config.items()))]
+        if self.smooth:
+            lines += ["", "[smooth]", *(f"{_q(name)} = {alpha:g}" for name, alpha in sorted(self.smooth.items()))]
         for name, c in sorted(self.groups.items()):
             lines += ["", f"[groups.{_q(name)}]", *_choice(c)]
         for (rule, node), c in sorted(self.sites.items()):
@@ -94,7 +108,7 @@ class Plan:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as e:
             raise BadInput(f"the plan is not TOML: {e}", where=where) from e
-        known = {"target", "level", "source", "notes", "session", "groups", "sites"}
+        known = {"target", "level", "source", "notes", "session", "groups", "sites", "smooth"}
         unknown = sorted(set(data) - known)
         if unknown:
             raise BadInput(f"the plan has an unknown entry {unknown[0]!r}", where=where, hint=f"known: {sorted(known)}")
@@ -105,6 +119,7 @@ class Plan:
                 source=str(data.get("source", "")),
                 groups={str(k): _read(v) for k, v in data.get("groups", {}).items()},
                 sites={(str(s["rule"]), str(s["node"])): _read(s) for s in data.get("sites", [])},
+                smooth={str(k): float(v) for k, v in data.get("smooth", {}).items()},
                 session=SessionOptions.from_dict(data.get("session", {}), where=where),
                 notes=tuple(map(str, data.get("notes", []))),
             )

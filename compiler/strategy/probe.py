@@ -19,7 +19,8 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 def activations(model: Model, operators: Iterable[str]) -> list[str]:
     """Names of the float values, constants apart, that nodes of these operators in the main graph read or give."""
-    wanted, found = frozenset(operators), {}
+    wanted = frozenset(operators)
+    found: dict[str, None] = {}
     for n in model.graph:
         if n.domain == "" and n.op_type in wanted:
             for v in (*n.inputs, *n.outputs):

@@ -1,7 +1,8 @@
 """Which layers are rounded, and how. Every scheme is tried whole, cut back to what the budget allows, and measured.
 
-1. All layers that a scheme's rules fit are rounded. Where that is faster but outside the budget, they are ordered by the
-   error that each causes at its own output, and the longest run of small errors that fits the budget is kept.
+1. All layers that a scheme's rules fit are rounded. Where that is faster but outside the budget, activations are smoothed,
+   if there was data to calibrate on; where that does not suffice, layers are ordered by the error that each causes at its
+   own output, and the longest run of small errors that fits the budget is kept.
 2. The fastest of the schemes that fit is kept; what it had to leave in float is tried in the others.
 
 The order of least harm first, and stopping where the budget is spent, is that of post-training mixed precision (Nagel et
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING
 
 from .. import ir
 from ..analysis import shapes
+from ..evaluation.executed import node_times
 from ..evaluation.latency import Paired
 from ..ir import Model, Node
 from ..matching import Match
+from ..quantization.facts import note
 from ..rewriter import why
+from ..session import SessionOptions
 from .budget import Budget
-from .layers import errors
+from .layers import alphas, errors
 from .plan import Choice
 
 if TYPE_CHECKING:
@@ -34,15 +38,25 @@ Site = tuple[str, str]
 
 SCHEMES: dict[str, tuple[str, ...]] = {
     "int8": ("int8-linear", "int8-conv", "int8-add", "int8-pool"),
-    "int4-block": ("int4-block-linear",),
     "int8-block": ("int8-block-linear",),
+    "int4-block": ("int4-block-linear",),
 }
 """A LOSSY rule that no scheme names is a scheme of its own."""
 
 ASKED: dict[str, tuple[str, ...]] = {
-    "int8": ("int8", "int8-block"), "int4": ("int4-block", "int8-block", "int8"), "none": (),
+    "int8": ("int8", "int8-block"), "int4": ("int8-block", "int4-block"), "none": (),
 }  # fmt: skip
-"""Schemes by what a user asks for, the wanted one first. ``auto``: all."""
+"""Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A choice of layers that is faster and inside the budget, for the case that the one chosen fails where it is judged."""
+
+    speed: float
+    error: float
+    sites: tuple[Site, ...]
+    smooth: dict[str, float]
 
 
 @dataclass
@@ -54,6 +68,7 @@ class Tried:
     candidate: Candidate
     paired: Paired
     error: float
+    smooth: dict[str, float] = field(default_factory=dict)
     left: dict[Site, str] = field(default_factory=dict)
 
 
@@ -61,7 +76,12 @@ def choose(
     s: Search, folder: Path, groups: frozenset[str] | None, best: Candidate
 ) -> tuple[dict[Site, Choice], Candidate]:
     """What to round, with the reason for each layer, and the model that came out: ``best`` where nothing pays."""
+    if s.calibrate is not None:
+        s.say("calibrating")
+        s.facts = s.calibrate(best.model)
+        note(best.model, s.facts)
     found = sites(s, best.model)
+    s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.model.graph if n.inputs and n.inputs[0] is not None}
     if not found:
         return {}, best
     job = _Job(s, folder, groups, best, found)
@@ -106,9 +126,10 @@ class _Job:
         self.faster: set[str] = set()
         self.verdicts: dict[str, str] = {}
         self.errors: dict[Site, float] = {}
+        self.closer: list[Site] = []
 
-    def build(self, chosen: Sequence[Site]) -> Candidate:
-        return self.s.build(self.folder, self.groups, by_rule(chosen), self.best.model)
+    def build(self, chosen: Sequence[Site], smooth: dict[str, float]) -> Candidate:
+        return self.s.build(self.folder, self.groups, by_rule(chosen), self.best.model, smooth)
 
     def consider(self, scheme: str) -> None:
         """Try a scheme; it becomes the winner where it is the fastest so far."""
@@ -122,60 +143,88 @@ class _Job:
             self.s.drop(tried.candidate)
 
     def try_whole(self, scheme: str) -> Tried | None:
-        found, s = self.found[scheme], self.s
+        s, found = self.s, self.found[scheme]
         s.say(f"trying {len(found)} layers as {scheme}")
-        whole = self.build(found)
-        p = s.pair(self.best.session, whole.session)
-        differences = s.differences(whole.session)
+        tried, breach = self.judge(scheme, found, {}, f"all {len(found)} layers {scheme}")
+        if tried is None:
+            return None
+        smooth: dict[str, float] = {}
+        if breach is not None and scheme == "int8" and s.facts:
+            s.say("smoothing activations")
+            smooth = alphas(self.best.model, {node for _, node in found}, s.feeds, s.target, s.threads)
+            smoothed, breach_then = None, None
+            if smooth:
+                what = f"all {len(found)} layers {scheme}, {len(smooth)} activations smoothed"
+                smoothed, breach_then = self.judge(scheme, found, smooth, what)
+            if smoothed is not None and smoothed.error < tried.error:
+                s.drop(tried.candidate)
+                tried, breach = smoothed, breach_then
+            else:
+                smooth = {}
+                if smoothed is not None:
+                    s.drop(smoothed.candidate)
+        if breach is None:
+            if scheme == "int8-block":
+                self.closer = found
+            return tried
+        s.drop(tried.candidate)
+        return self.longest_prefix(scheme, breach, smooth)
+
+    def judge(
+        self, scheme: str, chosen: list[Site], smooth: dict[str, float], what: str
+    ) -> tuple[Tried | None, str | None]:
+        """Build and measure; None where it is not faster, and why it is outside the budget where it is."""
+        s = self.s
+        candidate = self.build(chosen, smooth)
+        p = s.pair(self.best.session, candidate.session)
+        differences = s.differences(candidate.session)
         breach, error = s.budget.breach(differences), Budget.error(differences)
-        fits = p.verdict == "faster" and breach is None
-        s.record(f"all {len(found)} layers {scheme}", p, fits, error, breach or "")
-        if fits:
-            self.faster.add(scheme)
-            return Tried(scheme, found, whole, p, error)
-        s.drop(whole)
+        s.record(what, p, p.verdict == "faster" and breach is None, error, breach or "")
         if p.verdict != "faster":
             self.verdicts[scheme] = f"as {scheme} the model is {p.text}"
-            return None
-        assert breach is not None
+            s.drop(candidate)
+            return None, breach
         self.faster.add(scheme)
-        return self.longest_prefix(scheme, breach)
+        if breach is None:
+            s.fits.append(Fit(p.ratio, error, tuple(chosen), smooth))
+        return Tried(scheme, chosen, candidate, p, error, smooth), breach
 
-    def longest_prefix(self, scheme: str, breach: str) -> Tried | None:
+    def longest_prefix(self, scheme: str, breach: str, smooth: dict[str, float]) -> Tried | None:
         """As many of the layers with the smallest errors of their own as the budget allows."""
         found, s = self.found[scheme], self.s
         s.say(f"ordering layers by their own error as {scheme}")
-        self.errors |= errors(self.best.model, found, s.feeds, s.target, s.threads)
+        self.errors |= errors(self.best.model, found, s.feeds, s.target, s.threads, smooth)
         order = sorted(found, key=lambda site: (self.errors.get(site, float("inf")), site))
-        fits, low = self.bisect(order, scheme, [])
-        if fits is None:
+        low = self.bisect(order, scheme, smooth)
+        if low == 0:
             self.verdicts[scheme] = f"none as {scheme} fits the budget: {breach}"
             return None
-        p = s.pair(self.best.session, fits.session)
-        error = Budget.error(s.differences(fits.session))
-        s.record(f"{low} of {len(order)} layers {scheme}", p, p.verdict == "faster", error)
-        if p.verdict != "faster":
-            self.verdicts[scheme] = f"as far as {scheme} fits the budget the model is {p.text}"
-            s.drop(fits)
-            return None
-        return Tried(scheme, order[:low], fits, p, error, dict.fromkeys(order[low:], "with it the budget is exceeded"))
+        chosen = self.with_closer(order[:low])
+        beside = f", {len(chosen) - low} as int8-block" if len(chosen) > low else ""
+        tried, _ = self.judge(scheme, chosen, smooth, f"{low} of {len(order)} layers {scheme}{beside}")
+        if tried is not None:
+            tried.left = dict.fromkeys(order[low:], "with it the budget is exceeded")
+        return tried
 
-    def bisect(self, order: list[Site], scheme: str, others: list[Site]) -> tuple[Candidate | None, int]:
-        """The longest prefix that fits beside ``others``, built, and its length."""
-        s, low, high, fits = self.s, 0, len(order), None
-        while high - low > 1 and s.time_left(f"more layers as {scheme} were"):
+    def bisect(self, order: list[Site], scheme: str, smooth: dict[str, float]) -> int:
+        """The length of the longest prefix that fits the budget, to a 32nd of all."""
+        s, low, high = self.s, 0, len(order)
+        near = max(1, len(order) // 32)
+        while high - low > near and s.time_left(f"more layers as {scheme} were"):
             middle = (low + high) // 2
             s.say(f"trying the {middle} of {len(order)} layers with the smallest error as {scheme}")
-            candidate = self.build([*others, *order[:middle]])
+            candidate = self.build(self.with_closer(order[:middle]), smooth)
             if s.budget.breach(s.differences(candidate.session)) is None:
                 low = middle
-                if fits is not None:
-                    s.drop(fits)
-                fits = candidate
             else:
                 high = middle
-                s.drop(candidate)
-        return fits, low
+            s.drop(candidate)
+        return low
+
+    def with_closer(self, chosen: list[Site]) -> list[Site]:
+        """These layers, and the others in blocks of 8 bits where all layers so fit the budget."""
+        taken = {node for _, node in chosen}
+        return [*chosen, *(site for site in self.closer if site[1] not in taken)]
 
     def complete(self) -> None:
         """What the winner leaves in float is tried in the other schemes that were faster."""
@@ -187,7 +236,7 @@ class _Job:
                 continue
             s.say(f"trying the {len(rest)} layers that are left as {scheme}")
             both = [*self.winner.sites, *rest]
-            candidate = self.build(both)
+            candidate = self.build(both, self.winner.smooth)
             p = s.pair(self.winner.candidate.session, candidate.session)
             differences = s.differences(candidate.session)
             breach = s.budget.breach(differences)
@@ -196,7 +245,9 @@ class _Job:
             if kept:
                 s.drop(self.winner.candidate)
                 paired = s.pair(self.best.session, candidate.session)
-                self.winner = Tried(self.winner.scheme, both, candidate, paired, Budget.error(differences))
+                error = Budget.error(differences)
+                s.fits.append(Fit(paired.ratio, error, tuple(both), self.winner.smooth))
+                self.winner = Tried(self.winner.scheme, both, candidate, paired, error, self.winner.smooth)
             else:
                 s.drop(candidate)
 
@@ -214,8 +265,14 @@ class _Job:
                 elif site[1] not in taken:
                     default = self.verdicts.get(scheme, "not tried: no time was left")
                     made[site] = Choice(False, alone + (won.left.get(site, default) if won is not None else default))
+        self.s.errors = self.errors
         if won is None:
             return made, self.best
+        self.s.smooth = won.smooth
+        options = SessionOptions(threads=self.s.threads)
+        self.s.times = (
+            node_times(self.best.path, self.s.feeds[0], options), node_times(won.candidate.path, self.s.feeds[0], options),
+        )  # fmt: skip
         self.s.drop(self.best)
         return made, won.candidate
 

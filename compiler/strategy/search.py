@@ -12,8 +12,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,17 @@ import numpy as np
 from .. import storage
 from ..errors import OlcError
 from ..evaluation import latency, numerics
+from ..evaluation.padding import Keep, as_it_is
 from ..ir import Model
 from ..passes import Context
 from ..pipeline import Options, optimize
+from ..quantization import Observed
 from ..rules import Registry
 from ..session import SessionOptions, run
 from ..targets import Target
 from .budget import Budget
 from .plan import Choice, Plan
-from .quantize import choose
+from .quantize import Fit, choose
 
 PAIR_SECONDS = 2.0
 LEVELS = ("extended", "basic")
@@ -69,10 +71,15 @@ class Search:
 
     Attributes:
         base: the model after -O1; it is cloned, never changed.
-        reference: the source model's outputs for ``feeds``.
+        reference: the source model's outputs for ``feeds``, the part that ``keep`` keeps.
         seconds: wall time after which nothing new is tried.
         quantize: ``auto`` or a key of ``quantize.ASKED``.
         keep_float: patterns of names of layers that are not rounded.
+        calibrate: gives what values of a model range over, or None where there is no data to see that on.
+        facts, smooth: what it gave, and the activations that the plan smooths; set by the search.
+        fits: choices of layers that were faster and inside the budget.
+        reads: of each node that might be rounded the activation's name.
+        errors, times: of each (rule, node) its error alone; of each node its microseconds in float and in the model chosen.
         say: called with a line on what is being tried.
     """
 
@@ -90,6 +97,14 @@ class Search:
     say: Callable[[str], None]
     quantize: str = "auto"
     keep_float: tuple[str, ...] = ()
+    keep: Keep = as_it_is
+    calibrate: Callable[[Model], dict[str, Observed]] | None = None
+    facts: dict[str, Observed] = field(default_factory=dict)
+    smooth: dict[str, float] = field(default_factory=dict)
+    fits: list[Fit] = field(default_factory=list)
+    reads: dict[str, str] = field(default_factory=dict)
+    errors: dict[tuple[str, str], float] = field(default_factory=dict)
+    times: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
     trials: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     built: int = 0
@@ -111,20 +126,22 @@ class Search:
         if not self.exact:
             sites, best = choose(self, folder, kept, best)
         session = self._levels(best)
-        return Plan(self.target.name, 3, source, groups, sites, session, tuple(self.notes))
+        return Plan(self.target.name, 3, source, groups, sites, self.smooth, session, tuple(self.notes))
 
     # --- building and measuring ------------------------------------------------------------------------------------
 
     def build(
-        self, folder: Path, groups: frozenset[str] | None, sites: dict[str, frozenset[str]], fused: Model | None = None
+        self, folder: Path, groups: frozenset[str] | None, sites: dict[str, frozenset[str]], fused: Model | None = None,
+        smooth: Mapping[str, float] | None = None,
     ) -> Candidate:
         """A candidate from ``base``, or from ``fused``, a model that has been taken to -O2 already."""
         o = self.options
         model = (self.base if fused is None else fused).clone()
         ctx = Context(target=self.ctx.target, skip=self.ctx.skip, unassumed=self.ctx.unassumed, events=list(self.ctx.events))
         options = Options(
-            level=3, start=1 if fused is None else 2, groups=groups, sites=sites, skip=o.skip, strict=o.strict
-        )
+            level=3, start=1 if fused is None else 2, groups=groups, sites=sites, smooth=smooth or {}, facts=self.facts,
+            skip=o.skip, strict=o.strict,
+        )  # fmt: skip
         result = optimize(model, options, ctx, self.rules)
         self.built += 1
         path = folder / f"candidate{self.built}" / "model.onnx"
@@ -144,7 +161,7 @@ class Search:
         return latency.paired(lambda: run(a, feed), lambda: run(b, feed), budget_s=PAIR_SECONDS, min_pairs=8)
 
     def differences(self, session: Any) -> list[numerics.OutputDifference]:
-        return numerics.compare(self.reference, [run(session, f) for f in self.feeds])
+        return numerics.compare(self.reference, [self.keep(f, run(session, f)) for f in self.feeds])
 
     def time_left(self, what: str, share: float = 1.0) -> bool:
         if time.perf_counter() - self.started < self.seconds * share:
@@ -200,3 +217,42 @@ class Search:
                 chosen, current = options, other
         return chosen
 
+
+
+def next_best(plan: Plan, fits: Sequence[Fit], error: float) -> tuple[Plan, float]:
+    """The plan with the fastest of the choices that have a smaller error than that, or with none; and its error."""
+    better = sorted((f for f in fits if f.error < 0.75 * error), key=lambda f: -f.speed)
+    if not better:
+        return plan.without_sites("where it was judged, on inputs that did not choose, the budget was exceeded"), 0.0
+    fit = better[0]
+    text = f"the fastest choice before it exceeded the budget where it was judged; with this one {fit.speed:.2f} times the speed"
+    sites = {s: replace(c, keep=False, why=text) for s, c in plan.sites.items() if s not in fit.sites}
+    return replace(plan, sites=sites | {s: Choice(True, text, fit.speed) for s in fit.sites}, smooth=fit.smooth), fit.error
+
+
+def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
+    """For the report: each place that a LOSSY rule could have acted at, what became of it, its error and its time.
+
+    ``outliers``: largest magnitude of a channel of its activation over the median one, where there was calibration.
+    """
+    rows = []
+    for (rule, node), choice in sorted(plan.sites.items()):
+        seen = found.facts.get(found.reads.get(node, ""))
+        channels = None if seen is None else seen.channels
+        middle = 0.0 if channels is None else float(np.median(channels))
+        before, after = (t.get(node) for t in found.times)
+        rows.append({
+            "rule": rule, "node": node, "kept": choice.keep, "why": choice.why, "error": found.errors.get((rule, node)),
+            "outliers": float(channels.max()) / middle if channels is not None and middle > 0 else None,
+            "microseconds": [before, after if choice.keep else before],
+        })  # fmt: skip
+    return rows
+
+
+def front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """The rounded models tried that no other beats in both speed and error, slowest first."""
+    tried = [t for t in trials if t.error is not None and " more layers " not in t.what]
+    best = [t for t in tried if not any(
+        o.ratio >= t.ratio and (o.error or 0) <= (t.error or 0) and (o.ratio, o.error) != (t.ratio, t.error) for o in tried
+    )]  # fmt: skip
+    return [{"what": t.what, "speed": t.ratio, "error": t.error} for t in sorted(best, key=lambda t: t.ratio)]

@@ -95,11 +95,11 @@ class MiniLM(Recipe):
         return CheckResult(passed, score, text)
 
     def feeds(self, paths: Mapping[str, Path], open_session: SessionFactory = cpu_session) -> dict[str, list[Feed]]:
-        """Prose of 128 tokens, a batch of eight short sentences, then 24 sentences one by one."""
+        """Prose of 128 tokens and of some 120, a batch of eight short sentences, then 24 sentences one by one."""
         data = json.loads(DATA.read_text())
         sentences = [sentence for pair in data["paraphrases"] for sentence in pair]
         single = [self.encode([sentence]) for sentence in sentences]
-        return {"encoder": [self.encode([data["prose"]]), self.encode(sentences[:8]), *single]}
+        return {"encoder": [*(self.encode([data[k]]) for k in ("prose", "plain")), self.encode(sentences[:8]), *single]}
 
 
 EXPORTS = ("dynamo_op18", "dynamo_op20", "dynamo_op23", "ts_op17", "ts_op18", "ts_op20")

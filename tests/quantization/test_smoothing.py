@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from olc.quantization.emulate import int8_dynamic
-from olc.quantization.smoothing import ALPHAS, best_alpha, best_smoothing, factors, row_maxima
+from olc.quantization.smoothing import ALPHAS, best_smoothing, factors, row_maxima
 
 
 def outlying(rows: int = 200, k: int = 64, size: float = 60, seed: int = 0) -> np.ndarray:
@@ -54,24 +54,23 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         factors(np.array([np.nan]), np.ones(1), 0.5)
     with pytest.raises(ValueError, match="shapes"):
-        best_smoothing(np.ones((2, 3)), [])
+        best_smoothing([np.ones((2, 3))], [])
     with pytest.raises(ValueError, match="shapes"):
-        best_smoothing(np.ones((2, 3)), [np.ones((3, 1)), np.ones((4, 1))])
+        best_smoothing([np.ones((2, 3))], [np.ones((3, 1)), np.ones((4, 1))])
 
 
 def test_same_function_before_rounding() -> None:
     x, ws = outlying(), weights()
-    s = best_smoothing(x, ws).factors
+    s = best_smoothing([x], ws).factors
     for w in ws:
         np.testing.assert_allclose((x / s) @ (w * s[:, None]), x @ w, rtol=1e-3, atol=1e-4)
 
 
 def test_outliers_are_won_on_rows_that_did_not_choose() -> None:
     ws = weights()
-    found = best_smoothing(outlying(), ws)
+    found = best_smoothing([outlying()], ws)
     assert found.alpha > 0
-    assert best_alpha(outlying(), ws) == found.alpha
-    assert found.error < found.before / 5
+    assert found.left < 1 / 5
     apart = outlying(seed=9)
     for w in ws:
         assert int8_dynamic(apart / found.factors, w * found.factors[:, None]) < int8_dynamic(apart, w) / 3
@@ -79,14 +78,24 @@ def test_outliers_are_won_on_rows_that_did_not_choose() -> None:
 
 def test_least_of_those_tried() -> None:
     x, ws = outlying(), weights()
-    found = best_smoothing(x, ws)
+    found = best_smoothing([x], ws)
     errors = {}
     for alpha in ALPHAS:
         s = factors(np.abs(x).max(axis=0), row_maxima(ws), alpha)
         errors[alpha] = sum(int8_dynamic(x / s, w * s[:, None]) for w in ws) / 3
     assert found.alpha == min(errors, key=lambda a: errors[a])
-    assert found.error == pytest.approx(min(errors.values()))
-    assert found.before == pytest.approx(sum(int8_dynamic(x, w) for w in ws) / 3)
+    assert found.left == pytest.approx(min(errors.values()) / (sum(int8_dynamic(x, w) for w in ws) / 3))
+
+
+def test_a_batch_is_judged_by_factors_of_the_others() -> None:
+    """Its outliers are elsewhere: factors that fit the first batch make its range larger by what they divide least."""
+    ws, first, second = weights(), outlying(), outlying()
+    second[:, [3, 17]] /= 60
+    second[:, 40] *= 60
+    assert best_smoothing([first], ws).left < 1 / 5
+    assert best_smoothing([second], ws).left < 1 / 5
+    assert best_smoothing([first, second], ws).left > 1 / 2
+    assert best_smoothing([first, first], ws).left < 1 / 5
 
 
 def test_nothing_is_done_where_nothing_helps() -> None:
@@ -94,17 +103,17 @@ def test_nothing_is_done_where_nothing_helps() -> None:
     x = rng.choice([-1.0, 1.0], (50, 16)).astype(np.float32)
     w = np.ones((16, 4), np.float32)
     w[3] = 100
-    found = best_smoothing(x, [w], alphas=(0.01,))
+    found = best_smoothing([x], [w], alphas=(0.01,))
     assert found.alpha == 0
     assert (found.factors == 1).all()
-    assert found.error == found.before
-    empty = best_smoothing(x * 0, [w])
-    assert (empty.alpha, empty.error) == (0.0, 0.0)
+    assert found.left == 1
+    empty = best_smoothing([x * 0], [w])
+    assert (empty.alpha, empty.left) == (0.0, 1.0)
 
 
 def test_maxima_of_more_rows_are_taken() -> None:
     x, ws = outlying(), weights()
     channels = np.abs(x).max(axis=0) * np.linspace(1, 2, 64).astype(np.float32)
-    found = best_smoothing(x, ws, alphas=(0.5,), channels=channels)
+    found = best_smoothing([x], ws, alphas=(0.5,), channels=channels)
     assert found.alpha == 0.5
     np.testing.assert_array_equal(found.factors, factors(channels, row_maxima(ws), 0.5))

@@ -1,0 +1,39 @@
+"""Outputs without the tokens that an attention mask takes out: what stands there nobody reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..ir import Model
+from . import roles
+
+Keep = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+
+
+def as_it_is(feed: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """All of the outputs."""
+    return dict(outputs)
+
+
+def without_padding(model: Model) -> tuple[str | None, Keep]:
+    """The mask input's name, or None where the model has none, and a function (feed, outputs) -> outputs.
+
+    An output [batch, sequence, ...] of the mask's own two sizes becomes [tokens, ...] without those at which the mask is
+    0; other outputs stay. Rounding moves a padded token's result far, since nothing keeps it in place.
+    """
+    masks = [i.name for i in roles.inputs(model) if i.role == roles.MASK and i.rank == 2 and "encoder" not in i.name]
+    if not masks:
+        return None, as_it_is
+    name = masks[0]
+
+    def keep(feed: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
+        mask = np.asarray(feed[name]) != 0
+        return {
+            k: v[mask] if isinstance(v, np.ndarray) and v.shape[:2] == mask.shape else v
+            for k, v in outputs.items()
+        }
+
+    return name, keep

@@ -1,0 +1,144 @@
+"""Outliers of an activation are moved into the weights of the linear layers that read it.
+
+``x @ W`` is ``(x / s) @ (s * W)`` for any positive factors s, one for each channel: with factors that are large where the
+activation is, 8 bits reach further (SmoothQuant, Xiao et al. 2022, equation 3). Sound because it is the same function in
+real numbers; it only gains anything where the layers are rounded afterwards.
+
+The division goes where it costs nothing: into the scale and bias of the norm that makes the activation, or into the
+columns of the linear layer that makes one factor of it (``silu(g) * (x @ W)``). Else it is a Mul.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import ir
+from ..analysis import shapes
+from ..errors import BadInput
+from ..quantization import observed
+from ..quantization.smoothing import factors, row_maxima
+from . import Context
+from .edit import Names
+
+NAME = "smooth"
+_NORMS = {"LayerNormalization": (1, 2), "RMSNormalization": (1,)}
+"""Inputs of a norm, past its first, that scale with its output."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A linear layer that reads the activation; ``turned``: its constant is stored [N, K]."""
+
+    node: ir.Node
+    weight: np.ndarray
+    turned: bool
+
+    @property
+    def matrix(self) -> np.ndarray:
+        return self.weight.T if self.turned else self.weight
+
+
+def readers(value: ir.Value) -> list[Reader]:
+    """The linear layers of the main graph, with constant weight, that read the value as their activation."""
+    found, made_by = [], value.producer()
+    for node, i in value.uses():
+        if i != 0 or node.domain != "" or node.op_type not in ("MatMul", "Gemm"):
+            continue
+        if made_by is None or ir.owner(node) is not ir.owner(made_by):
+            continue
+        if node.op_type == "Gemm" and (ir.attr(node, "transA", 0) or ir.attr(node, "alpha", 1.0) != 1.0):
+            continue
+        constant = node.inputs[1]
+        turned = bool(node.op_type == "Gemm" and ir.attr(node, "transB", 0))
+        made = None if constant is None else constant.producer()
+        if made is not None and made.op_type == "Transpose" and made.domain == "":
+            constant, turned = made.inputs[0], not turned
+        w = None if constant is None else ir.array(constant)
+        if w is not None and w.ndim == 2 and w.dtype == np.float32:
+            found.append(Reader(node, w, turned))
+    return found
+
+
+def run(model: ir.Model, ctx: Context, alphas: Mapping[str, float]) -> int:
+    """Smooth these activations (name to alpha, 0: no smoothing, 1: all into the weights); the number smoothed.
+
+    Raises:
+        BadInput: there is no such activation, or calibration saw nothing of it.
+    """
+    names = Names(model)
+    values = {v.name: v for n in model.graph for v in n.outputs}
+    for name, alpha in sorted(alphas.items()):
+        value = values.get(name)
+        seen = observed(value)
+        linears = [] if value is None else readers(value)
+        if value is None or seen is None or seen.channels is None or not linears:
+            raise BadInput(
+                f"the plan smooths {name!r}, "
+                + ("which no linear layer of the model reads" if not linears else "of which nothing was calibrated"),
+                hint="make the plan again, or give --data or --ranges as it was made with",
+            )
+        s = factors(seen.channels, row_maxima([r.matrix for r in linears]), alpha)
+        where = _divide(model, names, value, linears, s)
+        for r in linears:
+            w = r.weight * (s[None, :] if r.turned else s[:, None])
+            matrix = np.ascontiguousarray(w.T if r.turned and r.node.op_type == "MatMul" else w)
+            r.node.replace_input_with(1, _constant(model, names, f"{name}_smooth_weight", matrix))
+        ctx.record(NAME, name, f"factors from {s.min():.3g} to {s.max():.3g} at alpha {alpha:g}, {where}")
+    return len(alphas)
+
+
+def _constant(model: ir.Model, names: Names, name: str, a: np.ndarray) -> ir.Value:
+    value = ir.make_constant(a)
+    value.name = names.value(name)
+    shapes.note_constant(value, a)
+    model.graph.initializers[value.name] = value
+    return value
+
+
+def _divide(model: ir.Model, names: Names, value: ir.Value, linears: list[Reader], s: np.ndarray) -> str:
+    """Divide what the layers read by ``s``; says where."""
+    alone = len(value.uses()) == len(linears) and not value.is_graph_output()
+    node = value.producer()
+    assert node is not None
+    if alone and _into_norm(model, names, node, s):
+        return f"divided in the {node.op_type}"
+    if alone and (layer := _into_factor(model, names, node, s)) is not None:
+        return f"divided in the columns of {ir.site(layer)}"
+    product = ir.make_node("Mul", [value, _constant(model, names, f"{value.name}_smooth", (1 / s).astype(np.float32))])
+    product.outputs[0].name = names.value(f"{value.name}_smoothed")
+    product.name = names.node(f"Mul_{product.outputs[0].name}")
+    model.graph.insert_after(node, product)
+    shapes.infer_node(product, model)
+    for r in linears:
+        r.node.replace_input_with(0, product.outputs[0])
+    return "divided by a Mul"
+
+
+def _into_norm(model: ir.Model, names: Names, node: ir.Node, s: np.ndarray) -> bool:
+    places = _NORMS.get(node.op_type) if node.domain == "" else None
+    held = [(i, node.inputs[i]) for i in places or () if i < len(node.inputs) and node.inputs[i] is not None]
+    arrays = [(i, ir.array(v)) for i, v in held]
+    if not held or any(a is None or a.shape != s.shape for _, a in arrays):
+        return False
+    for i, a in arrays:
+        assert a is not None
+        node.replace_input_with(i, _constant(model, names, f"{node.outputs[0].name}_smooth_{i}", (a / s).astype(a.dtype)))
+    return True
+
+
+def _into_factor(model: ir.Model, names: Names, node: ir.Node, s: np.ndarray) -> ir.Node | None:
+    """Into the columns of a linear layer without bias that makes one factor of the product; the layer."""
+    if node.op_type != "Mul" or node.domain != "":
+        return None
+    for v in node.inputs:
+        layer = None if v is None else v.producer()
+        if layer is None or layer.op_type != "MatMul" or layer.domain != "" or v is None or len(v.uses()) != 1:
+            continue
+        w = None if layer.inputs[1] is None else ir.array(layer.inputs[1])
+        if w is not None and w.ndim == 2 and w.shape[1] == len(s) and not v.is_graph_output():
+            layer.replace_input_with(1, _constant(model, names, f"{v.name}_smooth_columns", (w / s).astype(w.dtype)))
+            return layer
+    return None
