@@ -17,6 +17,11 @@ from .weights import _CHUNK, INT8_LIMIT, all_finite, quantize_linear_weight
 BATCH = 128
 """Rows whose updates of all later rows are done at once (the paper's lazy batches)."""
 
+DAMPING = 0.1
+"""The part of the Gram matrix's mean diagonal that is added to its diagonal. The paper has 0.01, for 128 x 2,048 tokens; with
+few rows that fits what was seen at the cost of what was not: on MiniLM's linears, 4 bits in blocks of 32, 15 inputs, the
+error on 12 other inputs is 0.90 of the nearest's with 0.01, 0.64 with 0.1, 0.61 with 0.3 and 0.62 with 1."""
+
 _Grid = Callable[[int, np.ndarray, slice], tuple[np.ndarray, np.ndarray]]
 
 
@@ -54,7 +59,7 @@ class Gram:
 
 
 def round_int8(
-    w: np.ndarray, gram: np.ndarray, limit: int = INT8_LIMIT, damping: float = 0.01
+    w: np.ndarray, gram: np.ndarray, limit: int = INT8_LIMIT, damping: float = DAMPING
 ) -> tuple[np.ndarray, np.ndarray]:
     """int8 [K, N] and scale float32 [N] as ``quantize_linear_weight`` gives them, the codes for the least |xw - xw'|^2.
 
@@ -81,7 +86,7 @@ def round_blocks(
     block: int,
     symmetric: bool = False,
     search: bool = False,
-    damping: float = 0.01,
+    damping: float = DAMPING,
 ) -> BlockWeight:
     """As ``quantize_blocks``, the codes for the least |xw - xw'|^2; each block's grid is that of its rows as they are when
     it is their turn.

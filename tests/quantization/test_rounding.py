@@ -121,6 +121,17 @@ def test_blocks_are_better_on_rows_held_apart(bits: int, symmetric: bool, search
     assert lost(apart, w, dequantize(got)) < 0.7 * lost(apart, w, dequantize(nearest))
 
 
+def test_default_damping_fits_few_rows_less() -> None:
+    """Fewer rows than channels, which do not go together: there is nothing to gain, and not much may be lost."""
+    x = np.random.default_rng(3).standard_normal((30, 96)).astype(np.float32)
+    apart = np.random.default_rng(4).standard_normal((500, 96)).astype(np.float32)
+    w = matrix(96, 50)
+    nearest = lost(apart, w, dequantize(quantize_blocks(w, 4, 32)))
+    errors = [lost(apart, w, dequantize(round_blocks(w, gram(x), 4, 32, damping=d))) for d in (0.01, rounding.DAMPING)]
+    assert errors[0] > 2.2 * nearest
+    assert errors[1] < 2 * nearest
+
+
 def test_channels_that_are_the_same_make_up_for_each_other() -> None:
     """Each of eight weights is nearest to 0, but their sum, which is all that matters, is nearly four steps."""
     x = np.repeat(np.random.default_rng(0).standard_normal((100, 1)), 9, axis=1).astype(np.float32)
