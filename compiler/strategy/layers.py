@@ -16,7 +16,7 @@ from .. import ir
 from ..ir import Model, Node
 from ..passes import Context
 from ..passes import smooth as smoothing
-from ..quantization import emulate, observed
+from ..quantization import Observed, emulate, observed, quantize_linear_weight
 from ..quantization.smoothing import best_smoothing
 from ..targets import Target
 from .probe import watch
@@ -36,7 +36,7 @@ ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "int8-block-linear": lambda x, w: emulate.block(x, w, 8, 64, level4=True),
     "int4-block-linear": lambda x, w: emulate.block(x, w, 4, 64, level4=True),
 }
-"""By rule. A rule that is not here has no estimate: its layers come last where some must go."""
+"""By rule, for linear layers; of other rules the error is estimated by what rounding does to their inputs and output."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,41 @@ def errors(
         model, ctx = model.clone(), Context()
         smoothing.run(model, ctx, smooth)
     layers = {ir.site(n): found for n in model.graph if (found := linear(n)) is not None}
-    wanted = [s for s in sites if s[1] in layers and s[0] in ESTIMATES]
-    total = dict.fromkeys(wanted, 0.0)
-    seen = 0
-    for values in watch(model, (layers[node].x for _, node in wanted), feeds[:MAX_FEEDS], target, threads):
-        seen += 1
-        for rule, node in wanted:
-            layer = layers[node]
-            x = rows(values[layer.x])
-            total[rule, node] += ESTIMATES[rule](x, layer.w) if x.size else 0.0
-    return {s: e / max(seen, 1) for s, e in total.items()}
+    nodes = {ir.site(n): n for n in model.graph}
+    wanted = [s for s in sites if s[1] in (layers if s[0] in ESTIMATES else nodes)]
+    around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES}
+    total = {s: _weight_error(nodes[s[1]]) if s in around else 0.0 for s in wanted}
+    reads = [name for s in wanted for name in (around[s] if s in around else [layers[s[1]].x])]
+    fed = feeds[:MAX_FEEDS]
+    for values in watch(model, reads, fed, target, threads):
+        for s in wanted:
+            if s in around:
+                total[s] += sum(_rounding(values[name], seen) for name, seen in around[s].items()) / len(fed)
+            elif (x := rows(values[layers[s[1]].x])).size:
+                total[s] += ESTIMATES[s[0]](x, layers[s[1]].w) / len(fed)
+    return total
+
+
+def _around(node: Node) -> dict[str, Observed]:
+    """The activations that a node reads and gives, with an activation function taken together with what it is applied to."""
+    made = node.inputs[0].producer() if node.op_type in ("Relu", "Clip") and node.inputs[0] is not None else None
+    values = [*(node if made is None else made).inputs, node.outputs[0]]
+    return {v.name: seen for v in values if v is not None and v.name and (seen := observed(v)) is not None}
+
+
+def _rounding(x: np.ndarray, seen: Observed) -> float:
+    return emulate.relative_error(x, emulate.fake_uint8(x, seen.low, seen.high)) if x.size else 0.0
+
+
+def _weight_error(node: Node) -> float:
+    """Of a convolution's weight, rounded for each output channel."""
+    made = node.inputs[0].producer() if node.op_type in ("Relu", "Clip") and node.inputs[0] is not None else node
+    w = ir.array(made.inputs[1]) if made is not None and made.op_type == "Conv" else None
+    if w is None:
+        return 0.0
+    flat = w.reshape(len(w), -1).T.astype(np.float32)
+    q, scale = quantize_linear_weight(flat)
+    return emulate.relative_error(flat, q * scale)
 
 
 def alphas(

@@ -23,11 +23,13 @@ from ..evaluation.executed import node_times
 from ..evaluation.latency import Paired
 from ..ir import Model, Node
 from ..matching import Match
+from ..passes import Context
 from ..quantization.facts import note
-from ..rewriter import why
+from ..rewriter import Rewriter, why
+from ..rules import Rule
 from ..session import SessionOptions
 from .budget import Budget
-from .layers import alphas, errors
+from .layers import ESTIMATES, alphas, errors
 from .plan import Choice
 
 if TYPE_CHECKING:
@@ -37,7 +39,10 @@ Site = tuple[str, str]
 """A LOSSY rule and the node at which it acts."""
 
 SCHEMES: dict[str, tuple[str, ...]] = {
-    "int8": ("int8-linear", "int8-conv", "int8-add", "int8-pool"),
+    "int8": (
+        "int8-linear", "stored-int8-linear", "int8-conv", "int8-add", "int8-mul", "int8-pool", "int8-concat",
+        "int8-sigmoid", "int8-hard-sigmoid",
+    ),
     "int8-block": ("int8-block-linear",),
     "int4-block": ("int4-block-linear",),
 }
@@ -99,15 +104,27 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
     shapes.infer(model)
     known: dict[str, list[Site]] = {}
     rules = s.rules.select(["LOSSY"], ir.opset_of(model) or 1, s.target.name)
-    for r in rules:
-        scheme = next((name for name, members in SCHEMES.items() if r.name in members), r.name)
-        if s.quantize != "auto" and scheme not in ASKED[s.quantize]:
-            continue
-        for node, m in why(model, r):
-            if isinstance(m, Match) and not any(kept_float(node, p) for p in s.keep_float):
-                known.setdefault(scheme, []).append((r.name, ir.site(node)))
+    asked = [r for r in rules if s.quantize == "auto" or scheme_of(r) in ASKED[s.quantize]]
+    nodes = {ir.site(n): n for n in model.graph}
+    for r in asked:
+        if r.name in ESTIMATES:
+            known.setdefault(scheme_of(r), []).extend((r.name, ir.site(n)) for n, m in why(model, r) if isinstance(m, Match))
+    # The others fit beside each other: a sum can be rounded where what it adds was. So they are let loose on a copy.
+    for scheme in {scheme_of(r): None for r in asked if r.name not in ESTIMATES}:
+        ctx = Context(target=s.target, skip=s.ctx.skip, unassumed=s.ctx.unassumed)
+        Rewriter(model.clone(), [r for r in asked if scheme_of(r) == scheme and r.name not in ESTIMATES], ctx).run()
+        fired = [(e.by, e.site) for e in ctx.events if e.number is not None and e.site in nodes]
+        if fired:
+            known.setdefault(scheme, []).extend(fired)
+    for scheme, found in known.items():
+        known[scheme] = [site for site in found if not any(kept_float(nodes[site[1]], p) for p in s.keep_float)]
     order = [*(ASKED.get(s.quantize) or SCHEMES), *sorted(known.keys() - SCHEMES.keys())]
-    return {scheme: sorted(set(known[scheme])) for scheme in order if scheme in known}
+    return {scheme: sorted(set(known[scheme])) for scheme in order if known.get(scheme)}
+
+
+def scheme_of(r: Rule) -> str:
+    """The scheme that a LOSSY rule belongs to."""
+    return next((name for name, members in SCHEMES.items() if r.name in members), r.name)
 
 
 def kept_float(node: Node, pattern: str) -> bool:
