@@ -38,6 +38,7 @@ from .strategy.budget import Budget
 from .strategy.calibrate import calibrate
 from .strategy.plan import Plan
 from .strategy.quantize import Fit
+from .strategy.rounding import least_squares
 from .strategy.search import Search, Trial, front, layers, next_best
 
 PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy")
@@ -147,6 +148,7 @@ class _Compile:
         self.rules: Registry = registry(settings.rules)
         self.trials: list[Trial] = []
         self.layers: list[dict[str, Any]] = []
+        self.weights: dict[str, dict[str, Any]] = {}
         self.fits: list[Fit] = []
         self.notes: list[str] = []
         self.inputs: dict[str, Any] = {}
@@ -241,7 +243,7 @@ class _Compile:
             self.calibrate if s.data is not None or s.ranges is not None else None,
         )  # fmt: skip
         found = search.run(f"sha256:{self.described['sha256']}")
-        self.trials, self.facts, self.fits = search.trials, search.facts, search.fits
+        self.trials, self.facts, self.weights, self.fits = search.trials, search.facts, search.weights, search.fits
         self.layers = layers(search, found)
         return found
 
@@ -284,7 +286,7 @@ class _Compile:
             carried = plan.options(r.group for r in self.rules)
             options = replace(
                 options, level=carried.level, groups=carried.groups, sites=carried.sites, smooth=carried.smooth,
-                facts=self.known_facts(plan, level),
+                facts=self.known_facts(plan, level), weights=self.weights,
             )  # fmt: skip
         return optimize(self.model.clone(), options, self.context(), self.rules)
 
@@ -298,6 +300,10 @@ class _Compile:
                 self.model.clone(), replace(self.options(2), groups=carried.groups), self.context(), self.rules
             ).model
             self.facts = self.calibrate(fused)
+            if plan.rounding == "least squares":
+                _, keep = without_padding(self.model)
+                nodes = [node for rule, node in plan.kept() if rule == "int4-block-linear"]
+                self.weights = least_squares(fused, nodes, self.sample(s.seed), keep, self.target, s.threads)
         return self.facts
 
     def save(self, model: Model, plan: Plan | None) -> Path:

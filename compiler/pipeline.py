@@ -50,6 +50,7 @@ class Options:
         sites: for each LOSSY rule, the names of the nodes at which it may act.
         smooth: activations that are smoothed before layers are rounded, name to alpha (``passes/smooth.py``).
         facts: what calibration saw of values, by name, for LOSSY rules and smoothing.
+        weights: weights that were rounded with care, by name of initializer and form.
         skip: rules not to apply, ``name`` or ``name@node``.
         stop_after: number of the last rewrite to apply.
         verify_each: run the verifier after every pass.
@@ -64,6 +65,7 @@ class Options:
     sites: dict[str, frozenset[str]] = field(default_factory=dict)
     smooth: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Observed] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     skip: frozenset[str] = frozenset()
     stop_after: int | None = None
     verify_each: bool = False
@@ -190,7 +192,7 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
     if o.level >= 2 > o.start:
         run.clean("EXACT", "CLOSE")
     if o.level >= 3 and not o.exact:
-        note(model, o.facts)
+        note(model, o.facts, o.weights)
         if o.smooth:
             run.run_pass(smooth, o.smooth)
     if o.level >= 3 and o.sites and not o.exact and run.rewrite("lossy rules", run.select("LOSSY"), o.sites):

@@ -26,12 +26,11 @@ def matrix(value: ir.Value, turned: bool) -> np.ndarray:
 
 
 def int8_weight(value: ir.Value, turned: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """A constant matrix as int8 [K, N] and a scale for each column [N]: as it was prepared, else by the nearest."""
-    found = prepared(value, "int8")
-    return found if found is not None else quantize_linear_weight(matrix(value, turned))
+    """A constant matrix as int8 [K, N] and a scale for each column [N], the nearest."""
+    return quantize_linear_weight(matrix(value, turned))
 
 
 def block_weight(value: ir.Value, bits: int, block: int, turned: bool = False) -> BlockWeight:
-    """A constant matrix in blocks of ``block`` rows that share a scale: as it was prepared, else by the nearest."""
+    """A constant matrix in blocks of ``block`` rows that share a scale: as it was prepared, else the nearest."""
     found = prepared(value, f"int{bits}-block-{block}")
-    return found if found is not None else quantize_blocks(matrix(value, turned), bits, block)
+    return found if found is not None else quantize_blocks(matrix(value, turned), bits, block, search=bits < 8)

@@ -34,20 +34,22 @@ def observed(value: ir.Value | None) -> Observed | None:
     return found if isinstance(found, Observed) else None
 
 
-def note(model: ir.Model, facts: Mapping[str, Observed]) -> None:
-    """Attach facts to the values of the main graph, by name; those of earlier calibrations go."""
+def note(model: ir.Model, facts: Mapping[str, Observed], weights: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Attach facts to the values of the main graph, by name, and to its constants what was prepared of them, by form.
+
+    What was attached earlier goes.
+    """
     values = [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)]
     for v in values:
         v.meta.pop(_KEY, None)
         if v.name is not None and v.name in facts:
             v.meta[_KEY] = facts[v.name]
-
-
-def prepare(value: ir.Value, form: str, weight: Any) -> None:
-    """Attach what a preparation made of a constant for one form (``int8``, ``int4-block-64``): ``prepared`` gives it back."""
-    value.meta[f"{_PREPARED}.{form}"] = weight
+    for name, v in model.graph.initializers.items():
+        v.meta.pop(_PREPARED, None)
+        if weights and name in weights:
+            v.meta[_PREPARED] = weights[name]
 
 
 def prepared(value: ir.Value, form: str) -> Any:
-    """The weight that a preparation made for that form, or None."""
-    return value.meta.get(f"{_PREPARED}.{form}")
+    """The weight that a preparation made of a constant for that form (``int4-block-64``), or None."""
+    return value.meta.get(_PREPARED, {}).get(form)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +46,7 @@ def show(report: Report, console: Console | None = None) -> None:
     _summary(report, out)
     if report.trials:
         _trials(report, out)
+    _layers(report, out)
     _rewrites(report, out)
     _executed(report.executed, out)
     if report.evaluation is not None:
@@ -94,6 +97,32 @@ def _trials(report: Report, out: Console) -> None:
             verdict += f": {t['why']}"
         table.add_row(t["what"], f"{t['ratio']:.2f}", f"{t['low']:.2f} to {t['high']:.2f}", error, verdict)
     out.print(table)
+
+
+def _layers(report: Report, out: Console, limit: int = 8) -> None:
+    """What was rounded, as counts; the layers that stay as they are, worst first; and the front of speed and error."""
+    kept = Counter(r["rule"] for r in report.layers if r["kept"])
+    if kept:
+        out.print("rounded: " + ", ".join(f"{rule} {n}" for rule, n in kept.most_common()))
+    done = {r["node"] for r in report.layers if r["kept"]}
+    left = {r["node"]: r for r in report.layers if r["node"] not in done}
+    if left:
+        table = Table(title="left in float", title_justify="left", box=None, padding=(0, 2))
+        for head in ("layer", "outliers", "µs", "why"):
+            table.add_column(head)
+        for r in sorted(left.values(), key=lambda r: -(r["error"] or 0))[:limit]:
+            before = r["microseconds"][0]
+            table.add_row(r["node"], _bar(r["outliers"]), "" if before is None else f"{before:.0f}", f"{r['rule']}: {r['why']}")
+        out.print(table)
+        if len(left) > limit:
+            out.print(f"  … and {len(left) - limit} more layers")
+    if len(report.front) > 1:
+        out.print("front of speed and error: " + "; ".join(f"{f['speed']:.2f} at {f['error']:.2g}" for f in report.front))
+
+
+def _bar(outliers: float | None) -> str:
+    """The largest channel over the median one, a mark for each doubling."""
+    return "" if outliers is None else "▇" * min(10, max(1, round(math.log2(max(outliers, 1.0))))) + f" {outliers:.0f}"
 
 
 def _rewrites(report: Report, out: Console) -> None:

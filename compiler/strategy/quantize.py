@@ -31,6 +31,7 @@ from ..session import SessionOptions
 from .budget import Budget
 from .layers import ESTIMATES, alphas, errors
 from .plan import Choice
+from .rounding import least_squares
 
 if TYPE_CHECKING:
     from .search import Candidate, Search
@@ -161,6 +162,10 @@ class _Job:
 
     def try_whole(self, scheme: str) -> Tried | None:
         s, found = self.s, self.found[scheme]
+        if scheme == "int4-block" and s.facts:
+            s.say("rounding weights to 4 bits by least squares")
+            nodes = [node for _, node in found]
+            s.weights = least_squares(self.best.model, nodes, s.feeds, s.keep, s.target, s.threads)
         s.say(f"trying {len(found)} layers as {scheme}")
         tried, breach = self.judge(scheme, found, {}, f"all {len(found)} layers {scheme}")
         if tried is None:

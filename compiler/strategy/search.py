@@ -76,7 +76,8 @@ class Search:
         quantize: ``auto`` or a key of ``quantize.ASKED``.
         keep_float: patterns of names of layers that are not rounded.
         calibrate: gives what values of a model range over, or None where there is no data to see that on.
-        facts, smooth: what it gave, and the activations that the plan smooths; set by the search.
+        facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
+            the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget.
         reads: of each node that might be rounded the activation's name.
         errors, times: of each (rule, node) its error alone; of each node its microseconds in float and in the model chosen.
@@ -101,6 +102,7 @@ class Search:
     calibrate: Callable[[Model], dict[str, Observed]] | None = None
     facts: dict[str, Observed] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, dict[str, Any]] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
     reads: dict[str, str] = field(default_factory=dict)
     errors: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -126,7 +128,8 @@ class Search:
         if not self.exact:
             sites, best = choose(self, folder, kept, best)
         session = self._levels(best)
-        return Plan(self.target.name, 3, source, groups, sites, self.smooth, session, tuple(self.notes))
+        rounding = "least squares" if self.weights else "nearest"
+        return Plan(self.target.name, 3, source, groups, sites, self.smooth, rounding, session, tuple(self.notes))
 
     # --- building and measuring ------------------------------------------------------------------------------------
 
@@ -140,7 +143,7 @@ class Search:
         ctx = Context(target=self.ctx.target, skip=self.ctx.skip, unassumed=self.ctx.unassumed, events=list(self.ctx.events))
         options = Options(
             level=3, start=1 if fused is None else 2, groups=groups, sites=sites, smooth=smooth or {}, facts=self.facts,
-            skip=o.skip, strict=o.strict,
+            weights=self.weights, skip=o.skip, strict=o.strict,
         )  # fmt: skip
         result = optimize(model, options, ctx, self.rules)
         self.built += 1
@@ -157,8 +160,10 @@ class Search:
         shutil.rmtree(candidate.path.parent, ignore_errors=True)
 
     def pair(self, a: Any, b: Any) -> latency.Paired:
-        feed = self.feeds[0]
-        return latency.paired(lambda: run(a, feed), lambda: run(b, feed), budget_s=PAIR_SECONDS, min_pairs=8)
+        """All samples in turn: together they are the work that the model is compiled for."""
+        return latency.paired(
+            lambda: [run(a, f) for f in self.feeds], lambda: [run(b, f) for f in self.feeds], budget_s=PAIR_SECONDS, min_pairs=8
+        )
 
     def differences(self, session: Any) -> list[numerics.OutputDifference]:
         return numerics.compare(self.reference, [self.keep(f, run(session, f)) for f in self.feeds])

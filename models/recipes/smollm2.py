@@ -122,10 +122,10 @@ class SmolLM2(Recipe):
         return CheckResult(passed, score, told)
 
     def feeds(self, paths: Mapping[str, Path], open_session: SessionFactory = cpu_session) -> dict[str, list[Feed]]:
-        """Prose of some 150 tokens at once, a short prompt, and one decoding step after it."""
+        """Prose of some 150 and of some 120 tokens at once, a short prompt, and the decoding steps after it."""
         session = open_session(paths["decoder"])
-        _, steps = self.greedy(session, PROMPT, 4)
-        return {"decoder": [self.step_feed(self.encode(prose("prose")), self.empty(session)), steps[0], steps[-1]]}
+        _, steps = self.greedy(session, PROMPT, 8)
+        return {"decoder": [*(self.step_feed(self.encode(prose(k)), self.empty(session)) for k in ("prose", "plain")), *steps]}
 
 
 VARIANTS = ("dynamo_op18", "ts_op17", "dynamo_op23")

@@ -27,9 +27,9 @@ class DynamicInt8Kernel:
     QDQ form sums in floats. Three times the speed of float32 where the CPU has int8 dot products.
     """
 
-    def pattern(op, x: f32, q: Const[matrix], scale: Const[f32], axis):
+    def pattern(op, x: f32, q: Const[matrix], scale: Const[f32], zero: Const | None, axis):
         parts = [op.shared(v) for v in op.DynamicQuantizeLinear(x, outputs=3)]
-        return op.MatMul(op.shared(op.DequantizeLinear(*parts)), op.shared(op.DequantizeLinear(q, scale, axis=axis)))
+        return op.MatMul(op.shared(op.DequantizeLinear(*parts)), op.shared(op.DequantizeLinear(q, scale, zero, axis=axis)))
 
     def unless(m):
         d = dims(m.x)
@@ -39,15 +39,16 @@ class DynamicInt8Kernel:
             return "the scales are not one for each column"
 
     def rewrite(op, m):
-        scale = array(m.scale)
-        return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, m.q, scale.reshape(-1) if scale.ndim == 1 else scale)
+        return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, m.q, m.scale, m.zero)
 
     cases = [
-        Case("a projection", x=f32["B", "S", 32], q=i8[32, 16], scale=np.linspace(0.5, 1, 16, dtype=np.float32) / 64, axis=1),
-        Case("one scale", x=f32["N", 32], q=i8[32, 16], scale=np.float32(0.01), axis=1),
-        Refused("scales of rows", x=f32["N", 16], q=i8[16, 16], scale=np.full(16, 0.01, np.float32), axis=0,
+        Case("a projection", x=f32["B", "S", 32], q=i8[32, 16], scale=np.linspace(0.5, 1, 16, dtype=np.float32) / 64, zero=None,
+             axis=1),
+        Case("a zero point", x=f32["N", 32], q=i8[32, 16], scale=np.float32(0.01), zero=np.int8(3), axis=1),
+        Case("one scale", x=f32["N", 32], q=i8[32, 16], scale=np.float32(0.01), zero=None, axis=1),
+        Refused("scales of rows", x=f32["N", 16], q=i8[16, 16], scale=np.full(16, 0.01, np.float32), zero=None, axis=0,
                 because="not one for each column"),
-        Refused("a vector", x=f32[16], q=i8[16, 16], scale=np.float32(0.01), axis=1, because="rank 2 or more"),
+        Refused("a vector", x=f32[16], q=i8[16, 16], scale=np.float32(0.01), zero=None, axis=1, because="rank 2 or more"),
     ]  # fmt: skip
 
 
@@ -65,21 +66,22 @@ _ADDED = CLOSE("the bias is added within the kernel")
 class BiasIntoDynamicInt8:
     """A constant added to each column of a DynamicQuantizeMatMul is its bias, which the kernel adds to the same sums."""
 
-    def pattern(op, x: f32, q: i8, scale: f32, b: Const[f32]):
-        return op.Add(op.domain("com.microsoft").DynamicQuantizeMatMul(x, q, scale), b)
+    def pattern(op, x: f32, q: i8, scale: f32, zero: i8 | None, b: Const[f32]):
+        return op.Add(op.domain("com.microsoft").DynamicQuantizeMatMul(x, q, scale, zero), b)
 
     def unless(m):
         kernel = m.find("DynamicQuantizeMatMul")
         return _bias_for_each_column(m, kernel.outputs[0])
 
     def rewrite(op, m):
-        return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, m.q, m.scale, None, m.bias)
+        return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, m.q, m.scale, m.zero, m.bias)
 
     cases = [
-        Case("a projection", x=f32["B", "S", 32], q=_Q, scale=_S, b=f32[16]),
-        Case("a number", x=f32["N", 32], q=_Q, scale=_S, b=0.5),
-        Refused("a row for each token", x=f32[4, 32], q=_Q, scale=_S, b=f32[4, 1], because="not one number for each column"),
-    ]
+        Case("a projection", x=f32["B", "S", 32], q=_Q, scale=_S, zero=None, b=f32[16]),
+        Case("a number", x=f32["N", 32], q=_Q, scale=_S, zero=None, b=0.5),
+        Refused("a row for each token", x=f32[4, 32], q=_Q, scale=_S, zero=None, b=f32[4, 1],
+                because="not one number for each column"),
+    ]  # fmt: skip
 
 
 @rule(group="quantize-lower", targets=("onnxruntime-cpu",), safety=_ADDED)
