@@ -1,4 +1,5 @@
-"""The sizes of a Split into so many equal parts are written out, where the axis has a known size: rules read one spelling.
+"""A Split has one spelling, which rules read: the sizes of so many equal parts are written out, where the axis has a known
+size, and the axis counts from the front.
 
 Not in functions, which have no initializers.
 """
@@ -16,11 +17,12 @@ NAME = "split-sizes"
 
 
 def run(model: ir.Model, ctx: Context) -> int:
-    """Write the sizes out; returns at how many nodes."""
+    """Spell the Splits; returns the number of changes."""
     names: Names | None = None
     changes = 0
     for graph in ir.all_graphs(model, functions=False):
         for node in graph:
+            changes += _axis_from_the_front(node, ctx)
             sizes = _sizes(node)
             if sizes is None:
                 continue
@@ -33,6 +35,17 @@ def run(model: ir.Model, ctx: Context) -> int:
             ctx.record(NAME, node.name, "Split: its sizes are written out")
             changes += 1
     return changes
+
+
+def _axis_from_the_front(node: ir.Node, ctx: Context) -> int:
+    """1 where the axis counted from the end and the rank is known."""
+    axis = ir.attr(node, "axis", 0)
+    shape = shapes.dims(node.inputs[0]) if node.op_type == "Split" and node.domain == "" and node.inputs[0] is not None else None
+    if shape is None or axis >= 0:
+        return 0
+    node.attributes["axis"] = ir.make_attr("axis", axis + len(shape))
+    ctx.record(NAME, node.name, "Split: its axis counts from the front")
+    return 1
 
 
 def _sizes(node: ir.Node) -> list[int] | None:
