@@ -83,7 +83,10 @@ ALL = (
     transformer("gpt2", 12, attention=12, variants=VARIANTS + EAGER, **encoder_norms(12)),
     transformer("gpt2-kv", 12, attention=12, **encoder_norms(12)),
     transformer("gpt-neox", 12, attention=12, RotaryEmbedding=2 * 12, **encoder_norms(12)),
-    # Attention and MLP share one norm.
+    # Attention and MLP share one norm. GPT-J and Cohere rotate neighbours, not halves; torch's TorchScript export of the
+    # latter does not run.
+    transformer("gpt-j", 28, attention=28, RotaryEmbedding=2 * 28, LayerNormalization=28 + 1, Gelu=28),
+    transformer("cohere", 40, attention=40, variants=(DYNAMO,), RotaryEmbedding=2 * 40, LayerNormalization=40 + 1, QuickGelu=40),
     transformer("phi", 24, attention=24, RotaryEmbedding=2 * 24, LayerNormalization=24 + 1, Gelu=24),
     decoder("llama", 16, variants=VARIANTS + EAGER),
     decoder("llama-kv", 16),

@@ -265,6 +265,23 @@ def gpt_neox(depths: Sequence[int], attention: str | None) -> Network:
     return of_text(transformers.GPTNeoXForCausalLM, config, attention, output="logits", rotary=True, use_cache=False)
 
 
+def gpt_j(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.GPTJConfig(
+        vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=depths[0], n_head=HEADS, n_inner=INNER, rotary_dim=8,
+        n_positions=128, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return of_text(transformers.GPTJForCausalLM, config, attention, output="logits", use_cache=False)
+
+
+def cohere(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.CohereConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS, intermediate_size=INNER, max_position_embeddings=128, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return of_text(transformers.CohereForCausalLM, config, attention, output="logits", use_cache=False)
+
+
 def gpt2_kv(depths: Sequence[int], attention: str | None) -> Network:
     return cached(transformers.GPT2LMHeadModel, gpt2_config(depths), attention, depths[0], HEADS)
 
