@@ -57,6 +57,7 @@ class Settings:
         budget: how far LOSSY rewrites may move the outputs.
         quantize: at -O3, ``auto`` or what to round layers to (``strategy/quantize.py``: ``int8``, ``int4``, ``none``).
         keep_float: patterns (``*``, ``?``) of names of nodes, weights or exported modules that are not rounded.
+        shared_cache: past and present of a decoder's cache may be one buffer (``olc.decoder``).
         calibration: how ranges of activations are chosen on ``data`` (``strategy/calibrate.py``).
         ranges: file of ranges; read where it exists, else written by calibration.
         evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
@@ -74,6 +75,7 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
     quantize: str = "auto"
     keep_float: tuple[str, ...] = ()
+    shared_cache: bool = False
     calibration: str = "minmax"
     ranges: str | None = None
     evaluate: bool = True
@@ -268,6 +270,8 @@ class _Compile:
         return found
 
     def context(self) -> Context:
+        if self.settings.shared_cache and self.settings.level < 2:
+            raise BadInput("the shared cache is a form of fused attention", where="--shared-cache", hint="give -O2 or -O3")
         unknown = sorted(self.settings.unassumed - ASSUMPTIONS.keys())
         if unknown:
             raise BadInput(f"no assumption is called {unknown[0]!r}", where="--strict", hint=f"one of: {', '.join(ASSUMPTIONS)}")
@@ -277,7 +281,7 @@ class _Compile:
         s = self.settings
         return Options(
             level=level, exact=s.exact, simplify=s.simplify, skip=s.skip, stop_after=s.stop_after,
-            verify_each=s.verify_each,
+            verify_each=s.verify_each, shared_cache=s.shared_cache and level >= 2,
         )  # fmt: skip
 
     def optimize(self, plan: Plan | None, level: int) -> Result:
@@ -396,7 +400,9 @@ class _Compile:
             versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             target={"name": self.target.name, **self.target.features()},
             options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
-                     "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed},
+                     "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,
+                     "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
+                     "shared_cache": s.shared_cache},
             plan=plan.dumps() if plan is not None else "",
             trials=[t.to_dict() for t in self.trials],
             layers=self.layers,

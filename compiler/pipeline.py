@@ -33,6 +33,7 @@ from .quantization import Observed
 from .quantization.facts import note
 from .rewriter import Outcome, Rewriter
 from .rules import Registry, Rule, registry
+from .targets import shared_cache
 
 MAX_ROUNDS = 8
 """Rounds of cleaning before the pipeline stops and says that it had not settled."""
@@ -51,6 +52,7 @@ class Options:
         smooth: activations that are smoothed before layers are rounded, name to alpha (``passes/smooth.py``).
         facts: what calibration saw of values, by name, for LOSSY rules and smoothing.
         weights: weights that were rounded with care, by name of initializer and form.
+        shared_cache: give attentions with a cache the form in which past and present are one buffer.
         skip: rules not to apply, ``name`` or ``name@node``.
         stop_after: number of the last rewrite to apply.
         verify_each: run the verifier after every pass.
@@ -66,6 +68,7 @@ class Options:
     smooth: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Observed] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    shared_cache: bool = False
     skip: frozenset[str] = frozenset()
     stop_after: int | None = None
     verify_each: bool = False
@@ -200,6 +203,8 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         run.rewrite("quantized forms", quantized)
         run.run_pass(dce)
     target = run.ctx.target if o.level >= 2 else None
+    if o.shared_cache:
+        run.run_pass(shared_cache)
     if target is not None and run.step("lower", lambda: target.lower(model, run.ctx)):
         run.run_pass(lift_constants)  # the standard's bodies of operators are full of constants and casts
         run.clean("EXACT")

@@ -22,6 +22,8 @@ from ._options import frozen, input_options, level_option, progress, quantize_op
 @click.option("--tune-time", type=click.FloatRange(min=1), default=120.0, show_default=True,
               help="Seconds of wall time for the search of -O3.")  # fmt: skip
 @click.option("--no-evaluate", is_flag=True, help="Do not run source and artifact to compare them (not at -O3).")
+@click.option("--shared-cache", is_flag=True,
+              help="Let past and present of a decoder's cache be one buffer, for the loop olc.decoder (-O2, -O3).")  # fmt: skip
 @click.option("--simplify", is_flag=True, help="Let onnxsim have a go first; kept only where it verifies and is smaller.")
 @rules_option
 @click.option("--skip", multiple=True, metavar="RULE[@NODE]", help="Leave out a rule, everywhere or at one node.")

@@ -277,14 +277,13 @@ class _Job:
         """A reason for every layer, and the model."""
         made: dict[Site, Choice] = {}
         won = self.winner
-        taken = {node for _, node in won.sites} if won is not None else set()
         for scheme, found in self.found.items():
             for site in found:
                 own = self.errors.get(site)
                 alone = "" if own is None else f"error at its own output {own:.2g}; "
                 if won is not None and site in won.sites:
                     made[site] = Choice(True, f"{alone}all that is kept together is {won.paired.text}", won.paired.ratio)
-                elif site[1] not in taken:
+                else:
                     default = self.verdicts.get(scheme, "not tried: no time was left")
                     made[site] = Choice(False, alone + (won.left.get(site, default) if won is not None else default))
         self.s.errors = self.errors

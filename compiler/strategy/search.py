@@ -143,7 +143,7 @@ class Search:
         ctx = Context(target=self.ctx.target, skip=self.ctx.skip, unassumed=self.ctx.unassumed, events=list(self.ctx.events))
         options = Options(
             level=3, start=1 if fused is None else 2, groups=groups, sites=sites, smooth=smooth or {}, facts=self.facts,
-            weights=self.weights, skip=o.skip, strict=o.strict,
+            weights=self.weights, shared_cache=o.shared_cache, skip=o.skip, strict=o.strict,
         )  # fmt: skip
         result = optimize(model, options, ctx, self.rules)
         self.built += 1

@@ -1,0 +1,205 @@
+"""What -O3 rounds, where a table stands in for the clock: a model is as fast as its kernels say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from olc import ir, storage, targets
+from olc.analysis import shapes
+from olc.evaluation.latency import Paired, Side
+from olc.passes import Context
+from olc.pipeline import Options
+from olc.quantization import Observed, emulate, quantize_linear_weight
+from olc.rules import registry
+from olc.session import run, session
+from olc.strategy import layers, quantize, search
+from olc.strategy.budget import Budget
+from olc.strategy.calibrate import calibrate
+from olc.strategy.plan import Choice, Plan
+from olc.strategy.quantize import Fit
+from olc.strategy.rounding import FORM, least_squares
+
+TARGET = targets.get("onnxruntime-cpu")
+WIDTH, LAYERS = 64, 4
+SPEED = {"DynamicQuantizeMatMul": 4.0, "MatMulNBits": 2.0, "MatMul": 1.0, "Gemm": 1.0}
+
+
+def model(channel: bool = False, token: bool = False) -> ir.Model:
+    """Four linear layers in a row. The last reads an activation of which a channel, or a token, is far larger than the rest."""
+    body, held, random = [], {}, np.random.default_rng(0)
+    for i in range(LAYERS):
+        x = "x" if i == 0 else f"h{i}"
+        scale = np.ones(WIDTH, np.float32)
+        if channel and i == LAYERS - 1:
+            scale[5] = 1000
+        held |= {f"w{i}": random.normal(size=(WIDTH, WIDTH)).astype(np.float32) / 8, f"s{i}": scale}
+        held[f"w{i}"][5] /= scale[5]
+        body += [f"t{i} = Tanh({x})", f"a{i} = RMSNormalization(t{i}, s{i})"]
+        last = token and i == LAYERS - 1
+        body += [f"b{i} = Mul(a{i}, r)", f"h{i + 1} = MatMul(b{i}, w{i})"] if last else [f"h{i + 1} = MatMul(a{i}, w{i})"]
+    text = (f'<ir_version: 10, opset_import: ["" : 23]> g (float[B, {WIDTH}] x, float[B, 1] r) => (float[B, {WIDTH}] y) '
+            f"{{ {' '.join(body)} y = RMSNormalization(h{LAYERS}, s0) }}")  # fmt: skip
+    proto = onnx.parser.parse_model(text)
+    for n in proto.graph.node:
+        n.name = n.output[0]
+    for name, a in held.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(a, name))
+    made = ir.serde.deserialize_model(proto)
+    shapes.infer(made)
+    return made
+
+
+def normed(x: np.ndarray) -> np.ndarray:
+    """What the first layer reads."""
+    t = np.tanh(x)
+    return t / np.sqrt(np.square(t).mean(axis=-1, keepdims=True) + 1e-5)
+
+
+FAR = np.ones((40, 1), np.float32)
+FAR[7] = 300
+FEEDS = [{"x": np.random.default_rng(i).normal(size=(40, WIDTH)).astype(np.float32), "r": FAR} for i in range(3)]
+
+
+class Bench(search.Search):
+    """A search whose clock is a table."""
+
+    kernels: dict[int, Counter[str]]
+
+    def open(self, path: Path, options: object) -> object:
+        opened = super().open(path, options)
+        self.kernels = getattr(self, "kernels", {})
+        self.kernels[id(opened)] = Counter(n.op_type for n in storage.load(path).graph)
+        self.alive = [*getattr(self, "alive", []), opened]  # so that no other gets its number
+        return opened
+
+    def pair(self, a: object, b: object) -> Paired:
+        times = [sum(n / SPEED[op] for op, n in self.kernels[id(x)].items() if op in SPEED) for x in (a, b)]
+        ratio, side = times[0] / times[1], Side(1.0, 1.0, 1.0, 1.0)
+        verdict = "faster" if ratio > 1.02 else "slower" if ratio < 0.98 else "no difference shown"
+        return Paired(ratio, ratio, ratio, ratio, verdict, 8, 1, side, side, 0.0, 0)
+
+
+def searched(m: ir.Model, tmp_path: Path, cosine: float = 0.99, data: bool = False, **options: object) -> tuple[Plan, Bench]:
+    storage.save(m, tmp_path / "source.onnx")
+    opened = session(tmp_path / "source.onnx", threads=1)
+    bench = Bench(
+        m, Context(target=TARGET), registry(), TARGET, FEEDS, [run(opened, f) for f in FEEDS], Budget(cosine=cosine), False, 1,
+        600.0, Options(level=3, strict=True), lambda text: None, **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+    if data:
+        bench.calibrate = lambda fused: calibrate(fused, FEEDS, TARGET, 1)
+    return bench.run("test"), bench
+
+
+def kept(plan: Plan) -> Counter[str]:
+    return Counter(rule for rule, _ in plan.kept())
+
+
+def test_everything_where_the_budget_allows_it(tmp_path: Path) -> None:
+    plan, _ = searched(model(), tmp_path)
+    assert kept(plan) == {"int8-linear": LAYERS}
+    assert all(c.why for c in plan.sites.values())
+
+
+def test_what_breaks_the_budget_goes_to_a_closer_scheme(tmp_path: Path) -> None:
+    """A token that stands out takes int8's resolution from the others; blocks have scales for each row."""
+    plan, bench = searched(model(token=True), tmp_path, cosine=0.999)
+    assert kept(plan) == {"int8-linear": LAYERS - 1, "int8-block-linear": 1}
+    assert ("int8-block-linear", f"h{LAYERS}") in plan.kept()
+    alone = {node: e for (rule, node), e in bench.errors.items() if rule == "int8-linear"}
+    assert max(alone, key=lambda n: alone[n]) == f"h{LAYERS}"
+
+
+def test_with_data_the_channel_is_smoothed(tmp_path: Path) -> None:
+    plan, _ = searched(model(channel=True), tmp_path, cosine=0.999, data=True)
+    assert kept(plan) == {"int8-linear": LAYERS}
+    assert list(plan.smooth) == [f"a{LAYERS - 1}"]
+    assert Plan.loads(plan.dumps()) == plan
+
+
+def test_nothing_where_nothing_fits_or_nothing_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, _ = searched(model(), tmp_path, cosine=1.0)
+    assert not plan.kept()
+    assert {c.why for c in plan.sites.values() if "budget" in c.why}
+    monkeypatch.setitem(SPEED, "DynamicQuantizeMatMul", 1.0)
+    monkeypatch.setitem(SPEED, "MatMulNBits", 0.5)
+    plan, _ = searched(model(), tmp_path)
+    assert not plan.kept()
+    assert all("no difference shown" in c.why or "slower" in c.why for c in plan.sites.values())
+
+
+@pytest.mark.parametrize(("asked", "rules"), [
+    ("int4", {"int4-block-linear"}), ("int8", {"int8-linear"}), ("none", set()), ("auto", {"int8-linear"}),
+])  # fmt: skip
+def test_what_a_user_asks_for(asked: str, rules: set[str], tmp_path: Path) -> None:
+    plan, _ = searched(model(), tmp_path, cosine=0.9, quantize=asked)
+    # Blocks of 4 and of 8 bits are equally fast in the table, so that int4 has to be tried and need not be kept.
+    assert set(kept(plan)) == rules or (asked == "int4" and set(kept(plan)) == {"int8-block-linear"})
+    assert ("int4-block-linear" in {rule for rule, _ in plan.sites}) == (asked in ("int4", "auto"))
+
+
+@pytest.mark.parametrize("pattern", ["h2", "w1", "h[2]"])
+def test_layers_that_stay_float_by_name(pattern: str, tmp_path: Path) -> None:
+    plan, _ = searched(model(), tmp_path, keep_float=(pattern,))
+    assert {node for _, node in plan.sites} == {f"h{i + 1}" for i in range(LAYERS)} - {"h2"}
+
+
+def test_the_next_choice_has_a_smaller_error() -> None:
+    sites = [("int8-linear", "a"), ("int8-linear", "b")]
+    plan = Plan("t", 3, sites={s: Choice(True, "") for s in sites}, smooth={"v": 0.5})
+    fits = [Fit(3.0, 0.01, tuple(sites), {"v": 0.5}), Fit(2.0, 0.004, (sites[1],), {}), Fit(2.5, 0.009, (sites[0],), {})]
+    then, error = search.next_best(plan, fits, 0.01)
+    assert (then.kept(), then.smooth, error) == ({sites[1]}, {}, 0.004)
+    last, _ = search.next_best(then, fits, error)
+    assert not last.kept()
+
+
+def test_calibration_sees_every_sample() -> None:
+    facts = calibrate(model(), FEEDS, TARGET, 1)
+    x = normed(np.concatenate([f["x"] for f in FEEDS]))
+    seen = facts["a0"]
+    assert (seen.low, seen.high) == pytest.approx((x.min(), x.max()), rel=1e-5)
+    np.testing.assert_allclose(seen.channels, np.abs(x).max(axis=0), rtol=1e-5)
+
+
+def test_errors_are_those_of_the_layer() -> None:
+    m = model()
+    found = layers.errors(m, [("int8-linear", "h1"), ("int4-block-linear", "h1")], FEEDS[:1], TARGET, 1)
+    x, w = normed(FEEDS[0]["x"]), ir.array(next(v for v in m.graph.initializers.values() if v.name == "w0"))
+    q, scale = quantize_linear_weight(w)
+    rounded = emulate.fake_uint8(x, x.min(), x.max()) @ (q * scale)
+    assert found["int8-linear", "h1"] == pytest.approx(emulate.relative_error(x @ w, rounded), rel=1e-3)
+    assert found["int4-block-linear", "h1"] > 3 * found["int8-linear", "h1"]
+
+
+def test_an_operator_without_weights_is_judged_by_what_it_reads_and_gives() -> None:
+    m = model()
+    node = next(n for n in m.graph if n.name == "t0")
+    found = []
+    for reach in (5.0, 500.0):
+        node.inputs[0].meta["olc.observed"] = Observed(-reach, reach)
+        found.append(layers.errors(m, [("int8-sigmoid", "t0")], FEEDS[:1], TARGET, 1)["int8-sigmoid", "t0"])
+    assert found[1] > 100 * found[0] > 0
+
+
+def test_least_squares_keeps_what_gains_on_other_inputs() -> None:
+    """Activations that move together: what one weight loses another can make good."""
+    random = np.random.default_rng(7)
+    mix = random.normal(size=(4, WIDTH)).astype(np.float32)
+    feeds = [{"x": (random.normal(size=(200, 4)) @ mix).astype(np.float32) / 4, "r": FAR[:1]} for _ in range(3)]
+    m = model()
+    made = least_squares(m, ["h1", "h2"], feeds, lambda feed, values: dict(values), TARGET, 1)
+    assert "w0" in made
+    x, w = normed(feeds[-1]["x"]), ir.array(m.graph.initializers["w0"])
+    assert emulate.block(x, w, 4, 64, made["w0"][FORM]) < 0.9 * emulate.block(x, w, 4, 64)
+    assert least_squares(m, ["h1"], feeds[:1], lambda feed, values: dict(values), TARGET, 1) == {}
+
+
+def test_every_scheme_names_rules_that_there_are() -> None:
+    known = {r.name for r in registry() if r.safety.level == "LOSSY"}
+    assert {name for members in quantize.SCHEMES.values() for name in members} <= known
+    assert set(layers.ESTIMATES) <= known
