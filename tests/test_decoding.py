@@ -97,7 +97,8 @@ class Plain:
 
     def step(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         found = dict(zip(self.outputs, self.opened.run(self.outputs, {**feeds, **self.caches}), strict=True))
-        self.caches = {name: found.pop(name.replace("past_key_values", "past").replace("past", "present")) for name in self.caches}
+        presents = {name: name.replace("past_key_values", "past").replace("past", "present") for name in self.caches}
+        self.caches = {past: found.pop(present) for past, present in presents.items()}
         return found
 
 
