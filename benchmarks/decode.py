@@ -13,12 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import olc
-from olc import storage, targets
 from olc.decoding import Decoder, decoder
 from olc.evaluation.latency import Paired, paired
-from olc.passes import Context
 from olc.session import SessionOptions, session
-from olc.targets import shared_cache
 
 import models
 
@@ -77,9 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="olc-decode-") as folder:
         artifact, shared = Path(folder) / "o2.onnx", Path(folder) / "shared.onnx"
         olc.compile(source, artifact, level=2, measure=False, threads=1)
-        model = storage.load(artifact)
-        shared_cache.run(model, Context(target=targets.get("onnxruntime-cpu")))
-        storage.save(model, shared)
+        olc.compile(source, shared, level=2, measure=False, threads=1, shared_cache=True)
         capacity = max(CONTEXTS) + MOST + 64  # warm-up makes tokens too
         base, plain = Numpy(source, SessionOptions()), Numpy(artifact)
         loop, in_place = decoder(artifact, capacity, threads=1), decoder(shared, capacity, threads=1)

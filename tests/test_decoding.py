@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
+import olc
 import onnx
 import pytest
 from olc import ir, storage, targets
@@ -364,6 +366,16 @@ def test_what_cannot_share_is_refused_and_stays_as_it_was(before: str, after: st
     with pytest.raises(Unsupported, match=why):
         shared_cache.run(found, Context(target=targets.get("onnxruntime-cpu")))
     assert digest(found, shapes=False) == untouched
+
+
+def test_a_compile_that_asks_for_it(tmp_path: Path) -> None:
+    (tmp_path / "source.onnx").write_bytes(model())
+    for wanted in (False, True):
+        report = olc.compile(tmp_path / "source.onnx", tmp_path / "out.onnx", measure=False, threads=1, shared_cache=wanted)
+        assert (COVERS_KEYS in report.assumed) or not wanted
+        loop = olc.decoder(tmp_path / "out.onnx", capacity=9, threads=1)
+        assert loop.shared == wanted
+        close(generate(loop, 2, padded=True), generate(Plain(model(), 2), 2, padded=True))
 
 
 def test_assumptions_that_are_forbidden_and_targets_without_the_operator() -> None:
