@@ -304,10 +304,11 @@ class _Compile:
                 self.model.clone(), replace(self.options(2), groups=carried.groups), self.context(), self.rules
             ).model
             self.facts = self.calibrate(fused)
-            if plan.rounding == "least squares":
+            if plan.rounded:
                 _, keep = without_padding(self.model)
-                nodes = [node for rule, node in plan.kept() if rule == "int4-block-linear"]
-                self.weights = least_squares(fused, nodes, self.sample(s.seed), keep, self.target, s.threads)
+                nodes = [node for rule, node in plan.sites if rule == "int4-block-linear"]
+                feeds = self.sample(s.seed)
+                self.weights = least_squares(fused, nodes, feeds, keep, self.target, s.threads, only=plan.rounded)
         return self.facts
 
     def save(self, model: Model, plan: Plan | None) -> Path:

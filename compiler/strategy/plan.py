@@ -35,7 +35,7 @@ class Plan:
         groups: groups of CLOSE rules. A group that is not named is kept: rules that come later are not shut out.
         sites: (rule, node name) of LOSSY rewrites to what was decided.
         smooth: activations that are smoothed before layers are rounded, name to alpha.
-        rounding: of weights in blocks of 4 bits, ``nearest`` or ``least squares`` (``rounding.py``).
+        rounded: initializers that are rounded to 4 bits by least squares on the data (``rounding.py``), not to the nearest.
         notes: facts that the decisions rest on, a sentence each.
     """
 
@@ -45,7 +45,7 @@ class Plan:
     groups: dict[str, Choice] = field(default_factory=dict)
     sites: dict[tuple[str, str], Choice] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
-    rounding: str = "nearest"
+    rounded: tuple[str, ...] = ()
     session: SessionOptions = field(default_factory=SessionOptions)
     notes: tuple[str, ...] = ()
 
@@ -80,7 +80,7 @@ class Plan:
             f"target = {_q(self.target)}",
             f"level = {self.level}",
             f"source = {_q(self.source)}",
-            f"rounding = {_q(self.rounding)}",
+            f"rounded = {json.dumps(list(self.rounded), ensure_ascii=False)}",
             f"notes = {json.dumps(list(self.notes), ensure_ascii=False)}",
             "",
             "[session]",
@@ -111,7 +111,7 @@ class Plan:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as e:
             raise BadInput(f"the plan is not TOML: {e}", where=where) from e
-        known = {"target", "level", "source", "notes", "session", "groups", "sites", "smooth", "rounding"}
+        known = {"target", "level", "source", "notes", "session", "groups", "sites", "smooth", "rounded"}
         unknown = sorted(set(data) - known)
         if unknown:
             raise BadInput(f"the plan has an unknown entry {unknown[0]!r}", where=where, hint=f"known: {sorted(known)}")
@@ -123,7 +123,7 @@ class Plan:
                 groups={str(k): _read(v) for k, v in data.get("groups", {}).items()},
                 sites={(str(s["rule"]), str(s["node"])): _read(s) for s in data.get("sites", [])},
                 smooth={str(k): float(v) for k, v in data.get("smooth", {}).items()},
-                rounding=str(data.get("rounding", "nearest")),
+                rounded=tuple(map(str, data.get("rounded", []))),
                 session=SessionOptions.from_dict(data.get("session", {}), where=where),
                 notes=tuple(map(str, data.get("notes", []))),
             )

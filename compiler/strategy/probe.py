@@ -23,7 +23,8 @@ def activations(model: Model, operators: Iterable[str]) -> list[str]:
     found: dict[str, None] = {}
     for n in model.graph:
         if n.domain == "" and n.op_type in wanted:
-            for v in (*n.inputs, *n.outputs):
+            # Of a linear layer only what it reads: the logits of a language model are large, and no rule asks for them.
+            for v in n.inputs[:1] if n.op_type in ("MatMul", "Gemm") else (*n.inputs, *n.outputs):
                 if v is not None and v.name and v.dtype in _FLOATS and not ir.is_constant(v):
                     found[v.name] = None
     return list(found)

@@ -11,6 +11,7 @@ al. 2021, "A White Paper on Neural Network Quantization", section 5).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -53,6 +54,10 @@ ASKED: dict[str, tuple[str, ...]] = {
     "int8": ("int8", "int8-block"), "int4": ("int8-block", "int4-block"), "none": (),
 }  # fmt: skip
 """Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
+
+ROUNDING = 0.25
+"""The part of the search's time that rounding by least squares may take; the layers that it does not reach are rounded to
+the nearest."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,9 @@ class _Job:
         if scheme == "int4-block" and s.facts:
             s.say("rounding weights to 4 bits by least squares")
             nodes = [node for _, node in found]
-            s.weights = least_squares(self.best.model, nodes, s.feeds, s.keep, s.target, s.threads)
+            until = time.perf_counter() + ROUNDING * s.seconds
+            more = lambda: time.perf_counter() < until  # noqa: E731
+            s.weights = least_squares(self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, more)
         s.say(f"trying {len(found)} layers as {scheme}")
         tried, breach = self.judge(scheme, found, {}, f"all {len(found)} layers {scheme}")
         if tried is None:

@@ -5,7 +5,7 @@ A layer keeps its nearest rounding where that is better on inputs that were not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,19 @@ AT_ONCE = 256 << 20
 
 
 def least_squares(
-    model: Model, nodes: Sequence[str], feeds: Sequence[dict[str, Any]], keep: Keep, target: Target, threads: int | None
-) -> dict[str, dict[str, BlockWeight]]:
+    model: Model, nodes: Collection[str], feeds: Sequence[dict[str, Any]], keep: Keep, target: Target, threads: int | None,
+    more: Callable[[], bool] = lambda: True, only: Collection[str] | None = None,
+) -> dict[str, dict[str, BlockWeight]]:  # fmt: skip
     """By name of initializer and form, the weights of these linear layers that gained. The last input judges.
 
-    ``keep`` takes padded tokens out of an activation as it does of outputs.
+    Args:
+        keep: takes padded tokens out of an activation as it does of outputs.
+        more: asked before each layer whether there is time for it.
+        only: names of the initializers to round, whether they gain or not: those of a plan.
     """
     wanted = {ir.site(n): n for n in model.graph if ir.site(n) in nodes}
+    if only is not None:
+        wanted = {name: n for name, n in wanted.items() if _initializer(n) in only}
     layers = {name: found for name, n in wanted.items() if (found := linear(n)) is not None}
     by_input: dict[str, list[str]] = {}
     for name, layer in layers.items():
@@ -50,13 +56,17 @@ def least_squares(
         (apart,) = watch(model, group, feeds[-1:], target, threads)
         apart = keep(feeds[-1], apart)
         for x, gram in grams.items():
-            for name in by_input[x]:
+            for name in by_input[x] if more() else ():
                 w, seen = layers[name].w, rows(apart[x])
                 rounded = round_blocks(w, gram.matrix, BITS, BLOCK, search=True)
-                nearest = quantize_blocks(w, BITS, BLOCK, search=True)
-                if emulate.block(seen, w, BITS, BLOCK, rounded) < emulate.block(seen, w, BITS, BLOCK, nearest):
+                nearest = None if only is not None else quantize_blocks(w, BITS, BLOCK, search=True)
+                if nearest is None or _error(seen, w, rounded) < _error(seen, w, nearest):
                     made.setdefault(_initializer(wanted[name]), {})[FORM] = rounded
     return made
+
+
+def _error(x: np.ndarray, w: np.ndarray, rounded: BlockWeight) -> float:
+    return emulate.block(x, w, BITS, BLOCK, rounded)
 
 
 def _groups(sizes: dict[str, int]) -> list[dict[str, int]]:

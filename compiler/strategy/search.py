@@ -128,8 +128,8 @@ class Search:
         if not self.exact:
             sites, best = choose(self, folder, kept, best)
         session = self._levels(best)
-        rounding = "least squares" if self.weights else "nearest"
-        return Plan(self.target.name, 3, source, groups, sites, self.smooth, rounding, session, tuple(self.notes))
+        rounded = tuple(sorted(self.weights))
+        return Plan(self.target.name, 3, source, groups, sites, self.smooth, rounded, session, tuple(self.notes))
 
     # --- building and measuring ------------------------------------------------------------------------------------
 
