@@ -37,7 +37,7 @@ from .session import SessionOptions, run, sidecar
 from .strategy.budget import Budget
 from .strategy.calibrate import calibrate
 from .strategy.plan import Plan
-from .strategy.quantize import Fit
+from .strategy.quantize import STATIC, Fit
 from .strategy.rounding import least_squares
 from .strategy.search import Search, Trial, front, layers, next_best
 
@@ -297,7 +297,8 @@ class _Compile:
     def known_facts(self, plan: Plan, level: int) -> dict[str, Observed]:
         """What calibration saw; calibrated now where a plan is carried out that rests on it."""
         s = self.settings
-        if not self.facts and (plan.smooth or s.data is not None or s.ranges is not None) and level == 3:
+        rests = plan.smooth or plan.rounded or any(rule in STATIC for rule, _ in plan.kept())
+        if level == 3 and rests and not self.facts:
             self.say("calibrating")
             carried = plan.options(r.group for r in self.rules)
             fused = optimize(

@@ -50,6 +50,9 @@ SCHEMES: dict[str, tuple[str, ...]] = {
 }
 """A LOSSY rule that no scheme names is a scheme of its own."""
 
+STATIC = frozenset(SCHEMES["int8"]) - {"int8-linear", "stored-int8-linear"}
+"""Rules that act only where calibration saw what a value ranges over."""
+
 ASKED: dict[str, tuple[str, ...]] = {
     "int8": ("int8", "int8-block"), "int4": ("int8-block", "int4-block"), "none": (),
 }  # fmt: skip
