@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def table(stem: str, cosine: float, folder: Path) -> None:
     _, variant, role = models.locate(stem)
     source = variant.files[role].build()
     data = f"models.feeds:{stem.replace('-', '_')}"
-    choosing, judging = (list(islice(part, SAMPLES)) for part in split(getattr(models.feeds, stem.replace("-", "_"))()))
+    choosing, judging = (part[:SAMPLES] for part in split(list(getattr(models.feeds, stem.replace("-", "_"))())))
     options = SessionOptions(threads=1)
     opened = {"plain ONNX Runtime": session(source, options=options)}
     for name, make in (("quantize_dynamic", dynamic), ("quantize_static", static)):
