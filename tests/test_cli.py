@@ -158,15 +158,16 @@ def test_disk_full_leaves_nothing(model: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["gelu.onnx"]
 
 
-def test_ctrl_c_is_code_130_and_leaves_nothing(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_code_130_and_leaves_nothing(sent: signal.Signals, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    args = ["compile", str(model), "-O3", "-o", str(out)]
-    code = f"import sys; from olc import cli; print('ready', flush=True); sys.exit(cli.main({args!r}))"
+    args = ["olc", "compile", str(model), "-O3", "-o", str(out)]
+    code = f"import sys; from olc import cli; sys.argv = {args!r}; print('ready', flush=True); cli.entry()"
     running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert running.stdout is not None
     running.stdout.readline()
     time.sleep(1.5)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(sent)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
     assert "Traceback" not in err

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import signal
 import sys
 from typing import Any
 
@@ -86,5 +87,6 @@ def _show(e: OlcError) -> None:
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. A pipeline that is called off sends SIGTERM: then too nothing may be left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
