@@ -301,9 +301,11 @@ class _Job:
             return made, self.best
         self.s.smooth = won.smooth
         options = SessionOptions(threads=self.s.threads)
-        self.s.times = (
-            node_times(self.best.path, self.s.feeds[0], options), node_times(won.candidate.path, self.s.feeds[0], options),
-        )  # fmt: skip
+        before, after = (node_times(c.path, self.s.feeds[0], options) for c in (self.best, won.candidate))
+        for n in won.candidate.model.graph:  # a rewrite may have given the node that a layer became another name
+            for name in n.metadata_props.get("olc.from", "").split(",") if n.name in after else ():
+                after.setdefault(name, after[n.name])
+        self.s.times = before, after
         self.s.drop(self.best)
         return made, won.candidate
 

@@ -100,9 +100,12 @@ def kept(plan: Plan) -> Counter[str]:
 
 
 def test_everything_where_the_budget_allows_it(tmp_path: Path) -> None:
-    plan, _ = searched(model(), tmp_path)
+    plan, bench = searched(model(), tmp_path)
     assert kept(plan) == {"int8-linear": LAYERS}
     assert all(c.why for c in plan.sites.values())
+    told = {r["node"]: r["microseconds"] for r in search.layers(bench, plan) if r["kept"]}
+    assert set(told) == {f"h{i + 1}" for i in range(LAYERS)}
+    assert all(before > 0 and after > 0 for before, after in told.values())
 
 
 def test_what_breaks_the_budget_goes_to_a_closer_scheme(tmp_path: Path) -> None:
