@@ -303,8 +303,9 @@ class _Job:
         options = SessionOptions(threads=self.s.threads)
         before, after = (node_times(c.path, self.s.feeds[0], options) for c in (self.best, won.candidate))
         for n in won.candidate.model.graph:  # a rewrite may have given the node that a layer became another name
-            for name in n.metadata_props.get("olc.from", "").split(",") if n.name and n.name in after else ():
-                after.setdefault(name, after[n.name])
+            if n.name and n.name in after:
+                for name in n.metadata_props.get("olc.from", "").split(","):
+                    after.setdefault(name, after[n.name])
         self.s.times = before, after
         self.s.drop(self.best)
         return made, won.candidate
