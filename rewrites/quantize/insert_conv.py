@@ -244,11 +244,14 @@ class Int8HardSigmoid:
 
 
 @rule(group="quantize", since=19, safety=_ROUNDED)
-class Int8Sigmoid:
-    """A Sigmoid or LeakyRelu of an activation that was rounded before, rounded again: a table of 256 bytes."""
+class Int8Unary:
+    """A Sigmoid, LeakyRelu or average (over windows or all positions) of an activation that was rounded before, rounded again.
+
+    The runtime has an integer kernel of each; of the first two it is a table of 256 bytes.
+    """
 
     def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, attrs: Attrs):
-        return op.oneof("Sigmoid", "LeakyRelu")(_dequantized(op, q, scale, zero), **attrs)
+        return op.oneof("Sigmoid", "LeakyRelu", "GlobalAveragePool", "AveragePool")(_dequantized(op, q, scale, zero), **attrs)
 
     def unless(m):
         return _unfit(m, m.root.inputs[0])
@@ -259,24 +262,6 @@ class Int8Sigmoid:
     cases = [
         Case("a gate", observed={"q": (0, 12), "y": (-1, 3)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=np.uint8(6),
              attrs={}),
-        Refused("not calibrated", q=u8["N", 4], scale=np.float32(0.5), zero=None, attrs={}, because="no calibration range"),
-    ]  # fmt: skip
-
-
-@rule(group="quantize", since=19, safety=_ROUNDED)
-class Int8Pool:
-    """An average over windows or all positions of an activation that was rounded before, rounded again."""
-
-    def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, attrs: Attrs):
-        return op.oneof("GlobalAveragePool", "AveragePool")(_dequantized(op, q, scale, zero), **attrs)
-
-    def unless(m):
-        return _unfit(m, m.root.inputs[0])
-
-    def rewrite(op, m):
-        return _rounded(op, getattr(op, m.root.op_type)(*_inputs(op, m), **m.attrs), m.out)
-
-    cases = [
         Case("a head", observed={"y": (0, 10)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=np.uint8(0), attrs={}),
         Refused("not calibrated", q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=None, attrs={}, because="no calibration range"),
     ]  # fmt: skip

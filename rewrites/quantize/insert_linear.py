@@ -13,7 +13,7 @@ SmolLM2 no longer gained from larger ones."""
 matrix = f32["rows", "columns"]
 
 
-def _linear(op, x, w, b, transB):
+def _linear(op, x: f32, w: Const[matrix], b: Const | None, transB):
     return op.either(op.MatMul(x, op.either(w, op.shared(op.Transpose(w, perm=(1, 0))))), op.Gemm(x, w, b, transB=transB))
 
 
@@ -38,16 +38,15 @@ def _with_bias(op, m, product):
     return product if m.b is None else op.Add(product, m.b)
 
 
-def _cases():
-    return [
-        Case("a projection", x=f32["B", "S", 32], w=f32[32, 16], b=None, transB=0),
-        Case("a classifier", x=f32["N", 16], w=f32[16, 16], b=f32[1, 16], transB=1),
-        Case("wide", x=f32["N", 96], w=f32[96, 48], b=None, transB=0),
-        Refused("tiny", x=f32["N", 32], w=f32[32, 8], b=None, transB=0, because="too small to gain"),
-        Refused("infinite", x=f32["N", 16], w=np.full((16, 16), np.inf, np.float32), b=None, transB=0,
-                because="not finite"),
-        Refused("a vector", x=f32[16], w=f32[16, 16], b=None, transB=0, because="rank 2 or more"),
-    ]  # fmt: skip
+_cases = [
+    Case("a projection", x=f32["B", "S", 32], w=f32[32, 16], b=None, transB=0),
+    Case("a classifier", x=f32["N", 16], w=f32[16, 16], b=f32[1, 16], transB=1),
+    Case("wide", x=f32["N", 96], w=f32[96, 48], b=None, transB=0),
+    Refused("tiny", x=f32["N", 32], w=f32[32, 8], b=None, transB=0, because="too small to gain"),
+    Refused("infinite", x=f32["N", 16], w=np.full((16, 16), np.inf, np.float32), b=None, transB=0,
+            because="not finite"),
+    Refused("a vector", x=f32[16], w=f32[16, 16], b=None, transB=0, because="rank 2 or more"),
+]  # fmt: skip
 
 
 @rule(
@@ -62,18 +61,12 @@ class Int8Linear:
     which layers may act has to be measured. A weight that an embedding shares is stored twice.
     """
 
-    def pattern(op, x: f32, w: Const[matrix], b: Const | None, transB):
-        return _linear(op, x, w, b, transB)
-
-    def unless(m):
-        return _unfit(m)
+    pattern, unless, cases = _linear, _unfit, _cases
 
     def rewrite(op, m):
         q, scale = int8_weight(m.w, m.turned)
         x = op.DequantizeLinear(*op.DynamicQuantizeLinear(m.x, outputs=3))
         return _with_bias(op, m, op.MatMul(x, op.DequantizeLinear(q, scale, axis=1)))
-
-    cases = _cases()
 
 
 def _blocked(op, m, bits):
@@ -96,16 +89,10 @@ class Int8BlockLinear:
     few rows are multiplied, as in decoding, which reads each weight once.
     """
 
-    def pattern(op, x: f32, w: Const[matrix], b: Const | None, transB):
-        return _linear(op, x, w, b, transB)
-
-    def unless(m):
-        return _unfit(m)
+    pattern, unless, cases = _linear, _unfit, _cases
 
     def rewrite(op, m):
         return _blocked(op, m, 8)
-
-    cases = _cases()
 
 
 @rule(
@@ -118,13 +105,7 @@ class Int4BlockLinear:
     An eighth of the weight's size: what a decoder's speed is made of, since each step reads all weights once.
     """
 
-    def pattern(op, x: f32, w: Const[matrix], b: Const | None, transB):
-        return _linear(op, x, w, b, transB)
-
-    def unless(m):
-        return _unfit(m)
+    pattern, unless, cases = _linear, _unfit, _cases
 
     def rewrite(op, m):
         return _blocked(op, m, 4)
-
-    cases = _cases()
