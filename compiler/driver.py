@@ -193,6 +193,7 @@ class _Compile:
             lower = 1 if level > 1 else 0
             self.notes.append(f"in the final check -O{level} was {evaluation.paired.text}; -O{lower} is given instead")
             plan, level = None, lower
+            self.layers = [{**row, "kept": False, "why": f"-O{lower} is given instead"} for row in self.layers]
             result = self.optimize(None, level)
             built = self.save(result.model, None)
             evaluation = self.evaluate(built, None, level)
@@ -214,7 +215,7 @@ class _Compile:
         self.described = _described(self.path, self.path.name)
 
     def sample(self, seed: int) -> list[dict[str, Any]]:
-        """Inputs to run: the user's data, or synthesised ones. The data's last quarter judges, the rest chooses."""
+        """Inputs to run: the user's data, or synthesised ones. Of the data every other sample judges, the rest chooses."""
         s = self.settings
         opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
         if s.data is not None:
@@ -297,19 +298,19 @@ class _Compile:
     def known_facts(self, plan: Plan, level: int) -> dict[str, Observed]:
         """What calibration saw; calibrated now where a plan is carried out that rests on it."""
         s = self.settings
-        rests = plan.smooth or plan.rounded or any(rule in STATIC for rule, _ in plan.kept())
-        if level == 3 and rests and not self.facts:
+        kept = plan.kept()
+        rounded = [node for rule, node in kept if rule == "int4-block-linear"] if plan.rounded else []
+        if level == 3 and not self.facts and (plan.smooth or rounded or any(rule in STATIC for rule, _ in kept)):
             self.say("calibrating")
             carried = plan.options(r.group for r in self.rules)
             fused = optimize(
                 self.model.clone(), replace(self.options(2), groups=carried.groups), self.context(), self.rules
             ).model
             self.facts = self.calibrate(fused)
-            if plan.rounded:
+            if rounded:
                 _, keep = without_padding(self.model)
-                nodes = [node for rule, node in plan.sites if rule == "int4-block-linear"]
                 feeds = self.sample(s.seed)
-                self.weights = least_squares(fused, nodes, feeds, keep, self.target, s.threads, only=plan.rounded)
+                self.weights = least_squares(fused, rounded, feeds, keep, self.target, s.threads, only=plan.rounded)
         return self.facts
 
     def save(self, model: Model, plan: Plan | None) -> Path:

@@ -170,44 +170,51 @@ class _Job:
 
     def try_whole(self, scheme: str) -> Tried | None:
         s, found = self.s, self.found[scheme]
-        if scheme == "int4-block" and s.facts:
-            s.say("rounding weights to 4 bits by least squares")
-            nodes = [node for _, node in found]
-            until = time.perf_counter() + ROUNDING * s.seconds
-            more = lambda: time.perf_counter() < until  # noqa: E731
-            s.weights = least_squares(self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, more)
         s.say(f"trying {len(found)} layers as {scheme}")
-        tried, breach = self.judge(scheme, found, {}, f"all {len(found)} layers {scheme}")
+        tried, breach = self.judge(scheme, self.build(found, {}), found, {}, f"all {len(found)} layers {scheme}")
+        if tried is not None and breach is not None and s.facts:
+            tried, breach = self.prepared(scheme, tried, breach)
         if tried is None:
             return None
-        smooth: dict[str, float] = {}
-        if breach is not None and scheme == "int8" and s.facts:
-            s.say("smoothing activations")
-            smooth = alphas(self.best.model, {node for _, node in found}, s.feeds, s.target, s.threads)
-            smoothed, breach_then = None, None
-            if smooth:
-                what = f"all {len(found)} layers {scheme}, {len(smooth)} activations smoothed"
-                smoothed, breach_then = self.judge(scheme, found, smooth, what)
-            if smoothed is not None and smoothed.error < tried.error:
-                s.drop(tried.candidate)
-                tried, breach = smoothed, breach_then
-            else:
-                smooth = {}
-                if smoothed is not None:
-                    s.drop(smoothed.candidate)
         if breach is None:
             if scheme == "int8-block":
                 self.closer = found
             return tried
         s.drop(tried.candidate)
-        return self.longest_prefix(scheme, breach, smooth)
+        return self.longest_prefix(scheme, breach, tried.smooth)
+
+    def prepared(self, scheme: str, tried: Tried, breach: str) -> tuple[Tried, str | None]:
+        """The whole with activations smoothed (int8) or weights rounded by least squares (int4), where that has less error."""
+        s, found, smooth = self.s, self.found[scheme], {}
+        nodes = {node for _, node in found}
+        if scheme == "int8":
+            s.say("smoothing activations")
+            smooth = alphas(self.best.model, nodes, s.feeds, s.target, s.threads)
+            what = f"{len(smooth)} activations smoothed"
+        elif scheme == "int4-block":
+            s.say("rounding weights to 4 bits by least squares")
+            until = time.perf_counter() + ROUNDING * s.seconds
+            s.weights = least_squares(
+                self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, lambda: time.perf_counter() < until
+            )
+            what = f"{len(s.weights)} weights by least squares"
+        if not smooth and not s.weights:
+            return tried, breach
+        label = f"all {len(found)} layers {scheme}, {what}"
+        again, breach_then = self.judge(scheme, self.build(found, smooth), found, smooth, label)
+        if again is None or again.error >= tried.error:
+            s.weights = {}
+            if again is not None:
+                s.drop(again.candidate)
+            return tried, breach
+        s.drop(tried.candidate)
+        return again, breach_then
 
     def judge(
-        self, scheme: str, chosen: list[Site], smooth: dict[str, float], what: str
+        self, scheme: str, candidate: Candidate, chosen: list[Site], smooth: dict[str, float], what: str
     ) -> tuple[Tried | None, str | None]:
-        """Build and measure; None where it is not faster, and why it is outside the budget where it is."""
+        """Measure a candidate; None where it is not faster, and why it is outside the budget where it is."""
         s = self.s
-        candidate = self.build(chosen, smooth)
         p = s.pair(self.best.session, candidate.session)
         differences = s.differences(candidate.session)
         breach, error = s.budget.breach(differences), Budget.error(differences)
@@ -222,36 +229,35 @@ class _Job:
         return Tried(scheme, chosen, candidate, p, error, smooth), breach
 
     def longest_prefix(self, scheme: str, breach: str, smooth: dict[str, float]) -> Tried | None:
-        """As many of the layers with the smallest errors of their own as the budget allows."""
+        """As many of the layers with the smallest errors of their own as the budget allows, by bisection, to a 32nd of all."""
         found, s = self.found[scheme], self.s
         s.say(f"ordering layers by their own error as {scheme}")
         self.errors |= errors(self.best.model, found, s.feeds, s.target, s.threads, smooth)
         order = sorted(found, key=lambda site: (self.errors.get(site, float("inf")), site))
-        low = self.bisect(order, scheme, smooth)
-        if low == 0:
-            self.verdicts[scheme] = f"none as {scheme} fits the budget: {breach}"
-            return None
-        chosen = self.with_closer(order[:low])
-        beside = f", {len(chosen) - low} as int8-block" if len(chosen) > low else ""
-        tried, _ = self.judge(scheme, chosen, smooth, f"{low} of {len(order)} layers {scheme}{beside}")
-        if tried is not None:
-            tried.left = dict.fromkeys(order[low:], "with it the budget is exceeded")
-        return tried
-
-    def bisect(self, order: list[Site], scheme: str, smooth: dict[str, float]) -> int:
-        """The length of the longest prefix that fits the budget, to a 32nd of all."""
-        s, low, high = self.s, 0, len(order)
-        near = max(1, len(order) // 32)
-        while high - low > near and s.time_left(f"more layers as {scheme} were"):
+        low, high, fits = 0, len(order), None
+        while high - low > max(1, len(order) // 32):
+            if not s.time_left(f"more layers as {scheme} were"):
+                breach = f"the time was over; all of them: {breach}"
+                break
             middle = (low + high) // 2
             s.say(f"trying the {middle} of {len(order)} layers with the smallest error as {scheme}")
             candidate = self.build(self.with_closer(order[:middle]), smooth)
-            if s.budget.breach(s.differences(candidate.session)) is None:
-                low = middle
-            else:
+            if s.budget.breach(s.differences(candidate.session)) is not None:
                 high = middle
-            s.drop(candidate)
-        return low
+                s.drop(candidate)
+                continue
+            if fits is not None:
+                s.drop(fits)
+            low, fits = middle, candidate
+        if fits is None:
+            self.verdicts[scheme] = f"no number of layers as {scheme} was found that fits the budget: {breach}"
+            return None
+        chosen = self.with_closer(order[:low])
+        beside = f", {len(chosen) - low} as int8-block" if len(chosen) > low else ""
+        tried, _ = self.judge(scheme, fits, chosen, smooth, f"{low} of {len(order)} layers {scheme}{beside}")
+        if tried is not None:
+            tried.left = dict.fromkeys(order[low:], "with it the budget is exceeded")
+        return tried
 
     def with_closer(self, chosen: list[Site]) -> list[Site]:
         """These layers, and the others in blocks of 8 bits where all layers so fit the budget."""
