@@ -23,6 +23,7 @@ from .evaluation import data as data_files
 from .evaluation import executed
 from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate, external_files
+from .evaluation.numerics import OutputDifference
 from .evaluation.padding import as_it_is, without_padding
 from .files import write_text
 from .fusions import survey
@@ -183,7 +184,7 @@ class _Compile:
                 plan, error = next_best(plan, self.fits, error)
                 for row in self.layers:
                     choice = plan.sites[row["rule"], row["node"]]
-                    row |= {"kept": choice.keep, "why": choice.why}
+                    row |= {"kept": choice.keep, "why": choice.why, "microseconds": [row["microseconds"][0], None]}
                 result = self.optimize(plan, level)
                 built = self.save(result.model, plan)
         while s.evaluate and s.level == 3 and s.plan is None and level > 0 and _slower(evaluation):
@@ -242,7 +243,7 @@ class _Compile:
         optimize(base, self.options(1), ctx, self.rules)
         search = Search(
             base, ctx, self.rules, self.target, feeds, reference, s.budget.for_choosing(), s.exact, s.threads, s.seconds,
-            self.options(3), self.say, s.quantize, s.keep_float, keep,
+            self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
             self.calibrate if s.data is not None or s.ranges is not None else None,
         )  # fmt: skip
         found = search.run(f"sha256:{self.described['sha256']}")
@@ -266,7 +267,7 @@ class _Compile:
         feeds, _ = data_files.split(data_files.load(s.data, data_files.expected(opened)))
         del opened
         found = calibrate(model, feeds, self.target, s.threads, s.calibration)
-        if s.ranges is not None:
+        if s.ranges is not None and found:
             save_ranges(s.ranges, found)
         return found
 
@@ -293,7 +294,13 @@ class _Compile:
                 options, level=carried.level, groups=carried.groups, sites=carried.sites, smooth=carried.smooth,
                 facts=self.known_facts(plan, level), weights=self.weights,
             )  # fmt: skip
-        return optimize(self.model.clone(), options, self.context(), self.rules)
+        result = optimize(self.model.clone(), options, self.context(), self.rules)
+        fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None}
+        idle = sorted(plan.kept() - fired) if plan is not None else []
+        if idle:
+            rule, node = idle[0]
+            self.notes.append(f"{len(idle)} places of the plan were not rewritten, the first: {rule} at {node!r} (olc why --at)")
+        return result
 
     def known_facts(self, plan: Plan, level: int) -> dict[str, Observed]:
         """What calibration saw; calibrated now where a plan is carried out that rests on it."""
@@ -308,6 +315,9 @@ class _Compile:
             ).model
             self.facts = self.calibrate(fused)
             if rounded:
+                if s.data is None:
+                    hint = "give the --data that it was made with"
+                    raise BadInput("the plan rounds weights by least squares", where="--plan", hint=hint)
                 _, keep = without_padding(self.model)
                 feeds = self.sample(s.seed)
                 self.weights = least_squares(fused, rounded, feeds, keep, self.target, s.threads, only=plan.rounded)
@@ -339,19 +349,22 @@ class _Compile:
             self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
             time_s=2.0 if measure else 0.0, measure_memory=measure,
             options_a=SessionOptions(threads=s.threads), options_b=self.session_options(plan),
-            keep=keep,
+            keep=keep, accept=lambda outputs: self.accept(outputs, lossy),
         )  # fmt: skip
+        self.feed = feeds[0] if measure else None
+        return found
+
+    def accept(self, outputs: Sequence[OutputDifference], lossy: bool) -> None:
+        """Raise where the outputs differ by more than the level promises."""
         if lossy:
-            breach = s.budget.breach(found.outputs)
+            breach = self.settings.budget.breach(outputs)
         else:
-            breach = next((f"output {d.name!r}: {w}" for d in found.outputs if (w := d.why_not()) is not None), None)
+            breach = next((f"output {d.name!r}: {w}" for d in outputs if (w := d.why_not()) is not None), None)
         if breach is not None:
             raise VerificationFailed(
                 f"the compiled model differs from the source: {breach}", where=str(self.source),
                 hint="report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites",
             )  # fmt: skip
-        self.feed = feeds[0] if measure else None
-        return found
 
     def profile(self, model: Model, built: Path, plan: Plan | None) -> None:
         """Note what the runtime executes of source and artifact, and what it fuses although that does not pay."""

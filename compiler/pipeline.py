@@ -194,20 +194,21 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         run.clean("EXACT")
     if o.level >= 2 > o.start:
         run.clean("EXACT", "CLOSE")
+    target = run.ctx.target if o.level >= 2 else None
+    if o.shared_cache and o.start < 2:
+        run.run_pass(shared_cache)
+    if target is not None and o.start < 2:
+        _lower(run, target)
     if o.level >= 3 and not o.exact:
         note(model, o.facts, o.weights)
         if o.smooth:
             run.run_pass(smooth, o.smooth)
-    if o.level >= 3 and o.sites and not o.exact and run.rewrite("lossy rules", run.select("LOSSY"), o.sites):
-        quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
-        run.rewrite("quantized forms", quantized)
-        run.run_pass(dce)
-    target = run.ctx.target if o.level >= 2 else None
-    if o.shared_cache:
-        run.run_pass(shared_cache)
-    if target is not None and run.step("lower", lambda: target.lower(model, run.ctx)):
-        run.run_pass(lift_constants)  # the standard's bodies of operators are full of constants and casts
-        run.clean("EXACT")
+        if o.sites and run.rewrite("lossy rules", run.select("LOSSY"), o.sites):
+            quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
+            run.rewrite("quantized forms", quantized)
+            run.run_pass(dce)
+            if target is not None:
+                _lower(run, target)
     if o.level >= 1:
         run.run_pass(normalize)
         run.run_pass(dedupe_initializers)
@@ -215,3 +216,9 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         run.run_pass(dce)
     verifier.check(model, f"after -O{o.level}")
     return run.result
+
+
+def _lower(run: _Run, target: Any) -> None:
+    if run.step("lower", lambda: target.lower(run.model, run.ctx)):
+        run.run_pass(lift_constants)  # the standard's bodies of operators are full of constants and casts
+        run.clean("EXACT")

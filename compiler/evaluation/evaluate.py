@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,7 @@ def evaluate(
     options_a: SessionOptions | None = None,
     options_b: SessionOptions | None = None,
     keep: Keep = as_it_is,
+    accept: Callable[[list[OutputDifference]], None] | None = None,
 ) -> Evaluation:
     """Compare a candidate with a reference.
 
@@ -149,6 +150,7 @@ def evaluate(
         threads: for both; each model's recommendation where None.
         time_s: seconds for the paired timing; 0 leaves it out.
         keep: the part of each side's outputs that is compared (``padding.py``).
+        accept: sees the differences before anything is timed, and may raise.
         options_a, options_b: session options; those recorded beside each model where None.
 
     Raises:
@@ -175,12 +177,15 @@ def evaluate(
         count += 1
     if not count:
         raise BadInput("there are no samples", where=data, hint="give at least one feed")
-    timed = _timed(opened, kept, time_s, seed) if time_s > 0 else None
+    outputs = comparison.results()
+    if accept is not None:
+        accept(outputs)
+    paired = timed(opened, kept, time_s, seed) if time_s > 0 else None
     opened.clear()
     problems: list[str] = []
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]
     facts = [_facts(*of) for of in zip(paths, loads, options, measured, strict=True)]
-    return Evaluation(facts[0], facts[1], origin, count, comparison.results(), timed, threads, seed, problems)
+    return Evaluation(facts[0], facts[1], origin, count, outputs, paired, threads, seed, problems)
 
 
 def _options(path: str, given: SessionOptions | None, threads: int | None) -> SessionOptions:
@@ -220,7 +225,7 @@ def _source(
     return (plan.make(i) for i in range(max(1, samples))), plan.to_dict()
 
 
-def _timed(opened: Sequence[Any], kept: list[Feed], time_s: float, seed: int) -> Paired:
+def timed(opened: Sequence[Any], kept: Sequence[Feed], time_s: float, seed: int) -> Paired:
     """Both on the same sample in each pair, one sample after the other."""
     ready = [[prepared(s, feed) for feed in kept] for s in opened]
     current = 0

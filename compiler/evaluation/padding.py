@@ -21,8 +21,8 @@ def as_it_is(feed: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, A
 def without_padding(model: Model) -> tuple[str | None, Keep]:
     """The mask input's name, or None where the model has none, and a function (feed, outputs) -> outputs.
 
-    An output [batch, sequence, ...] of the mask's own two sizes becomes [tokens, ...] without those at which the mask is
-    0; other outputs stay. Rounding moves a padded token's result far, since nothing keeps it in place.
+    An output [batch, sequence, channels] of the mask's own two sizes becomes [tokens, channels] without those at which
+    the mask is 0; other outputs stay. Rounding moves a padded token's result far, since nothing keeps it in place.
     """
     masks = [i.name for i in roles.inputs(model) if i.role == roles.MASK and i.rank == 2 and "encoder" not in i.name]
     if not masks:
@@ -32,7 +32,7 @@ def without_padding(model: Model) -> tuple[str | None, Keep]:
     def keep(feed: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
         mask = np.asarray(feed[name]) != 0
         return {
-            k: v[mask] if isinstance(v, np.ndarray) and v.shape[:2] == mask.shape else v
+            k: v[mask] if isinstance(v, np.ndarray) and v.ndim == 3 and v.shape[:2] == mask.shape else v
             for k, v in outputs.items()
         }
 

@@ -11,7 +11,6 @@ columns of the linear layer that makes one factor of it (``silu(g) * (x @ W)``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from .. import ir
 from ..analysis import shapes
 from ..errors import BadInput
 from ..quantization import observed
+from ..quantization.linears import Linear, linear
 from ..quantization.smoothing import factors, row_maxima
 from . import Context
 from .edit import Names
@@ -28,38 +28,13 @@ _NORMS = {"LayerNormalization": (1, 2), "RMSNormalization": (1,)}
 """Inputs of a norm, past its first, that scale with its output."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A linear layer that reads the activation; ``turned``: its constant is stored [N, K]."""
-
-    node: ir.Node
-    weight: np.ndarray
-    turned: bool
-
-    @property
-    def matrix(self) -> np.ndarray:
-        return self.weight.T if self.turned else self.weight
-
-
-def readers(value: ir.Value) -> list[Reader]:
-    """The linear layers of the main graph, with constant weight, that read the value as their activation."""
-    found, made_by = [], value.producer()
-    for node, i in value.uses():
-        if i != 0 or node.domain != "" or node.op_type not in ("MatMul", "Gemm"):
-            continue
-        if made_by is None or ir.owner(node) is not ir.owner(made_by):
-            continue
-        if node.op_type == "Gemm" and (ir.attr(node, "transA", 0) or ir.attr(node, "alpha", 1.0) != 1.0):
-            continue
-        constant = node.inputs[1]
-        turned = bool(node.op_type == "Gemm" and ir.attr(node, "transB", 0))
-        made = None if constant is None else constant.producer()
-        if made is not None and made.op_type == "Transpose" and made.domain == "":
-            constant, turned = made.inputs[0], not turned
-        w = None if constant is None else ir.array(constant)
-        if w is not None and w.ndim == 2 and w.dtype == np.float32:
-            found.append(Reader(node, w, turned))
-    return found
+def readers(value: ir.Value) -> list[Linear]:
+    """The linear layers of the value's own graph, with constant float32 weight, that read it as their activation."""
+    made_by = value.producer()
+    if made_by is None:
+        return []
+    found = [linear(node) for node, i in value.uses() if i == 0 and ir.owner(node) is ir.owner(made_by)]
+    return [r for r in found if r is not None and r.constant.dtype == ir.DataType.FLOAT]
 
 
 def run(model: ir.Model, ctx: Context, alphas: Mapping[str, float]) -> int:
@@ -83,9 +58,9 @@ def run(model: ir.Model, ctx: Context, alphas: Mapping[str, float]) -> int:
         s = factors(seen.channels, row_maxima([r.matrix for r in linears]), alpha)
         where = _divide(model, names, value, linears, s)
         for r in linears:
-            w = r.weight * (s[None, :] if r.turned else s[:, None])
-            matrix = np.ascontiguousarray(w.T if r.turned and r.node.op_type == "MatMul" else w)
-            r.node.replace_input_with(1, _constant(model, names, f"{name}_smooth_weight", matrix))
+            w = r.matrix * s[:, None]
+            held = np.ascontiguousarray(w.T if r.node.op_type == "Gemm" and ir.attr(r.node, "transB", 0) else w)
+            r.node.replace_input_with(1, _constant(model, names, f"{name}_smooth_weight", held))
         ctx.record(NAME, name, f"factors from {s.min():.3g} to {s.max():.3g} at alpha {alpha:g}, {where}")
     return len(alphas)
 
@@ -98,7 +73,7 @@ def _constant(model: ir.Model, names: Names, name: str, a: np.ndarray) -> ir.Val
     return value
 
 
-def _divide(model: ir.Model, names: Names, value: ir.Value, linears: list[Reader], s: np.ndarray) -> str:
+def _divide(model: ir.Model, names: Names, value: ir.Value, linears: list[Linear], s: np.ndarray) -> str:
     """Divide what the layers read by ``s``; says where."""
     alone = len(value.uses()) == len(linears) and not value.is_graph_output()
     node = value.producer()

@@ -7,7 +7,6 @@ Network Quantization", section 3), on what reaches the layer in the float model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..ir import Model, Node
 from ..passes import Context
 from ..passes import smooth as smoothing
 from ..quantization import Observed, emulate, observed, quantize_linear_weight
+from ..quantization.linears import linear
 from ..quantization.smoothing import best_smoothing
 from ..targets import Target
 from .probe import watch
@@ -39,36 +39,6 @@ ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 """By rule, for linear layers; of other rules the error is estimated by what rounding does to their inputs and output."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A linear layer: the activation that it reads, and its weight [K, N]."""
-
-    x: str
-    w: np.ndarray
-
-
-def linear(node: Node) -> Layer | None:
-    """What a MatMul or Gemm with constant weight is made of; None for other nodes."""
-    if node.domain != "" or node.op_type not in ("MatMul", "Gemm") or node.inputs[0] is None:
-        return None
-    w = _matrix(node.inputs[1])
-    if w is None or w.ndim != 2 or node.inputs[0].name is None:
-        return None
-    turned = node.op_type == "Gemm" and ir.attr(node, "transB", 0)
-    return Layer(node.inputs[0].name, w.T if turned else w)
-
-
-def _matrix(value: Any) -> np.ndarray | None:
-    """A constant matrix, or one transposed (an embedding's table as the head)."""
-    if value is None:
-        return None
-    node = value.producer()
-    if node is not None and node.op_type == "Transpose" and node.domain == "":
-        table = ir.array(node.inputs[0])
-        return None if table is None else table.T
-    return ir.array(value)
-
-
 def errors(
     model: Model, sites: Sequence[tuple[str, str]], feeds: Sequence[dict[str, Any]], target: Target, threads: int | None,
     smooth: Mapping[str, float] | None = None,
@@ -86,14 +56,14 @@ def errors(
     wanted = [s for s in sites if s[1] in (layers if s[0] in ESTIMATES else nodes)]
     around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES}
     total = {s: _weight_error(nodes[s[1]]) if s in around else 0.0 for s in wanted}
-    reads = [name for s in wanted for name in (around[s] if s in around else [layers[s[1]].x])]
+    reads = [name for s in wanted for name in (around[s] if s in around else [layers[s[1]].x.name or ""])]
     fed = feeds[:MAX_FEEDS]
     for values in watch(model, reads, fed, target, threads):
         for s in wanted:
             if s in around:
                 total[s] += sum(_rounding(values[name], seen) for name, seen in around[s].items()) / len(fed)
-            elif (x := rows(values[layers[s[1]].x])).size:
-                total[s] += ESTIMATES[s[0]](x, layers[s[1]].w) / len(fed)
+            elif (x := rows(values[layers[s[1]].x.name or ""])).size:
+                total[s] += ESTIMATES[s[0]](x, layers[s[1]].matrix) / len(fed)
     return total
 
 

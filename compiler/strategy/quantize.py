@@ -90,7 +90,7 @@ def choose(
     s: Search, folder: Path, groups: frozenset[str] | None, best: Candidate
 ) -> tuple[dict[Site, Choice], Candidate]:
     """What to round, with the reason for each layer, and the model that came out: ``best`` where nothing pays."""
-    if s.calibrate is not None:
+    if s.calibrate is not None and s.quantize != "none":
         s.say("calibrating")
         s.facts = s.calibrate(best.model)
         note(best.model, s.facts)
@@ -117,7 +117,8 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
     nodes = {ir.site(n): n for n in model.graph}
     for r in asked:
         if r.name in ESTIMATES:
-            known.setdefault(scheme_of(r), []).extend((r.name, ir.site(n)) for n, m in why(model, r) if isinstance(m, Match))
+            fit = [ir.site(n) for n, m in why(model, r) if isinstance(m, Match) and nodes.get(ir.site(n)) is n]
+            known.setdefault(scheme_of(r), []).extend((r.name, name) for name in fit)
     # The others fit beside each other: a sum can be rounded where what it adds was. So they are let loose on a copy.
     for scheme in {scheme_of(r): None for r in asked if r.name not in ESTIMATES}:
         ctx = Context(target=s.target, skip=s.ctx.skip, unassumed=s.ctx.unassumed)
@@ -172,7 +173,7 @@ class _Job:
         s, found = self.s, self.found[scheme]
         s.say(f"trying {len(found)} layers as {scheme}")
         tried, breach = self.judge(scheme, self.build(found, {}), found, {}, f"all {len(found)} layers {scheme}")
-        if tried is not None and breach is not None and s.facts:
+        if tried is not None and breach is not None and s.facts and s.real:
             tried, breach = self.prepared(scheme, tried, breach)
         if tried is None:
             return None
@@ -202,7 +203,7 @@ class _Job:
             return tried, breach
         label = f"all {len(found)} layers {scheme}, {what}"
         again, breach_then = self.judge(scheme, self.build(found, smooth), found, smooth, label)
-        if again is None or again.error >= tried.error:
+        if again is None or (breach_then is not None and again.error >= tried.error):
             s.weights = {}
             if again is not None:
                 s.drop(again.candidate)
@@ -279,13 +280,16 @@ class _Job:
             differences = s.differences(candidate.session)
             breach = s.budget.breach(differences)
             kept = p.verdict == "faster" and breach is None
-            s.record(f"{len(rest)} more layers {scheme}", p, kept, Budget.error(differences), breach or "")
+            what, against = f"{len(rest)} more layers {scheme}", f"{len(taken)} layers {self.winner.scheme}"
+            s.record(what, p, kept, Budget.error(differences), breach or "", against)
             if kept:
                 s.drop(self.winner.candidate)
-                paired = s.pair(self.best.session, candidate.session)
-                error = Budget.error(differences)
+                paired, error = s.pair(self.best.session, candidate.session), Budget.error(differences)
+                s.record(f"{against} and {what}", paired, True, error)
                 s.fits.append(Fit(paired.ratio, error, tuple(both), self.winner.smooth))
-                self.winner = Tried(self.winner.scheme, both, candidate, paired, error, self.winner.smooth)
+                self.winner = Tried(
+                    self.winner.scheme, both, candidate, paired, error, self.winner.smooth, self.winner.left
+                )
             else:
                 s.drop(candidate)
 

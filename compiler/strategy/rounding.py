@@ -5,6 +5,7 @@ A layer keeps its nearest rounding where that is better on inputs that were not 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ from ..evaluation.padding import Keep
 from ..ir import Model
 from ..quantization import emulate
 from ..quantization.blocks import BlockWeight, quantize_blocks
+from ..quantization.linears import Linear, linear
 from ..quantization.rounding import Gram, round_blocks
 from ..targets import Target
-from .layers import linear, rows
+from .layers import rows
 from .probe import watch
 
 BITS, BLOCK = 4, 64
@@ -37,31 +39,30 @@ def least_squares(
         more: asked before each layer whether there is time for it.
         only: names of the initializers to round, whether they gain or not: those of a plan.
     """
-    wanted = {ir.site(n): n for n in model.graph if ir.site(n) in nodes}
-    if only is not None:
-        wanted = {name: n for name, n in wanted.items() if _initializer(n) in only}
-    layers = {name: found for name, n in wanted.items() if (found := linear(n)) is not None}
-    by_input: dict[str, list[str]] = {}
-    for name, layer in layers.items():
-        by_input.setdefault(layer.x, []).append(name)
+    layers = [found for n in model.graph if (found := linear(n)) is not None]
+    readers = Counter(layer.constant for layer in layers)
+    by_input: dict[str, list[Linear]] = {}
+    for layer in layers:
+        # Of a constant that two layers read there can be only one rounding.
+        if ir.site(layer.node) in nodes and readers[layer.constant] == 1 and (only is None or layer.constant.name in only):
+            by_input.setdefault(layer.x.name or "", []).append(layer)
     if len(feeds) < 2:
         return {}
     made: dict[str, dict[str, BlockWeight]] = {}
-    for group in _groups({x: len(layers[names[0]].w) for x, names in by_input.items()}):
+    for group in _groups({x: len(found[0].matrix) for x, found in by_input.items()}):
         grams = {x: Gram(size, np.float32) for x, size in group.items()}
-        for feed, values in zip(feeds[:-1], watch(model, group, feeds[:-1], target, threads), strict=True):
-            for x, value in keep(feed, values).items():
-                if x in grams:
-                    grams[x].add(value)
-        (apart,) = watch(model, group, feeds[-1:], target, threads)
-        apart = keep(feeds[-1], apart)
+        apart: dict[str, Any] = {}
+        for feed, values in zip(feeds, watch(model, group, feeds, target, threads), strict=True):
+            for x, value in apart.items():
+                grams[x].add(value)
+            apart = {x: value for x, value in keep(feed, values).items() if x in grams}
         for x, gram in grams.items():
-            for name in by_input[x] if more() else ():
-                w, seen = layers[name].w, rows(apart[x])
+            for layer in by_input[x] if more() else ():
+                w, seen = layer.matrix, rows(apart[x])
                 rounded = round_blocks(w, gram.matrix, BITS, BLOCK, search=True)
                 nearest = None if only is not None else quantize_blocks(w, BITS, BLOCK, search=True)
                 if nearest is None or _error(seen, w, rounded) < _error(seen, w, nearest):
-                    made.setdefault(_initializer(wanted[name]), {})[FORM] = rounded
+                    made[layer.constant.name or ""] = {FORM: rounded}
     return made
 
 
@@ -80,11 +81,3 @@ def _groups(sizes: dict[str, int]) -> list[dict[str, int]]:
         groups[-1][x] = size
     return groups
 
-
-def _initializer(node: ir.Node) -> str:
-    value = node.inputs[1]
-    made = None if value is None else value.producer()
-    if made is not None and made.op_type == "Transpose":
-        value = made.inputs[0]
-    assert value is not None
-    return value.name or ""

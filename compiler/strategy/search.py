@@ -22,6 +22,7 @@ import numpy as np
 from .. import storage
 from ..errors import OlcError
 from ..evaluation import latency, numerics
+from ..evaluation.evaluate import timed
 from ..evaluation.padding import Keep, as_it_is
 from ..ir import Model
 from ..passes import Context
@@ -50,6 +51,7 @@ class Trial:
     kept: bool
     error: float | None = None
     why: str = ""
+    against: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,6 +77,7 @@ class Search:
         seconds: wall time after which nothing new is tried.
         quantize: ``auto`` or a key of ``quantize.ASKED``.
         keep_float: patterns of names of layers that are not rounded.
+        real: the feeds are a user's, not synthesised: smoothing and rounding may learn from them.
         calibrate: gives what values of a model range over, or None where there is no data to see that on.
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
@@ -99,6 +102,7 @@ class Search:
     quantize: str = "auto"
     keep_float: tuple[str, ...] = ()
     keep: Keep = as_it_is
+    real: bool = False
     calibrate: Callable[[Model], dict[str, Observed]] | None = None
     facts: dict[str, Observed] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
@@ -161,9 +165,7 @@ class Search:
 
     def pair(self, a: Any, b: Any) -> latency.Paired:
         """All samples in turn: together they are the work that the model is compiled for."""
-        return latency.paired(
-            lambda: [run(a, f) for f in self.feeds], lambda: [run(b, f) for f in self.feeds], budget_s=PAIR_SECONDS, min_pairs=8
-        )
+        return timed((a, b), self.feeds, PAIR_SECONDS, 0)
 
     def differences(self, session: Any) -> list[numerics.OutputDifference]:
         return numerics.compare(self.reference, [self.keep(f, run(session, f)) for f in self.feeds])
@@ -174,8 +176,10 @@ class Search:
         self.notes.append(f"{what} not tried: that part of the search's {self.seconds:.0f} s was over (--tune-time)")
         return False
 
-    def record(self, what: str, p: latency.Paired, kept: bool, error: float | None = None, why: str = "") -> None:
-        self.trials.append(Trial(what, p.ratio, p.low, p.high, p.verdict, kept, error, why))
+    def record(
+        self, what: str, p: latency.Paired, kept: bool, error: float | None = None, why: str = "", against: str = ""
+    ) -> None:
+        self.trials.append(Trial(what, p.ratio, p.low, p.high, p.verdict, kept, error, why, against))
 
     # --- 1. groups of fusions --------------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
 
 def front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """The rounded models tried that no other beats in both speed and error, slowest first."""
-    tried = [t for t in trials if t.error is not None and " more layers " not in t.what]
+    tried = [t for t in trials if t.error is not None and not t.against]
     best = [t for t in tried if not any(
         o.ratio >= t.ratio and (o.error or 0) <= (t.error or 0) and (o.ratio, o.error) != (t.ratio, t.error) for o in tried
     )]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,8 +13,9 @@ from olc import ir, storage, targets
 from olc.analysis import shapes
 from olc.evaluation.latency import Paired, Side
 from olc.passes import Context
-from olc.pipeline import Options
+from olc.pipeline import Options, optimize
 from olc.quantization import Observed, emulate, quantize_linear_weight
+from olc.quantization.facts import note
 from olc.rules import registry
 from olc.session import run, session
 from olc.strategy import layers, quantize, search
@@ -90,6 +92,7 @@ def searched(m: ir.Model, tmp_path: Path, cosine: float = 0.99, data: bool = Fal
         m, Context(target=TARGET), registry(), TARGET, FEEDS, [run(opened, f) for f in FEEDS], Budget(cosine=cosine), False, 1,
         600.0, Options(level=3, strict=True), lambda text: None, **options,  # type: ignore[arg-type]
     )  # fmt: skip
+    bench.real = data
     if data:
         bench.calibrate = lambda fused: calibrate(fused, FEEDS, TARGET, 1)
     return bench.run("test"), bench
@@ -206,3 +209,51 @@ def test_every_scheme_names_rules_that_there_are() -> None:
     known = {r.name for r in registry() if r.safety.level == "LOSSY"}
     assert {name for members in quantize.SCHEMES.values() for name in members} <= known
     assert set(layers.ESTIMATES) <= known
+
+
+def test_what_is_found_is_what_is_carried_out() -> None:
+    """HardSwish has no kernel: the search sees the parts that lowering writes out, and so must the compile."""
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 22]> g (float[1, 8, 6, 6] x) => (float[1, 8, 6, 6] y) '
+        "{ a = Conv(x, w) b = HardSwish(a) c = Conv(b, w) d = HardSwish(c) y = Conv(d, w) }"
+    )
+    for n in proto.graph.node:
+        n.name = n.output[0]
+    random = np.random.default_rng(3)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=(8, 8, 1, 1)).astype(np.float32), "w"))
+    source = ir.serde.deserialize_model(proto)
+    fused = optimize(source.clone(), Options(level=2), Context(target=TARGET)).model
+    facts = calibrate(fused, [{"x": random.normal(size=(1, 8, 6, 6)).astype(np.float32)}], TARGET, 1)
+    note(fused, facts)
+    asking = SimpleNamespace(rules=registry(), target=TARGET, quantize="auto", keep_float=(), ctx=Context(target=TARGET))
+    (found,) = quantize.sites(asking, fused).values()  # type: ignore[arg-type]
+    assert len(found) > 3  # more than the convolutions
+    ctx = Context(target=TARGET)
+    optimize(source, Options(level=3, sites=quantize.by_rule(found), facts=facts), ctx)
+    assert set(found) <= {(e.by, e.site) for e in ctx.events if e.number is not None}
+
+
+def test_a_layer_in_a_body_stays_as_it_is(tmp_path: Path) -> None:
+    """No estimate looks into bodies, and its name may be that of a layer outside."""
+    m = model()
+    body = onnx.parser.parse_graph(f"then () => (float[B, {WIDTH}] z) {{ z = MatMul(x, w1) }}")
+    other = onnx.parser.parse_graph(f"otherwise () => (float[B, {WIDTH}] u) {{ u = Identity(x) }}")
+    body.node[0].name = "inner"
+    proto = ir.serde.serialize_model(m)
+    proto.graph.node.append(onnx.helper.make_node("If", ["c"], ["v"], "if", then_branch=body, else_branch=other))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, ["B", WIDTH]))
+    inside = ir.serde.deserialize_model(proto)
+    asking = SimpleNamespace(rules=registry(), target=TARGET, quantize="int8", keep_float=("w3",), ctx=Context(target=TARGET))
+    found = quantize.sites(asking, inside)["int8"]  # type: ignore[arg-type]
+    assert found == [("int8-linear", f"h{i}") for i in (1, 2, 3)]
+
+
+def test_a_weight_that_two_layers_read_is_rounded_to_the_nearest() -> None:
+    m = model()
+    (second,) = (n for n in m.graph if n.name == "h2")
+    second.replace_input_with(1, m.graph.initializers["w0"])
+    random = np.random.default_rng(7)
+    feeds = [{"x": random.normal(size=(200, WIDTH)).astype(np.float32), "r": FAR[:1]} for _ in range(3)]
+    made = least_squares(m, ["h1", "h2", "h3"], feeds, lambda feed, values: dict(values), TARGET, 1)
+    assert "w0" not in made
