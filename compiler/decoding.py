@@ -182,6 +182,8 @@ class Decoder:
         try:
             self._opened.run_with_iobinding(self._binding)
         except Exception as error:  # as above
+            if self.length == 0:
+                self._binding = None  # its buffers are of these feeds' sizes, which may be what is wrong
             raise refusal(error, self._where, "inference failed") from error
         self.length = length
         found = self._binding.get_outputs()  # in the order in which they were bound first
@@ -285,7 +287,8 @@ def _fixed(port: Port) -> bool:
 def _by_name(inputs: Sequence[Port], outputs: Sequence[Port]) -> list[tuple[Port, Port]]:
     named: dict[str, list[Port]] = {}
     for port in outputs:
-        named.setdefault(_stem(port.name), []).append(port)
+        if _stem(port.name):  # "input" and "output" have nothing in common but that they are no name
+            named.setdefault(_stem(port.name), []).append(port)
     found = []
     for port in inputs:
         alike = [p for p in named.get(_stem(port.name), []) if _alike(port, p)]

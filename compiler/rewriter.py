@@ -13,7 +13,7 @@ from . import ir
 from .analysis import dims as dim
 from .analysis import shapes
 from .builder import Builder, Refusal
-from .errors import RuleError
+from .errors import OlcError, RuleError
 from .ir import Graph, Model, Node, Value
 from .matching import Match, Miss, match
 from .passes import Context
@@ -30,7 +30,7 @@ class Outcome:
 
     Attributes:
         applied: how often each rule fired.
-        quarantined: rules that were taken out because they did not terminate, with the reason.
+        quarantined: rules that were taken out, because they did not terminate or raised, with the reason.
         refused: (rule, reason) to how often the pattern matched but the rule or the commit check declined.
     """
 
@@ -129,8 +129,20 @@ class Rewriter:
             for r in self.by_root[(node.domain, node.op_type)]:
                 if self._stopped():
                     return
-                if r.pattern.may_match(node) and self._try(r, node):
+                if r.pattern.may_match(node) and self._tried(r, node):
                     break
+
+    def _tried(self, r: Rule, node: Node) -> bool:
+        """Whether the rule acted. One whose code raises is taken out, by name: a model compiles without it."""
+        try:
+            return self._try(r, node)
+        except (OlcError, MemoryError):
+            raise
+        except Exception as e:
+            if self.strict:
+                raise
+            self._take_out([r.name], f"it raised {type(e).__name__} at {ir.site(node)!r}: {e}")
+            return False
 
     def _try(self, r: Rule, node: Node) -> bool:
         for index in _root_indices(r, len(node.outputs)):
@@ -417,13 +429,16 @@ class Rewriter:
             what = f"rules {', '.join(map(repr, names))} undo each other"
         if self.strict:
             raise RuleError(what, where="rewriter", hint="make one direction the canonical form and refuse the other")
-        for n in names:
-            self.outcome.quarantined[n] = what
-            self.ctx.record(n, None, f"taken out: {what}")
-        for op in list(self.by_root):
-            self.by_root[op] = [r for r in self.by_root[op] if r.name not in self.outcome.quarantined]
+        self._take_out(names, what)
         self.recent.clear()
         self.budget = 1000
+
+    def _take_out(self, names: Iterable[str], why: str) -> None:
+        for n in names:
+            self.outcome.quarantined[n] = why
+            self.ctx.record(n, None, f"taken out: {why}")
+        for op in list(self.by_root):
+            self.by_root[op] = [r for r in self.by_root[op] if r.name not in self.outcome.quarantined]
 
     def _sort(self) -> None:
         for g in self.needs_sort:

@@ -401,3 +401,18 @@ def test_a_real_decoder_compiled_to_the_shared_form(stem: str) -> None:
     close(generate(decoder(source, capacity=9, threads=1), 2, positions=True), expected)
     close(generate(Plain(shared, 2), 2, positions=True), expected)
     assert ir.opset_of(found, "com.microsoft") == 1
+
+
+def test_a_first_step_that_fails_binds_nothing() -> None:
+    """Its batch may be what was wrong."""
+    loop = decoder(share(model()), 16, threads=1)
+    with pytest.raises(OlcError):
+        loop.step({"input_ids": np.full((2, 3), 99), "attention_mask": np.ones((2, 3), np.int64)})
+    loop.step({"input_ids": np.ones((1, 3), np.int64), "attention_mask": np.ones((1, 3), np.int64)})
+    assert loop.length == 3
+
+
+def test_an_input_and_an_output_without_a_name_of_their_own_are_no_cache() -> None:
+    inputs = [Port("input", "tensor(float)", ("b", "s", 64)), Port("past_k", "tensor(float)", ("b", 2, "p", 8))]
+    outputs = [Port("output", "tensor(float)", ("b", "s", 64)), Port("present_k", "tensor(float)", ("b", 2, "t", 8))]
+    assert [p.past.name for p in find_pairs(inputs, outputs)] == ["past_k"]

@@ -139,7 +139,11 @@ def test_an_error_in_a_rule_leaves_no_uses_behind() -> None:
 
     model = graph("a = Neg(x) y = Neg(a)")
     with pytest.raises(ValueError, match="the author's own"):
-        rewrite(model, [made(crash)])
+        rewrite(model, [made(crash)], strict=True)
+    assert len(model.graph.inputs[0].uses()) == 1
+    (why,) = rewrite(model, [made(crash)]).quarantined.values()
+    assert "ValueError" in why
+    assert "the author's own" in why
     assert len(model.graph.inputs[0].uses()) == 1
 
 
@@ -363,3 +367,28 @@ def test_a_rewriter_without_rules_does_nothing() -> None:
     model = graph("a = Relu(x) y = Relu(a)")
     assert Rewriter(model, []).run().changes == 0
     assert len(model.graph) == 2
+
+
+@rule(group="t", safety=EXACT)
+class Raises:
+    """A rule with a mistake in its code."""
+
+    def pattern(op, x):
+        return op.Relu(x)
+
+    def unless(m):
+        return {}["what is not there"]
+
+    def rewrite(op, m):
+        return m.x
+
+    cases = CASES
+
+
+def test_a_rule_whose_code_raises_is_taken_out_by_name() -> None:
+    model = graph("a = Relu(x) b = Relu(a) y = Neg(b)")
+    outcome = run(model, Raises, ReluRelu, strict=False)
+    assert "raised KeyError" in outcome.quarantined["raises"]
+    assert ops(model) == ["Relu", "Neg"]
+    with pytest.raises(KeyError):
+        run(graph("y = Relu(x)"), Raises)

@@ -13,7 +13,14 @@ from .weights import INT8_LIMIT, all_finite, quantize_linear_weight
 if TYPE_CHECKING:
     from .. import ir
 
-__all__ = ["INT8_LIMIT", "Observed", "all_finite", "block_weight", "int8_weight", "observed", "pack", "quantize_linear_weight"]
+__all__ = [
+    "BLOCK", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight", "int8_weight",
+    "nearest_blocks", "observed", "pack", "quantize_linear_weight",
+]  # fmt: skip
+
+
+BLOCK = 64
+"""Rows of a weight that share a scale. Larger blocks are a little faster, smaller ones closer."""
 
 
 def matrix(value: ir.Value, turned: bool) -> np.ndarray:
@@ -30,7 +37,17 @@ def int8_weight(value: ir.Value, turned: bool = False) -> tuple[np.ndarray, np.n
     return quantize_linear_weight(matrix(value, turned))
 
 
-def block_weight(value: ir.Value, bits: int, block: int, turned: bool = False) -> BlockWeight:
-    """A constant matrix in blocks of ``block`` rows that share a scale: as it was prepared, else the nearest."""
-    found = prepared(value, f"int{bits}-block-{block}")
-    return found if found is not None else quantize_blocks(matrix(value, turned), bits, block, search=bits < 8)
+def block_weight(value: ir.Value, bits: int, turned: bool = False) -> BlockWeight:
+    """A constant matrix in blocks of ``BLOCK`` rows that share a scale: as it was prepared, else the nearest."""
+    found = prepared(value, block_form(bits))
+    return found if found is not None else nearest_blocks(matrix(value, turned), bits)
+
+
+def block_form(bits: int) -> str:
+    """The name under which a preparation keeps such a weight."""
+    return f"int{bits}-block-{BLOCK}"
+
+
+def nearest_blocks(w: np.ndarray, bits: int) -> BlockWeight:
+    """A matrix [K, N] as the rules round it where nothing was prepared; of 4 bits the range is searched for, too."""
+    return quantize_blocks(w, bits, BLOCK, search=bits < 8)

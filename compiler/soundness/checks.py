@@ -254,11 +254,11 @@ class _Checker:
         self._trial("the pattern's numbers off by 1e-6", self._plain, base.but(nudge=1e-6), self._profiles(1))
         for i in range(8 * self.rounds):
             start = base if i % 2 else draws.plain(self.rule, self.case, 2 + i, random).but(declare="static")
-            found = draws.perturbed(self.rule, start, random)
+            found = draws.perturbed(self.rule, start, random, not self.case.observed)
             if found is None:
                 continue
             label, draw = found
-            again = draws.perturbed(self.rule, draw, random) if i % 3 == 2 else None
+            again = draws.perturbed(self.rule, draw, random, not self.case.observed) if i % 3 == 2 else None
             if again is not None:
                 label, draw = f"{label}, {again[0]}", again[1]
             self._trial(label, self._plain, draw, self._profiles(2, i))

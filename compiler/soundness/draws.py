@@ -57,6 +57,7 @@ def plain(rule: Rule, case: Case, index: int, random: np.random.Generator) -> Dr
     sizes = some.get(index, (1, 2, 3, 4, 5))
     dims = {n: int(random.choice(sizes)) for n in base.dims}
     rest = tuple(int(random.choice(sizes)) for _ in range(2 if index == 0 else int(random.integers(0, 4))))
+    varied = bool(index) and not case.observed  # what was observed of values rests on the constants
     return base.but(
         dims=dims,
         rest=rest,
@@ -65,7 +66,7 @@ def plain(rule: Rule, case: Case, index: int, random: np.random.Generator) -> Dr
         literals=str(random.choice(["scalar", "vector", "rank", "extra"])) if index else "scalar",
         constants=("initializer", "node", "mixed")[index % 3],
         declare=("static", "symbolic", "loose", "unknown")[(index + 1) % 4],
-        content=str(random.choice(["plain", "positive", "whole", "mixed"])) if index else "plain",
+        content=str(random.choice(["plain", "positive", "whole", "mixed"])) if varied else "plain",
         swap=bool(index),
     )
 
@@ -81,12 +82,14 @@ def all_choices(asked: list[int], random: np.random.Generator) -> list[tuple[int
 # --- perturbations -------------------------------------------------------------------------------------------------
 
 
-def perturbed(rule: Rule, draw: Draw, random: np.random.Generator) -> tuple[str, Draw] | None:
+def perturbed(
+    rule: Rule, draw: Draw, random: np.random.Generator, constants: bool = True
+) -> tuple[str, Draw] | None:
     """The draw with one thing changed that the case's author may not have thought of, and what that is.
 
-    None where the case has nothing to change.
+    None where the case has nothing to change. Without ``constants`` these stay: what was observed of values rests on them.
     """
-    kinds = (_attribute, _resize, _reshape, _constant, _dtype, _alias)
+    kinds = (_attribute, _resize, _reshape, *((_constant,) if constants else ()), _dtype, _alias)
     for i in random.permutation(len(kinds)):
         found = kinds[i](rule, draw, random)
         if found is not None:

@@ -15,7 +15,7 @@ from .. import ir
 from ..ir import Model, Node
 from ..passes import Context
 from ..passes import smooth as smoothing
-from ..quantization import Observed, emulate, observed, quantize_linear_weight
+from ..quantization import BlockWeight, Observed, emulate, nearest_blocks, observed, quantize_linear_weight
 from ..quantization.linears import linear
 from ..quantization.smoothing import best_smoothing
 from ..targets import Target
@@ -31,10 +31,15 @@ GAIN = 0.4
 channels that stand out in all inputs, and is left to chance; and the division may cost a Mul."""
 
 
+def block_error(x: np.ndarray, w: np.ndarray, rounded: BlockWeight) -> float:
+    """Of a weight in blocks, and of an activation rounded as the kernel does it."""
+    return emulate.block(x, w, rounded.bits, rounded.block, rounded, level4=True)
+
+
 ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "int8-linear": emulate.int8_dynamic,
-    "int8-block-linear": lambda x, w: emulate.block(x, w, 8, 64, level4=True),
-    "int4-block-linear": lambda x, w: emulate.block(x, w, 4, 64, level4=True),
+    "int8-block-linear": lambda x, w: block_error(x, w, nearest_blocks(w, 8)),
+    "int4-block-linear": lambda x, w: block_error(x, w, nearest_blocks(w, 4)),
 }
 """By rule, for linear layers; of other rules the error is estimated by what rounding does to their inputs and output."""
 

@@ -42,8 +42,8 @@ Site = tuple[str, str]
 
 SCHEMES: dict[str, tuple[str, ...]] = {
     "int8": (
-        "int8-linear", "stored-int8-linear", "int8-conv", "int8-add", "int8-mul", "int8-unary", "int8-concat",
-        "int8-hard-sigmoid",
+        "int8-linear", "stored-int8-linear", "int8-conv", "int8-add", "int8-mul", "int8-concat",
+        "int8-hard-sigmoid", "int8-sigmoid", "int8-leaky-relu", "int8-average-pool", "int8-global-average-pool",
     ),
     "int8-block": ("int8-block-linear",),
     "int4-block": ("int4-block-linear",),

@@ -14,16 +14,15 @@ import numpy as np
 from .. import ir
 from ..evaluation.padding import Keep
 from ..ir import Model
-from ..quantization import emulate
-from ..quantization.blocks import BlockWeight, quantize_blocks
+from ..quantization import BLOCK, BlockWeight, block_form, nearest_blocks
 from ..quantization.linears import Linear, linear
 from ..quantization.rounding import Gram, round_blocks
 from ..targets import Target
-from .layers import rows
+from .layers import block_error, rows
 from .probe import watch
 
-BITS, BLOCK = 4, 64
-FORM = f"int{BITS}-block-{BLOCK}"
+BITS = 4
+FORM = block_form(BITS)
 AT_ONCE = 256 << 20
 """Bytes of sums of products that are held at a time; beyond it the inputs are run again."""
 
@@ -60,14 +59,10 @@ def least_squares(
             for layer in by_input[x] if more() else ():
                 w, seen = layer.matrix, rows(apart[x])
                 rounded = round_blocks(w, gram.matrix, BITS, BLOCK, search=True)
-                nearest = None if only is not None else quantize_blocks(w, BITS, BLOCK, search=True)
-                if nearest is None or _error(seen, w, rounded) < _error(seen, w, nearest):
+                nearest = None if only is not None else nearest_blocks(w, BITS)
+                if nearest is None or block_error(seen, w, rounded) < block_error(seen, w, nearest):
                     made[layer.constant.name or ""] = {FORM: rounded}
     return made
-
-
-def _error(x: np.ndarray, w: np.ndarray, rounded: BlockWeight) -> float:
-    return emulate.block(x, w, BITS, BLOCK, rounded)
 
 
 def _groups(sizes: dict[str, int]) -> list[dict[str, int]]:

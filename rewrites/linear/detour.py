@@ -12,6 +12,8 @@ def _unfolds(m):
     flat = dims(next(n for n in m.nodes if n.op_type in ("Gemm", "MatMul")).inputs[0])
     if None in (x, w, y, flat) or s.odd(m.nodes):
         return s.UNKNOWN
+    if len(w) != 2:
+        return "the weight is not a matrix"
     columns = w[0] if m.transB else w[1]
     if len(x) < 3 or len(flat) != 2 or flat[1] != x[-1] or y != (*x[:-1], columns):
         return "the rows are not those of the input again"

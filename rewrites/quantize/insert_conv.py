@@ -6,6 +6,7 @@ activation is that of the value that it was dequantized from, else it follows fr
 
 import numpy as np
 from olc.quantization import INT8_LIMIT, all_finite, observed
+from olc.quantization.emulate import uint8_grid
 from olc.rules import LOSSY, U8, Attrs, Case, Const, Many, Refused, array, attr, f32, is_constant, rule, u8
 
 _MOVES = frozenset(("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
@@ -28,11 +29,10 @@ def _source(v):
 
 def _between(low, high):
     """Scale and zero point of the uint8 grid over a range, widened to hold 0; None where the range is not finite."""
-    low, high = min(float(low), 0.0), max(float(high), 0.0)
-    if not np.isfinite(high - low):
+    if not np.isfinite(np.float32(high) - np.float32(low)):
         return None
-    scale = np.float32(max((high - low) / 255, 1e-30) if high > low else 1.0)
-    return scale, np.uint8(np.clip(np.rint(-low / float(scale)), 0, 255))
+    scale, zero = uint8_grid(low, high)
+    return scale, np.uint8(zero)
 
 
 def _grid(v):
@@ -78,7 +78,7 @@ def _unfit(m, *inputs):
     """
     result = m.root.outputs[0]
     users = [n for n, _ in result.uses()]
-    if m.root.op_type not in ("Relu", "Clip") and len(users) == 1 and _clips(users[0]) and not result.is_graph_output():
+    if m.root.op_type in ("Conv", "Add") and len(users) == 1 and _clips(users[0]) and not result.is_graph_output():
         return "it is rounded after its activation"
     if m.root.op_type == "Clip" and not _clips(m.root):
         return "the bounds of Clip are not constants around 0"
@@ -243,28 +243,70 @@ class Int8HardSigmoid:
     ]  # fmt: skip
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
-class Int8Unary:
-    """A Sigmoid, LeakyRelu or average (over windows or all positions) of an activation that was rounded before, rounded again.
+def _alone(m):
+    return _unfit(m, m.root.inputs[0])
 
-    The runtime has an integer kernel of each; of the first two it is a table of 256 bytes.
-    """
+
+def _again(op, m):
+    return _rounded(op, getattr(op, m.root.op_type)(*_inputs(op, m), **m.attrs), m.out)
+
+
+_Q = {"observed": {"q": (0, 12), "y": (-3, 3)}, "q": u8["N", 4, 5, 5], "scale": np.float32(0.5), "zero": np.uint8(6)}
+_UNSEEN = {"q": u8["N", 4, 5, 5], "scale": np.float32(0.5), "zero": None, "because": "no calibration range"}
+
+
+@rule(group="quantize", since=19, safety=_ROUNDED)
+class Int8Sigmoid:
+    """A Sigmoid of an activation that was rounded before, rounded again: a table of 256 bytes."""
 
     def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, attrs: Attrs):
-        return op.oneof("Sigmoid", "LeakyRelu", "GlobalAveragePool", "AveragePool")(_dequantized(op, q, scale, zero), **attrs)
+        return op.Sigmoid(_dequantized(op, q, scale, zero), **attrs)
+
+    unless, rewrite = _alone, _again
+    cases = [Case("a gate", attrs={}, **_Q), Refused("not calibrated", attrs={}, **_UNSEEN)]
+
+
+@rule(group="quantize", since=19, safety=_ROUNDED)
+class Int8LeakyRelu:
+    """A LeakyRelu of an activation that was rounded before, rounded again: a table of 256 bytes."""
+
+    def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, attrs: Attrs):
+        return op.LeakyRelu(_dequantized(op, q, scale, zero), **attrs)
+
+    unless, rewrite = _alone, _again
+    cases = [Case("half", attrs={"alpha": 0.5}, **_Q), Refused("not calibrated", attrs={}, **_UNSEEN)]
+
+
+@rule(group="quantize", since=19, safety=_ROUNDED)
+class Int8GlobalAveragePool:
+    """An average over all positions of an activation that was rounded before, rounded again; the sums are of integers."""
+
+    def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, attrs: Attrs):
+        return op.GlobalAveragePool(_dequantized(op, q, scale, zero), **attrs)
+
+    unless, rewrite = _alone, _again
+    cases = [Case("a head", attrs={}, **_Q), Refused("not calibrated", attrs={}, **_UNSEEN)]
+
+
+@rule(group="quantize", since=19, safety=_ROUNDED)
+class Int8AveragePool:
+    """An average over windows of an activation that was rounded before, rounded again; the sums are of integers."""
+
+    def pattern(op, q: u8, scale: Const[f32], zero: Const[u8] | None, attrs: Attrs):
+        return op.AveragePool(_dequantized(op, q, scale, zero), **attrs)
 
     def unless(m):
+        if any(d != 1 for d in attr(m.root, "dilations", ())):
+            return "the integer kernel has no dilations"
+        m.attrs = {name: a for name, a in m.attrs.items() if name != "dilations"}  # not even of 1
         return _unfit(m, m.root.inputs[0])
 
-    def rewrite(op, m):
-        return _rounded(op, getattr(op, m.root.op_type)(*_inputs(op, m), **m.attrs), m.out)
-
+    rewrite = _again
     cases = [
-        Case("a gate", observed={"q": (0, 12), "y": (-1, 3)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=np.uint8(6),
-             attrs={}),
-        Case("a head", observed={"y": (0, 10)}, q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=np.uint8(0), attrs={}),
-        Refused("not calibrated", q=u8["N", 4, 3, 3], scale=np.float32(0.5), zero=None, attrs={}, because="no calibration range"),
-    ]  # fmt: skip
+        Case("windows", attrs={"kernel_shape": [2, 2], "dilations": [1, 1]}, **_Q),
+        Refused("dilated", attrs={"kernel_shape": [2, 2], "dilations": [2, 2]}, **{**_UNSEEN, "because": "has no dilations"}),
+        Refused("not calibrated", attrs={"kernel_shape": [2, 2]}, **_UNSEEN),
+    ]
 
 
 @rule(group="quantize", since=19, safety=_ROUNDED)

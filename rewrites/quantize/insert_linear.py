@@ -1,14 +1,10 @@
 """Linear layers with rounded weights. A bias stays an Add; the rules of a target take it into their kernel."""
 
 import numpy as np
-from olc.quantization import all_finite, block_weight, int8_weight, pack
-from olc.rules import LOSSY, Case, Const, Refused, array, dims, f32, rule
+from olc.quantization import BLOCK, all_finite, block_weight, int8_weight, pack
+from olc.rules import F32, LOSSY, Case, Const, Refused, array, dims, f32, i8, rule
 
-SMALLEST = 16
-"""Rows or columns below which a product is too small to gain anything."""
-BLOCK = 64
-"""Rows of a weight that share a scale. Larger blocks are a little faster, smaller ones closer: 64 lies where decoding
-SmolLM2 no longer gained from larger ones."""
+from ._columns import columns, dequantized, too_small
 
 matrix = f32["rows", "columns"]
 
@@ -23,13 +19,11 @@ def _turned(m):
 
 def _unfit(m):
     """Why the layer is not rounded, or None; sets ``m.turned``: the weight is stored [columns, rows]."""
-    d = dims(m.x)
-    if d is None or len(d) < 2:
-        return "the input is not known to have rank 2 or more"
     m.turned = _turned(m)
     w = array(m.w)
-    if min(w.shape) < SMALLEST:
-        return f"the weight is {w.shape[0]} x {w.shape[1]}, too small to gain"
+    small = too_small(dims(m.x), w.shape)
+    if small is not None:
+        return small
     if not all_finite(w):
         return "the weight holds numbers that are not finite"
 
@@ -70,10 +64,10 @@ class Int8Linear:
 
 
 def _blocked(op, m, bits):
-    w = block_weight(m.w, bits, BLOCK, m.turned)
-    (rows, columns), held = w.q.shape, pack(w)
+    w = block_weight(m.w, bits, m.turned)
+    (k, n), held = w.q.shape, pack(w)
     product = op.domain("com.microsoft").MatMulNBits(
-        m.x, held.weight, held.scale, held.zero, K=rows, N=columns, bits=bits, block_size=BLOCK, accuracy_level=4
+        m.x, held.weight, held.scale, held.zero, K=k, N=n, bits=bits, block_size=BLOCK, accuracy_level=4
     )
     return _with_bias(op, m, product)
 
@@ -109,3 +103,37 @@ class Int4BlockLinear:
 
     def rewrite(op, m):
         return _blocked(op, m, 4)
+
+
+@rule(group="quantize", since=19, safety=LOSSY("activations are rounded to 8 bits: cosine about 0.99 to the original"))
+class StoredInt8Linear:
+    """A linear layer whose weight is stored as int8 and widened by Cast and Mul has its activation rounded to 8 bits too.
+
+    The weight stays as it was rounded. Spelling only the weight as DequantizeLinear would not be exact: ONNX Runtime makes
+    MatMulNBits of it, which rounds activations.
+    """
+
+    def pattern(op, x: f32, w: Const[i8["rows", "columns"]], scale: Const[f32]):
+        return op.MatMul(x, op.shared(op.Mul(op.shared(op.Cast(w, to=F32)), scale)))
+
+    def unless(m):
+        w = array(m.w)
+        small = too_small(dims(m.x), w.shape)
+        if small is not None:
+            return small
+        m.scales = columns(array(m.scale), w.shape[1], 2)
+        if m.scales is None:
+            return "the scale is not one for each column"
+
+    def rewrite(op, m):
+        x = op.DequantizeLinear(*op.DynamicQuantizeLinear(m.x, outputs=3))
+        return op.MatMul(x, dequantized(op, m.w, m.scales))
+
+    cases = [
+        Case("each column", x=f32["B", "S", 32], w=i8[32, 16], scale=np.linspace(0.5, 1, 16, dtype=np.float32)[None] / 64),
+        Case("one scale", x=f32["N", 16], w=i8[16, 16], scale=np.float32(0.01)),
+        Refused("scales of rows", x=f32["N", 16], w=i8[16, 32], scale=np.full((16, 1), 0.01, np.float32),
+                because="not one for each column"),
+        Refused("tiny", x=f32["N", 16], w=i8[16, 8], scale=np.float32(0.01), because="too small to gain"),
+        Refused("a vector", x=f32[16], w=i8[16, 16], scale=np.float32(0.01), because="rank 2 or more"),
+    ]  # fmt: skip

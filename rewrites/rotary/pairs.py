@@ -42,7 +42,7 @@ def _shapes_differ(m):
             lead, kept = before[:-2], after[:-1]
             if node.inputs[0].producer().op_type == "Expand":  # where the axis of the heads is made does not matter
                 lead, kept = ([d for d in given if d != 1] for given in (lead, kept))
-            if before[-1] != 2 or after[-1] != 2 * before[-2] or lead != kept:
+            if len(before) < 2 or before[-1] != 2 or after[-1] != 2 * before[-2] or lead != kept:
                 return "a Reshape does not join pairs"
         if node.op_type == "Unsqueeze" and after[-1] != 1:
             return "an Unsqueeze does not make an axis for pairs"

@@ -451,6 +451,17 @@ def test_int8_needs_a_site():
     assert outcome.changes == 0
 
 
+def test_a_flattened_product_with_a_vector_is_left_alone():
+    proto = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[B, 5, 8] x) => (float[B, 5, 1] y) '
+        "<int64[2] flat = {-1, 8}, int64[3] back = {-1, 5, 1}> { f = Reshape(x, flat) p = MatMul(f, w) y = Reshape(p, back) }"
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(8, np.float32), "w"))
+    model = ir.serde.deserialize_model(proto)
+    result = optimize(model, Options(level=2, strict=True), Context(target=TARGET))
+    assert sum(n.op_type == "MatMul" for n in result.model.graph) == 1
+
+
 # --- real models ---------------------------------------------------------------------------------------------------
 
 REAL = [

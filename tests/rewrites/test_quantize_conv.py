@@ -21,7 +21,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 import models
 
 TARGET = targets.get("onnxruntime-cpu")
-RULES = ("int8-conv", "int8-add", "int8-mul", "int8-unary", "int8-concat", "int8-hard-sigmoid")
+RULES = (
+    "int8-conv", "int8-add", "int8-mul", "int8-global-average-pool", "int8-average-pool", "int8-sigmoid", "int8-leaky-relu",
+    "int8-concat", "int8-hard-sigmoid",
+)  # fmt: skip
 
 
 def network(path: Path, gate_op: str = "Sigmoid", dead: bool = False) -> None:

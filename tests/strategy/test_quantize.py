@@ -188,7 +188,7 @@ def test_an_operator_without_weights_is_judged_by_what_it_reads_and_gives() -> N
     found = []
     for reach in (5.0, 500.0):
         node.inputs[0].meta["olc.observed"] = Observed(-reach, reach)
-        found.append(layers.errors(m, [("int8-unary", "t0")], FEEDS[:1], TARGET, 1)["int8-unary", "t0"])
+        found.append(layers.errors(m, [("int8-sigmoid", "t0")], FEEDS[:1], TARGET, 1)["int8-sigmoid", "t0"])
     assert found[1] > 100 * found[0] > 0
 
 
