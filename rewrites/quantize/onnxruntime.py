@@ -18,7 +18,7 @@ class DynamicInt8Kernel:
     """A product of an activation rounded as the model runs and an int8 weight is DynamicQuantizeMatMul.
 
     Sound because the kernel rounds its input by the formula of DynamicQuantizeLinear, and sums in 32-bit integers what the
-    QDQ form sums in floats. Three times the speed of float32 where the CPU has int8 dot products.
+    QDQ form sums in floats.
     """
 
     def pattern(op, x: f32, q: Const[matrix], scale: Const[f32], zero: Const | None, axis):
@@ -111,7 +111,7 @@ class UnsignedConvInteger:
     """A ConvInteger with an int8 weight has a uint8 one: the weight and its zero point, 128 more.
 
     Sound because only their difference enters the sums, which are of 32-bit integers. ONNX Runtime has no kernel of its own
-    for the signed form and takes three to eight times as long; float Conv over dequantized operands lies between the two.
+    for the signed form and is much slower with it.
     """
 
     def pattern(op, x, w: Const[i8], x_zero: Value | None, zero: Const[i8] | None, attrs: Attrs):
