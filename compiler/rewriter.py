@@ -21,6 +21,8 @@ from .passes.edit import Names
 from .patterns import Out, Product
 from .rules import Rule
 
+MAX_ORIGINS = 32
+"""Names that a node remembers of those it was made from, so that what long chains of rewrites write down stays short."""
 SCOPE_KEYS = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
 
 
@@ -303,7 +305,7 @@ class Rewriter:
         assert graph is not None
         stamp = f"{r.name}#{self.number}"
         site = ir.site(m.root)
-        sources = ",".join(ir.site(n) for n in m.nodes)
+        sources = ",".join([*dict.fromkeys(name for n in m.nodes for name in origins(n))][:MAX_ORIGINS])
         nodes = list(op.nodes)
         for c in op.constants:
             if not c.uses() and c not in results:
@@ -453,6 +455,12 @@ def _can_carry(new: Value, old: Value, made: set[Value]) -> bool:
     if new.is_graph_input() or new.is_initializer() or new.is_graph_output() or new.producer() is None:
         return False
     return ir.graph_of(new) is ir.graph_of(old)
+
+
+def origins(node: Node) -> list[str]:
+    """Names of the nodes of the model as it was read that a node was made from: its own where no rewrite made it."""
+    names = node.metadata_props.get("olc.from")
+    return names.split(",") if names else [ir.site(node)]
 
 
 def _unknown(d: Any) -> bool:

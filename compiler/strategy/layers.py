@@ -38,6 +38,7 @@ def block_error(x: np.ndarray, w: np.ndarray, rounded: BlockWeight) -> float:
 
 ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "int8-linear": emulate.int8_dynamic,
+    "int8-row-linear": emulate.int8_row,
     "int8-block-linear": lambda x, w: block_error(x, w, nearest_blocks(w, 8)),
     "int4-block-linear": lambda x, w: block_error(x, w, nearest_blocks(w, 4)),
 }

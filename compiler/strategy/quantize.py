@@ -1,17 +1,16 @@
 """Which layers are rounded, and how. Every scheme is tried whole, cut back to what the budget allows, and measured.
 
-1. All layers that a scheme's rules fit are rounded. Where that is faster but outside the budget, activations are smoothed,
-   if there was data to calibrate on; where that does not suffice, layers are ordered by the error that each causes at its
-   own output, and the longest run of small errors that fits the budget is kept.
-2. The fastest of the schemes that fit is kept; what it had to leave in float is tried in the others.
-
-The order of least harm first, and stopping where the budget is spent, is that of post-training mixed precision (Nagel et
-al. 2021, "A White Paper on Neural Network Quantization", section 5).
+1. All layers that a scheme's rules fit are rounded. Where that is faster but outside the budget, activations are smoothed
+   or weights rounded by least squares, if there was data to calibrate on.
+2. Where a scheme that breaks the budget is faster than the best that fits, or leaves layers in float, schemes are mixed:
+   each layer goes to the next closer one in the order of error saved for time lost (``mix.py``), as far as the budget asks.
+3. The fastest that fits is kept.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -26,11 +25,12 @@ from ..ir import Model, Node
 from ..matching import Match
 from ..passes import Context
 from ..quantization.facts import note
-from ..rewriter import Rewriter, why
+from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
 from ..session import SessionOptions
 from .budget import Budget
 from .layers import ESTIMATES, alphas, errors
+from .mix import Option, after, chain
 from .plan import Choice
 from .rounding import least_squares
 
@@ -45,6 +45,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         "int8-linear", "stored-int8-linear", "int8-conv", "int8-add", "int8-mul", "int8-concat",
         "int8-hard-sigmoid", "int8-sigmoid", "int8-leaky-relu", "int8-average-pool", "int8-global-average-pool",
     ),
+    "int8-row": ("int8-row-linear",),
     "int8-block": ("int8-block-linear",),
     "int4-block": ("int4-block-linear",),
 }
@@ -54,7 +55,7 @@ STATIC = frozenset(SCHEMES["int8"]) - {"int8-linear", "stored-int8-linear"}
 """Rules that act only where calibration saw what a value ranges over."""
 
 ASKED: dict[str, tuple[str, ...]] = {
-    "int8": ("int8", "int8-block"), "int4": ("int8-block", "int4-block"), "none": (),
+    "int8": ("int8", "int8-row", "int8-block"), "int4": ("int8-block", "int4-block"), "none": (),
 }  # fmt: skip
 """Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
 
@@ -83,7 +84,6 @@ class Tried:
     paired: Paired
     error: float
     smooth: dict[str, float] = field(default_factory=dict)
-    left: dict[Site, str] = field(default_factory=dict)
 
 
 def choose(
@@ -103,8 +103,7 @@ def choose(
         if not s.time_left(f"{scheme} was", share=0.85):
             break
         job.consider(scheme)
-    if job.winner is not None:
-        job.complete()
+    job.mix()
     return job.choices()
 
 
@@ -150,55 +149,56 @@ class _Job:
     ) -> None:
         self.s, self.folder, self.groups, self.best, self.found = s, folder, groups, best, found
         self.winner: Tried | None = None
-        self.faster: set[str] = set()
+        self.faster: dict[str, float] = {}
+        self.breached: set[str] = set()
+        self.smooth: dict[str, float] = {}
         self.verdicts: dict[str, str] = {}
         self.errors: dict[Site, float] = {}
-        self.closer: list[Site] = []
+        self.before: dict[str, float] = {}
 
     def build(self, chosen: Sequence[Site], smooth: dict[str, float]) -> Candidate:
         return self.s.build(self.folder, self.groups, by_rule(chosen), self.best.model, smooth)
 
     def consider(self, scheme: str) -> None:
-        """Try a scheme; it becomes the winner where it is the fastest so far."""
-        tried = self.try_whole(scheme)
-        if tried is None:
-            return
-        if self.winner is None or tried.paired.ratio > self.winner.paired.ratio:
-            tried, self.winner = self.winner, tried
-        if tried is not None:
-            self.verdicts[tried.scheme] = f"as {tried.scheme} the model is {tried.paired.text}"
-            self.s.drop(tried.candidate)
-
-    def try_whole(self, scheme: str) -> Tried | None:
+        """Try a scheme whole; it becomes the winner where it fits the budget and is the fastest so far."""
         s, found = self.s, self.found[scheme]
         s.say(f"trying {len(found)} layers as {scheme}")
         tried, breach = self.judge(scheme, self.build(found, {}), found, {}, f"all {len(found)} layers {scheme}")
         if tried is not None and breach is not None and s.facts and s.real:
             tried, breach = self.prepared(scheme, tried, breach)
         if tried is None:
-            return None
-        if breach is None:
-            if scheme == "int8-block":
-                self.closer = found
-            return tried
-        s.drop(tried.candidate)
-        return self.longest_prefix(scheme, breach, tried.smooth)
+            return
+        self.faster[scheme] = tried.paired.ratio
+        if breach is not None:
+            self.breached.add(scheme)
+            self.verdicts[scheme] = f"with all layers as {scheme} the budget is exceeded: {breach}"
+            s.drop(tried.candidate)
+            return
+        self.take(tried)
+
+    def take(self, tried: Tried) -> None:
+        """It is the winner where it is the fastest so far."""
+        if self.winner is None or tried.paired.ratio > self.winner.paired.ratio:
+            tried, lost = self.winner, tried
+            self.winner = lost
+        if tried is not None:
+            self.verdicts[tried.scheme] = f"as {tried.scheme} the model is {tried.paired.text}"
+            self.s.drop(tried.candidate)
 
     def prepared(self, scheme: str, tried: Tried, breach: str) -> tuple[Tried, str | None]:
         """The whole with activations smoothed (int8) or weights rounded by least squares (int4), where that has less error."""
-        s, found, smooth = self.s, self.found[scheme], {}
+        s, found, smooth = self.s, self.found[scheme], self.smooth if scheme == "int8-row" else {}
         nodes = {node for _, node in found}
         if scheme == "int8":
             s.say("smoothing activations")
             smooth = alphas(self.best.model, nodes, s.feeds, s.target, s.threads)
-            what = f"{len(smooth)} activations smoothed"
         elif scheme == "int4-block":
             s.say("rounding weights to 4 bits by least squares")
             until = time.perf_counter() + ROUNDING * s.seconds
             s.weights = least_squares(
                 self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, lambda: time.perf_counter() < until
             )
-            what = f"{len(s.weights)} weights by least squares"
+        what = f"{len(smooth)} activations smoothed" if smooth else f"{len(s.weights)} weights by least squares"
         if not smooth and not s.weights:
             return tried, breach
         label = f"all {len(found)} layers {scheme}, {what}"
@@ -209,6 +209,7 @@ class _Job:
                 s.drop(again.candidate)
             return tried, breach
         s.drop(tried.candidate)
+        self.smooth = smooth or self.smooth
         return again, breach_then
 
     def judge(
@@ -224,74 +225,73 @@ class _Job:
             self.verdicts[scheme] = f"as {scheme} the model is {p.text}"
             s.drop(candidate)
             return None, breach
-        self.faster.add(scheme)
         if breach is None:
             s.fits.append(Fit(p.ratio, error, tuple(chosen), smooth))
         return Tried(scheme, chosen, candidate, p, error, smooth), breach
 
-    def longest_prefix(self, scheme: str, breach: str, smooth: dict[str, float]) -> Tried | None:
-        """As many of the layers with the smallest errors of their own as the budget allows, by bisection, to a 32nd of all."""
-        found, s = self.found[scheme], self.s
-        s.say(f"ordering layers by their own error as {scheme}")
-        self.errors |= errors(self.best.model, found, s.feeds, s.target, s.threads, smooth)
-        order = sorted(found, key=lambda site: (self.errors.get(site, float("inf")), site))
-        low, high, fits = 0, len(order), None
-        while high - low > max(1, len(order) // 32):
-            if not s.time_left(f"more layers as {scheme} were"):
-                breach = f"the time was over; all of them: {breach}"
-                break
+    def mix(self) -> None:
+        """A scheme for each layer, as fast as the budget allows, by bisection over the chain of choices to a 32nd of it."""
+        s, won = self.s, self.winner
+        nodes = {node for scheme in self.faster for _, node in self.found[scheme]}
+        if won is not None and nodes == {node for _, node in won.sites} and max(self.faster.values()) <= won.paired.ratio:
+            return
+        if not nodes or not s.time_left("a mixture of schemes was"):
+            return
+        s.say("estimating what each layer loses and gains in each scheme")
+        options = self.options(nodes)
+        start, steps = chain(options)
+        low, high, fits = -1, len(steps), None
+        if {o.what for o in start.values()} in [set(self.found[scheme]) for scheme in self.breached]:
+            low = 0
+        if won is not None:  # a mixture that takes longer than the winner need not be built
+            taken = dict.fromkeys(nodes) | {site[1]: site for site in won.sites}
+            bound = sum(o.time for node, what in taken.items() for o in options[node] if o.what == what)
+            high = next((k for k in range(high) if sum(o.time for o in after(start, steps, k).values()) >= bound), high)
+        while high - low > max(1, len(steps) // 32) and s.time_left("more mixtures of schemes were"):
             middle = (low + high) // 2
-            s.say(f"trying the {middle} of {len(order)} layers with the smallest error as {scheme}")
-            candidate = self.build(self.with_closer(order[:middle]), smooth)
+            chosen = sorted(o.what for o in after(start, steps, middle).values() if o.what is not None)
+            s.say(f"trying {self.counted(chosen)}")
+            candidate = self.build(chosen, self.smooth)
             if s.budget.breach(s.differences(candidate.session)) is not None:
-                high = middle
+                low = middle
                 s.drop(candidate)
                 continue
             if fits is not None:
-                s.drop(fits)
-            low, fits = middle, candidate
+                s.drop(fits[0])
+            high, fits = middle, (candidate, chosen)
         if fits is None:
-            self.verdicts[scheme] = f"no number of layers as {scheme} was found that fits the budget: {breach}"
-            return None
-        chosen = self.with_closer(order[:low])
-        beside = f", {len(chosen) - low} as int8-block" if len(chosen) > low else ""
-        tried, _ = self.judge(scheme, fits, chosen, smooth, f"{low} of {len(order)} layers {scheme}{beside}")
+            return
+        tried, _ = self.judge("mix", *fits, self.smooth, self.counted(fits[1]))
         if tried is not None:
-            tried.left = dict.fromkeys(order[low:], "with it the budget is exceeded")
-        return tried
+            self.take(tried)
 
-    def with_closer(self, chosen: list[Site]) -> list[Site]:
-        """These layers, and the others in blocks of 8 bits where all layers so fit the budget."""
-        taken = {node for _, node in chosen}
-        return [*chosen, *(site for site in self.closer if site[1] not in taken)]
+    def options(self, nodes: set[str]) -> dict[str, list[Option[Site | None]]]:
+        """For each layer float and the schemes that are faster: microseconds over all samples, and the error at its output.
 
-    def complete(self) -> None:
-        """What the winner leaves in float is tried in the other schemes that were faster."""
-        assert self.winner is not None
-        for scheme in [x for x in reversed(self.found) if x in self.faster and x != self.winner.scheme]:
-            s, taken = self.s, {node for _, node in self.winner.sites}
-            rest = [site for site in self.found[scheme] if site[1] not in taken]
-            if not rest or not s.time_left(f"the rest as {scheme} was"):
-                continue
-            s.say(f"trying the {len(rest)} layers that are left as {scheme}")
-            both = [*self.winner.sites, *rest]
-            candidate = self.build(both, self.winner.smooth)
-            p = s.pair(self.winner.candidate.session, candidate.session)
-            differences = s.differences(candidate.session)
-            breach = s.budget.breach(differences)
-            kept = p.verdict == "faster" and breach is None
-            what, against = f"{len(rest)} more layers {scheme}", f"{len(taken)} layers {self.winner.scheme}"
-            s.record(what, p, kept, Budget.error(differences), breach or "", against)
-            if kept:
-                s.drop(self.winner.candidate)
-                paired, error = s.pair(self.best.session, candidate.session), Budget.error(differences)
-                s.record(f"{against} and {what}", paired, True, error)
-                s.fits.append(Fit(paired.ratio, error, tuple(both), self.winner.smooth))
-                self.winner = Tried(
-                    self.winner.scheme, both, candidate, paired, error, self.winner.smooth, self.winner.left
-                )
-            else:
-                s.drop(candidate)
+        A scheme is taken to speed up all its layers by the same factor: the one that explains the speed of the whole.
+        """
+        s = self.s
+        sites = [site for scheme in self.faster for site in self.found[scheme]]
+        self.errors |= errors(self.best.model, sites, s.feeds, s.target, s.threads, self.smooth)
+        runs = [node_times(self.best.path, feed, SessionOptions(threads=s.threads)) for feed in s.feeds]
+        total = sum(sum(times.values()) for times in runs)
+        spent = {node: sum(times.get(node, 0.0) for times in runs) for node in nodes}
+        mean = sum(spent.values()) / len(nodes)  # of nodes that the runtime renames nothing is known
+        found: dict[str, list[Option[Site | None]]] = {n: [Option(None, t or mean, 0.0)] for n, t in spent.items()}
+        wholes = {scheme: sum(found[node][0].time for _, node in self.found[scheme]) for scheme in self.faster}
+        # Profiled times are not quite those of the comparisons: no scheme may seem to take no time at all.
+        total = min(total, *(0.9 * wholes[scheme] / (1 - 1 / ratio) for scheme, ratio in self.faster.items()))
+        for scheme, ratio in self.faster.items():
+            left = 1 - (1 - 1 / ratio) * total / wholes[scheme] if wholes[scheme] else 1.0
+            for site in self.found[scheme]:
+                own = found[site[1]]
+                own.append(Option(site, left * own[0].time, self.errors.get(site, float("inf"))))
+        return found
+
+    def counted(self, chosen: Sequence[Site]) -> str:
+        """How many layers there are of each scheme, in words."""
+        schemes = Counter(scheme for scheme, found in self.found.items() for _ in set(found) & set(chosen))
+        return ", ".join(f"{n} layers {scheme}" for scheme, n in schemes.items()) or "no layer"
 
     def choices(self) -> tuple[dict[Site, Choice], Candidate]:
         """A reason for every layer, and the model."""
@@ -304,21 +304,31 @@ class _Job:
                 if won is not None and site in won.sites:
                     made[site] = Choice(True, f"{alone}all that is kept together is {won.paired.text}", won.paired.ratio)
                 else:
-                    default = self.verdicts.get(scheme, "not tried: no time was left")
-                    made[site] = Choice(False, alone + (won.left.get(site, default) if won is not None else default))
+                    made[site] = Choice(False, alone + self.verdicts.get(scheme, "not tried: no time was left"))
         self.s.errors = self.errors
         if won is None:
             return made, self.best
         self.s.smooth = won.smooth
         options = SessionOptions(threads=self.s.threads)
         before, after = (node_times(c.path, self.s.feeds[0], options) for c in (self.best, won.candidate))
-        for n in won.candidate.model.graph:  # a rewrite may have given the node that a layer became another name
-            if n.name and n.name in after:
-                for name in n.metadata_props.get("olc.from", "").split(","):
-                    after.setdefault(name, after[n.name])
-        self.s.times = before, after
+        self.s.times = before, by_layer(after, won, self.best.model)
         self.s.drop(self.best)
         return made, won.candidate
+
+
+def by_layer(times: dict[str, float], won: Tried, before: Model) -> dict[str, float]:
+    """What the kernels that each layer became take together."""
+    layers = {site for _, site in won.sites}
+    made_of = {ir.site(n): frozenset(origins(n)) for n in before.graph if ir.site(n) in layers}
+    found: dict[str, float] = {}
+    for n in won.candidate.model.graph:
+        if n.name not in times:
+            continue
+        whole = set(origins(n))
+        of = [layer for layer, parts in made_of.items() if parts <= whole]
+        for layer in of:
+            found[layer] = found.get(layer, 0.0) + times[n.name] / len(of)
+    return found
 
 
 def by_rule(chosen: Sequence[Site]) -> dict[str, frozenset[str]]:

@@ -63,6 +63,27 @@ class Int8Linear:
         return _with_bias(op, m, op.MatMul(x, op.DequantizeLinear(q, scale, axis=1)))
 
 
+@rule(
+    group="quantize", since=19,
+    safety=LOSSY("weights are rounded to 8 bits, activations to 8 bits in the range of each row"),
+)  # fmt: skip
+class Int8RowLinear:
+    """A linear layer in 8 bits whose activation has a scale for each row: rows are brought to the same largest magnitude first.
+
+    Sound because a factor of a row of the activation is one of the same row of the product. What one token's huge values
+    take from the resolution of all others in ``int8-linear`` they take from that token alone. A row of zeros is divided by
+    the smallest normal number instead of by zero.
+    """
+
+    pattern, unless, cases = _linear, _unfit, _cases
+
+    def rewrite(op, m):
+        q, scale = int8_weight(m.w, m.turned)
+        largest = op.Max(op.ReduceMax(op.Abs(m.x), np.array([-1]), keepdims=1), np.finfo(np.float32).tiny)
+        x = op.DequantizeLinear(*op.DynamicQuantizeLinear(op.Div(m.x, largest), outputs=3))
+        return _with_bias(op, m, op.Mul(op.MatMul(x, op.DequantizeLinear(q, scale, axis=1)), largest))
+
+
 def _blocked(op, m, bits):
     w = block_weight(m.w, bits, m.turned)
     (k, n), held = w.q.shape, pack(w)
