@@ -33,6 +33,7 @@ from .layers import ESTIMATES, alphas, errors
 from .mix import Option, after, chain
 from .plan import Choice
 from .rounding import least_squares
+from .sensitivity import sensitivities
 
 if TYPE_CHECKING:
     from .search import Candidate, Search
@@ -62,6 +63,9 @@ ASKED: dict[str, tuple[str, ...]] = {
 ROUNDING = 0.25
 """The part of the search's time that rounding by least squares may take; the layers that it does not reach are rounded to
 the nearest."""
+
+LISTENING = 0.1
+"""The part of the search's time that may be spent on how much of each layer's error arrives at the outputs."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class _Job:
         self.smooth: dict[str, float] = {}
         self.verdicts: dict[str, str] = {}
         self.errors: dict[Site, float] = {}
-        self.before: dict[str, float] = {}
+        self.arriving: dict[str, float] = {}
 
     def build(self, chosen: Sequence[Site], smooth: dict[str, float]) -> Candidate:
         return self.s.build(self.folder, self.groups, by_rule(chosen), self.best.model, smooth)
@@ -247,12 +251,18 @@ class _Job:
             taken = dict.fromkeys(nodes) | {site[1]: site for site in won.sites}
             bound = sum(o.time for node, what in taken.items() for o in options[node] if o.what == what)
             high = next((k for k in range(high) if sum(o.time for o in after(start, steps, k).values()) >= bound), high)
+        told = [sum(o.error for o in after(start, steps, k).values() if o.error < float("inf")) for k in range(len(steps) + 1)]
+        room, guesses = 1 - s.budget.cosine, 2
         while high - low > max(1, len(steps) // 32) and s.time_left("more mixtures of schemes were"):
-            middle = (low + high) // 2
+            # The errors add up well enough to say where to look first, and, corrected by what came out, second.
+            guess = next((k for k in range(low + 1, high) if told[k] <= room), high - 1)
+            middle, guesses = guess if guesses > 0 else (low + high) // 2, guesses - 1
             chosen = sorted(o.what for o in after(start, steps, middle).values() if o.what is not None)
             s.say(f"trying {self.counted(chosen)}")
             candidate = self.build(chosen, self.smooth)
-            if s.budget.breach(s.differences(candidate.session)) is not None:
+            differences = s.differences(candidate.session)
+            room = (1 - s.budget.cosine) * told[middle] / max(Budget.error(differences), 1e-9)
+            if s.budget.breach(differences) is not None:
                 low = middle
                 s.drop(candidate)
                 continue
@@ -266,13 +276,17 @@ class _Job:
             self.take(tried)
 
     def options(self, nodes: set[str]) -> dict[str, list[Option[Site | None]]]:
-        """For each layer float and the schemes that are faster: microseconds over all samples, and the error at its output.
+        """For each layer float and the schemes that are faster: microseconds over all samples, its part in the outputs' error.
 
         A scheme is taken to speed up all its layers by the same factor: the one that explains the speed of the whole.
         """
         s = self.s
         sites = [site for scheme in self.faster for site in self.found[scheme]]
         self.errors |= errors(self.best.model, sites, s.feeds, s.target, s.threads, self.smooth)
+        until = time.perf_counter() + LISTENING * s.seconds
+        self.arriving = sensitivities(
+            self.best.model, sorted(nodes), s.feeds, s.keep, s.target, s.threads, lambda: time.perf_counter() < until
+        )
         runs = [node_times(self.best.path, feed, SessionOptions(threads=s.threads)) for feed in s.feeds]
         total = sum(sum(times.values()) for times in runs)
         spent = {node: sum(times.get(node, 0.0) for times in runs) for node in nodes}
@@ -285,7 +299,8 @@ class _Job:
             left = 1 - (1 - 1 / ratio) * total / wholes[scheme] if wholes[scheme] else 1.0
             for site in self.found[scheme]:
                 own = found[site[1]]
-                own.append(Option(site, left * own[0].time, self.errors.get(site, float("inf"))))
+                error = self.errors.get(site, float("inf")) * self.arriving[site[1]]
+                own.append(Option(site, left * own[0].time, error))
         return found
 
     def counted(self, chosen: Sequence[Site]) -> str:
