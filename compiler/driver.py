@@ -37,8 +37,9 @@ from .rules import Registry, registry
 from .session import SessionOptions, run, sidecar
 from .strategy.budget import Budget
 from .strategy.calibrate import calibrate
+from .strategy.part import Fit
 from .strategy.plan import Plan
-from .strategy.quantize import STATIC, Fit
+from .strategy.quantize import STATIC
 from .strategy.rounding import least_squares
 from .strategy.search import Search, Trial, front, layers, next_best
 
@@ -292,7 +293,7 @@ class _Compile:
             carried = plan.options(r.group for r in self.rules)
             options = replace(
                 options, level=carried.level, groups=carried.groups, sites=carried.sites, smooth=carried.smooth,
-                facts=self.known_facts(plan, level), weights=self.weights,
+                few=carried.few,                facts=self.known_facts(plan, level), weights=self.weights,
             )  # fmt: skip
         result = optimize(self.model.clone(), options, self.context(), self.rules)
         fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None}
@@ -307,7 +308,8 @@ class _Compile:
         s = self.settings
         kept = plan.kept()
         rounded = [node for rule, node in kept if rule == "int4-block-linear"] if plan.rounded else []
-        if level == 3 and not self.facts and (plan.smooth or rounded or any(rule in STATIC for rule, _ in kept)):
+        smooth = plan.smooth or (plan.few is not None and plan.few.smooth)
+        if level == 3 and not self.facts and (smooth or rounded or any(rule in STATIC for rule, _ in kept)):
             self.say("calibrating")
             carried = plan.options(r.group for r in self.rules)
             fused = optimize(
@@ -399,7 +401,8 @@ class _Compile:
         if result.slow:
             shown = ", ".join(f"{rule} ({operator})" for rule, operator in sorted(result.slow.items()))
             notes.append(f"left out, because what they emit is slower than its parts here (olc targets show): {shown}")
-        fusions = survey(self.model, result.model, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
+        made = result.model if result.body is None else result.body
+        fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
         if overridable:
             notes.append(

@@ -27,6 +27,7 @@ from .passes import (
     smooth,
     split_sizes,
     tied_weights,
+    two_bodies,
 )
 from .passes import shapes as shapes_pass
 from .quantization import Observed
@@ -40,6 +41,21 @@ MAX_ROUNDS = 8
 
 
 @dataclass(frozen=True)
+class Few:
+    """LOSSY rewrites of a second body, which runs where an input has few elements (``passes/two_bodies.py``).
+
+    Attributes:
+        name: the input, and ``most`` the most elements of it that are few.
+        sites, smooth: as in ``Options``.
+    """
+
+    name: str
+    most: int
+    sites: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    smooth: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Options:
     """What a compile may do.
 
@@ -50,6 +66,7 @@ class Options:
         groups: groups of CLOSE rules that may act; None for all.
         sites: for each LOSSY rule, the names of the nodes at which it may act.
         smooth: activations that are smoothed before layers are rounded, name to alpha (``passes/smooth.py``).
+        few: the same for a body of its own for few elements, or None.
         facts: what calibration saw of values, by name, for LOSSY rules and smoothing.
         weights: weights that were rounded with care, by name of initializer and form.
         shared_cache: give attentions with a cache the form in which past and present are one buffer.
@@ -66,6 +83,7 @@ class Options:
     groups: frozenset[str] | None = None
     sites: dict[str, frozenset[str]] = field(default_factory=dict)
     smooth: Mapping[str, float] = field(default_factory=dict)
+    few: Few | None = None
     facts: Mapping[str, Observed] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     shared_cache: bool = False
@@ -81,6 +99,7 @@ class Result:
 
     Attributes:
         slow: rules left out because the operator that they emit is slower than its parts on the target, and that operator.
+        body: where the model has two bodies, the one for more elements as a model of its own; else the model.
     """
 
     model: Model
@@ -89,12 +108,15 @@ class Result:
     seconds: dict[str, float]
     settled: bool = True
     slow: dict[str, str] = field(default_factory=dict)
+    body: Model | None = None
 
 
 class _Run:
-    def __init__(self, model: Model, options: Options, ctx: Context, rules: Registry) -> None:
+    def __init__(
+        self, model: Model, options: Options, ctx: Context, rules: Registry, result: Result | None = None
+    ) -> None:
         self.model, self.options, self.ctx, self.rules = model, options, ctx, rules
-        self.result = Result(model, ctx, Outcome(), {})
+        self.result = Result(model, ctx, Outcome(), {}) if result is None else result
 
     def step(self, name: str, action: Callable[[], int]) -> int:
         start = time.perf_counter()
@@ -201,14 +223,13 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         _lower(run, target)
     if o.level >= 3 and not o.exact:
         note(model, o.facts, o.weights)
-        if o.smooth:
-            run.run_pass(smooth, o.smooth)
-        if o.sites and run.rewrite("lossy rules", run.select("LOSSY"), o.sites):
-            quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
-            run.rewrite("quantized forms", quantized)
-            run.run_pass(dce)
-            if target is not None:
-                _lower(run, target)
+        second = None if o.few is None else _Run(model.clone(), o, run.ctx, run.rules, run.result)
+        _round(run, o.smooth, o.sites, target)
+        if second is not None and o.few is not None:
+            note(second.model, o.facts, o.weights)
+            _round(second, o.few.smooth, o.few.sites, target)
+            run.result.body = model.clone()
+            run.run_pass(two_bodies, second.model, o.few.name, o.few.most)
     if o.level >= 1:
         run.run_pass(normalize)
         run.run_pass(dedupe_initializers)
@@ -216,6 +237,17 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         run.run_pass(dce)
     verifier.check(model, f"after -O{o.level}")
     return run.result
+
+
+def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset[str]], target: Any) -> None:
+    if alphas:
+        run.run_pass(smooth, alphas)
+    if sites and run.rewrite("lossy rules", run.select("LOSSY"), dict(sites)):
+        quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
+        run.rewrite("quantized forms", quantized)
+        run.run_pass(dce)
+        if target is not None:
+            _lower(run, target)
 
 
 def _lower(run: _Run, target: Any) -> None:

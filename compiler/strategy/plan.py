@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from ..pipeline import Options
+from ..pipeline import Few, Options
 from ..session import SessionOptions
 
 
@@ -28,6 +28,16 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Body:
+    """A second body, for runs in which the input ``name`` has at most ``most`` elements; the rest as in ``Plan``."""
+
+    name: str
+    most: int
+    sites: dict[tuple[str, str], Choice] = field(default_factory=dict)
+    smooth: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that a compile needs to give the same model again.
 
@@ -35,6 +45,7 @@ class Plan:
         groups: groups of CLOSE rules. A group that is not named is kept: rules that come later are not shut out.
         sites: (rule, node name) of LOSSY rewrites to what was decided.
         smooth: activations that are smoothed before layers are rounded, name to alpha.
+        few: how layers are rounded in a body of its own for few elements, where that is another way.
         rounded: initializers that are rounded to 4 bits by least squares on the data (``rounding.py``), not to the nearest.
         notes: facts that the decisions rest on, a sentence each.
     """
@@ -45,6 +56,7 @@ class Plan:
     groups: dict[str, Choice] = field(default_factory=dict)
     sites: dict[tuple[str, str], Choice] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
+    few: Body | None = None
     rounded: tuple[str, ...] = ()
     session: SessionOptions = field(default_factory=SessionOptions)
     notes: tuple[str, ...] = ()
@@ -52,26 +64,24 @@ class Plan:
     def options(self, all_groups: Iterable[str], **others: Any) -> Options:
         """Pipeline options that carry the plan out."""
         dropped = {g for g, c in self.groups.items() if not c.keep}
-        sites: dict[str, set[str]] = {}
-        for (rule, node), choice in self.sites.items():
-            if choice.keep:
-                sites.setdefault(rule, set()).add(node)
+        few = self.few
         return Options(
             level=self.level,
             groups=frozenset(all_groups) - dropped if dropped else None,
-            sites={r: frozenset(n) for r, n in sites.items()},
+            sites=by_rule(made(self.sites)),
             smooth=self.smooth,
+            few=None if few is None else Few(few.name, few.most, by_rule(made(few.sites)), few.smooth),
             **others,
         )
 
     def kept(self) -> set[tuple[str, str]]:
-        """(rule, node name) of the LOSSY rewrites that are made."""
-        return {s for s, c in self.sites.items() if c.keep}
+        """(rule, node name) of the LOSSY rewrites that are made, in either body."""
+        return {*made(self.sites), *(made(self.few.sites) if self.few is not None else ())}
 
     def without_sites(self, why: str) -> Plan:
         """The same without LOSSY rewrites."""
         sites = {s: replace(c, keep=False, why=why) if c.keep else c for s, c in self.sites.items()}
-        return replace(self, sites=sites, smooth={})
+        return replace(self, sites=sites, smooth={}, few=None)
 
     def dumps(self) -> str:
         """The plan as TOML; ``loads`` reads it back."""
@@ -96,8 +106,12 @@ class Plan:
             lines += ["", "[smooth]", *(f"{_q(name)} = {alpha:g}" for name, alpha in sorted(self.smooth.items()))]
         for name, c in sorted(self.groups.items()):
             lines += ["", f"[groups.{_q(name)}]", *_choice(c)]
-        for (rule, node), c in sorted(self.sites.items()):
-            lines += ["", "[[sites]]", f"rule = {_q(rule)}", f"node = {_q(node)}", *_choice(c)]
+        lines += _sites("sites", self.sites)
+        if self.few is not None:
+            lines += ["", "[few]", f"name = {_q(self.few.name)}", f"most = {self.few.most}"]
+            if self.few.smooth:
+                lines += ["", "[few.smooth]", *(f"{_q(name)} = {alpha:g}" for name, alpha in sorted(self.few.smooth.items()))]
+            lines += _sites("few.sites", self.few.sites)
         return "\n".join(lines) + "\n"
 
     @classmethod
@@ -111,7 +125,7 @@ class Plan:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as e:
             raise BadInput(f"the plan is not TOML: {e}", where=where) from e
-        known = {"target", "level", "source", "notes", "session", "groups", "sites", "smooth", "rounded"}
+        known = {"target", "level", "source", "notes", "session", "groups", "sites", "smooth", "few", "rounded"}
         unknown = sorted(set(data) - known)
         if unknown:
             raise BadInput(f"the plan has an unknown entry {unknown[0]!r}", where=where, hint=f"known: {sorted(known)}")
@@ -121,8 +135,9 @@ class Plan:
                 level=int(data["level"]),
                 source=str(data.get("source", "")),
                 groups={str(k): _read(v) for k, v in data.get("groups", {}).items()},
-                sites={(str(s["rule"]), str(s["node"])): _read(s) for s in data.get("sites", [])},
-                smooth={str(k): float(v) for k, v in data.get("smooth", {}).items()},
+                sites=_read_sites(data),
+                smooth=_read_smooth(data),
+                few=_read_body(data["few"]) if "few" in data else None,
                 rounded=tuple(map(str, data.get("rounded", []))),
                 session=SessionOptions.from_dict(data.get("session", {}), where=where),
                 notes=tuple(map(str, data.get("notes", []))),
@@ -142,6 +157,38 @@ class Plan:
         except (OSError, UnicodeDecodeError) as e:
             raise BadInput(f"the plan cannot be read: {e}", where=str(path)) from e
         return cls.loads(text, str(path))
+
+
+def by_rule(sites: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    """Names of nodes for each rule."""
+    names: dict[str, set[str]] = {}
+    for rule, node in sites:
+        names.setdefault(rule, set()).add(node)
+    return {r: frozenset(n) for r, n in names.items()}
+
+
+def made(sites: dict[tuple[str, str], Choice]) -> list[tuple[str, str]]:
+    """Those that are kept."""
+    return [site for site, choice in sites.items() if choice.keep]
+
+
+def _sites(table: str, sites: dict[tuple[str, str], Choice]) -> list[str]:
+    return [
+        line for (rule, node), c in sorted(sites.items())
+        for line in ("", f"[[{table}]]", f"rule = {_q(rule)}", f"node = {_q(node)}", *_choice(c))
+    ]  # fmt: skip
+
+
+def _read_sites(data: dict[str, Any]) -> dict[tuple[str, str], Choice]:
+    return {(str(s["rule"]), str(s["node"])): _read(s) for s in data.get("sites", [])}
+
+
+def _read_smooth(data: dict[str, Any]) -> dict[str, float]:
+    return {str(k): float(v) for k, v in data.get("smooth", {}).items()}
+
+
+def _read_body(data: dict[str, Any]) -> Body:
+    return Body(str(data["name"]), int(data["most"]), _read_sites(data), _read_smooth(data))
 
 
 def _q(text: str) -> str:

@@ -2,44 +2,41 @@
 
 1. All layers that a scheme's rules fit are rounded. Where that is faster but outside the budget, activations are smoothed
    or weights rounded by least squares, if there was data to calibrate on.
-2. Where a scheme that breaks the budget is faster than the best that fits, or leaves layers in float, schemes are mixed:
-   each layer goes to the next closer one in the order of error saved for time lost (``mix.py``), as far as the budget asks.
-3. The fastest that fits is kept.
+2. Where a scheme that breaks the budget is faster than the best that fits, schemes are mixed (``part.py``).
+3. Where some samples are a token or few and others many, both steps are taken for each of the two, and a model with two
+   bodies is tried (``passes/two_bodies.py``).
+4. The fastest that fits is kept.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .. import ir
 from ..analysis import shapes
+from ..evaluation import roles
 from ..evaluation.executed import node_times
-from ..evaluation.latency import Paired
 from ..ir import Model, Node
 from ..matching import Match
 from ..passes import Context
+from ..pipeline import Few
 from ..quantization.facts import note
 from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
 from ..session import SessionOptions
-from .budget import Budget
-from .layers import ESTIMATES, alphas, errors
-from .mix import Option, after, chain
-from .plan import Choice
+from .layers import ESTIMATES, alphas
+from .part import Part, Site, Tried
+from .plan import Body, Choice, by_rule
 from .rounding import least_squares
-from .sensitivity import sensitivities
 
 if TYPE_CHECKING:
     from .search import Candidate, Search
-
-Site = tuple[str, str]
-"""A LOSSY rule and the node at which it acts."""
 
 SCHEMES: dict[str, tuple[str, ...]] = {
     "int8": (
@@ -64,35 +61,17 @@ ROUNDING = 0.25
 """The part of the search's time that rounding by least squares may take; the layers that it does not reach are rounded to
 the nearest."""
 
-LISTENING = 0.1
-"""The part of the search's time that may be spent on how much of each layer's error arrives at the outputs."""
+FEW = 4
+"""Tokens for which a body of its own may be worth it. Weights are read once for all of them; from 8 rows on products are
+bound by arithmetic, and what reads fewer bytes gains no more."""
 
-
-@dataclass(frozen=True)
-class Fit:
-    """A choice of layers that is faster and inside the budget, for the case that the one chosen fails where it is judged."""
-
-    speed: float
-    error: float
-    sites: tuple[Site, ...]
-    smooth: dict[str, float]
-
-
-@dataclass
-class Tried:
-    """A scheme that is faster and inside the budget, as far as it goes."""
-
-    scheme: str
-    sites: list[Site]
-    candidate: Candidate
-    paired: Paired
-    error: float
-    smooth: dict[str, float] = field(default_factory=dict)
+Judged = tuple[Tried | None, str | None]
+"""A choice of layers, None where it is not faster, and why it breaks the budget where it does."""
 
 
 def choose(
     s: Search, folder: Path, groups: frozenset[str] | None, best: Candidate
-) -> tuple[dict[Site, Choice], Candidate]:
+) -> tuple[dict[Site, Choice], Body | None, Candidate]:
     """What to round, with the reason for each layer, and the model that came out: ``best`` where nothing pays."""
     if s.calibrate is not None and s.quantize != "none":
         s.say("calibrating")
@@ -101,14 +80,15 @@ def choose(
     found = sites(s, best.model)
     s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.model.graph if n.inputs and n.inputs[0] is not None}
     if not found:
-        return {}, best
+        return {}, None, best
     job = _Job(s, folder, groups, best, found)
     for scheme in found:
         if not s.time_left(f"{scheme} was", share=0.85):
             break
         job.consider(scheme)
-    job.mix()
-    return job.choices()
+    for part in job.parts:
+        part.mix()
+    return job.finish()
 
 
 def sites(s: Search, model: Model) -> dict[str, list[Site]]:
@@ -147,196 +127,138 @@ def kept_float(node: Node, pattern: str) -> bool:
     return any(fnmatchcase(n, pattern) for n in names)
 
 
+def parts(s: Search, model: Model) -> tuple[str, list[int], list[int]] | None:
+    """The input of token ids, the samples of which it holds few, and the others; None where all are of one kind."""
+    ids = [i.name for i in roles.inputs(model) if i.role == roles.IDS]
+    if len(ids) != 1:
+        return None
+    few = [i for i, feed in enumerate(s.feeds) if np.asarray(feed[ids[0]]).size <= FEW]
+    more = [i for i in range(len(s.feeds)) if i not in few]
+    return (ids[0], few, more) if few and more else None
+
+
 class _Job:
     def __init__(
         self, s: Search, folder: Path, groups: frozenset[str] | None, best: Candidate, found: dict[str, list[Site]]
     ) -> None:
         self.s, self.folder, self.groups, self.best, self.found = s, folder, groups, best, found
-        self.winner: Tried | None = None
-        self.faster: dict[str, float] = {}
-        self.breached: set[str] = set()
-        self.smooth: dict[str, float] = {}
-        self.verdicts: dict[str, str] = {}
-        self.errors: dict[Site, float] = {}
-        self.arriving: dict[str, float] = {}
+        self.whole = Part(s, best, found, range(len(s.feeds)), "", self.build)
+        self.split = parts(s, best.model)
+        self.parts = [self.whole]
+        if self.split is not None:
+            _, few, more = self.split
+            self.parts = [Part(s, best, found, more, ", many tokens", self.build),
+                          Part(s, best, found, few, ", few tokens", self.build)]  # fmt: skip
 
-    def build(self, chosen: Sequence[Site], smooth: dict[str, float]) -> Candidate:
-        return self.s.build(self.folder, self.groups, by_rule(chosen), self.best.model, smooth)
+    def build(self, chosen: Sequence[Site], smooth: dict[str, float], few: Few | None = None) -> Candidate:
+        return self.s.build(self.folder, self.groups, by_rule(chosen), self.best.model, smooth, few)
 
     def consider(self, scheme: str) -> None:
-        """Try a scheme whole; it becomes the winner where it fits the budget and is the fastest so far."""
+        """Try a scheme whole."""
         s, found = self.s, self.found[scheme]
         s.say(f"trying {len(found)} layers as {scheme}")
-        tried, breach = self.judge(scheme, self.build(found, {}), found, {}, f"all {len(found)} layers {scheme}")
-        if tried is not None and breach is not None and s.facts and s.real:
-            tried, breach = self.prepared(scheme, tried, breach)
-        if tried is None:
-            return
-        self.faster[scheme] = tried.paired.ratio
-        if breach is not None:
-            self.breached.add(scheme)
-            self.verdicts[scheme] = f"with all layers as {scheme} the budget is exceeded: {breach}"
-            s.drop(tried.candidate)
-            return
-        self.take(tried)
+        label = f"all {len(found)} layers {scheme}"
+        judged = self.judge(scheme, {}, label)
+        if s.facts and s.real and any(tried is not None and breach is not None for tried, breach in judged):
+            judged = self.prepared(scheme, judged, label)
+        for part, (tried, breach) in zip(self.parts, judged, strict=True):
+            part.settle(scheme, tried, breach)
 
-    def take(self, tried: Tried) -> None:
-        """It is the winner where it is the fastest so far."""
-        if self.winner is None or tried.paired.ratio > self.winner.paired.ratio:
-            tried, lost = self.winner, tried
-            self.winner = lost
-        if tried is not None:
-            self.verdicts[tried.scheme] = f"as {tried.scheme} the model is {tried.paired.text}"
-            self.s.drop(tried.candidate)
+    def judge(self, scheme: str, smooth: dict[str, float], label: str) -> list[Judged]:
+        candidate = self.build(self.found[scheme], smooth)
+        judged = [part.judge(scheme, candidate, self.found[scheme], smooth, label) for part in self.parts]
+        self.s.drop(candidate)
+        return judged
 
-    def prepared(self, scheme: str, tried: Tried, breach: str) -> tuple[Tried, str | None]:
+    def prepared(self, scheme: str, judged: list[Judged], label: str) -> list[Judged]:
         """The whole with activations smoothed (int8) or weights rounded by least squares (int4), where that has less error."""
-        s, found, smooth = self.s, self.found[scheme], self.smooth if scheme == "int8-row" else {}
-        nodes = {node for _, node in found}
+        s, smooth = self.s, {}
+        nodes = {node for _, node in self.found[scheme]}
         if scheme == "int8":
             s.say("smoothing activations")
             smooth = alphas(self.best.model, nodes, s.feeds, s.target, s.threads)
+        elif scheme == "int8-row":
+            smooth = next((part.smooth for part in self.parts if part.smooth), {})
         elif scheme == "int4-block":
             s.say("rounding weights to 4 bits by least squares")
             until = time.perf_counter() + ROUNDING * s.seconds
             s.weights = least_squares(
                 self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, lambda: time.perf_counter() < until
             )
-        what = f"{len(smooth)} activations smoothed" if smooth else f"{len(s.weights)} weights by least squares"
-        if not smooth and not s.weights:
-            return tried, breach
-        label = f"all {len(found)} layers {scheme}, {what}"
-        again, breach_then = self.judge(scheme, self.build(found, smooth), found, smooth, label)
-        if again is None or (breach_then is not None and again.error >= tried.error):
+        weights = scheme == "int4-block" and bool(s.weights)
+        if not smooth and not weights:
+            return judged
+        what = f"{len(s.weights)} weights by least squares" if weights else f"{len(smooth)} activations smoothed"
+        again = self.judge(scheme, smooth, f"{label}, {what}")
+        better = [_closer(new, old) for new, old in zip(again, judged, strict=True)]
+        if weights and not any(better):
             s.weights = {}
-            if again is not None:
-                s.drop(again.candidate)
-            return tried, breach
-        s.drop(tried.candidate)
-        self.smooth = smooth or self.smooth
-        return again, breach_then
+        return [new if b or (weights and any(better)) else old for b, new, old in zip(better, again, judged, strict=True)]
 
-    def judge(
-        self, scheme: str, candidate: Candidate, chosen: list[Site], smooth: dict[str, float], what: str
-    ) -> tuple[Tried | None, str | None]:
-        """Measure a candidate; None where it is not faster, and why it is outside the budget where it is."""
-        s = self.s
-        p = s.pair(self.best.session, candidate.session)
-        differences = s.differences(candidate.session)
-        breach, error = s.budget.breach(differences), Budget.error(differences)
-        s.record(what, p, p.verdict == "faster" and breach is None, error, breach or "")
-        if p.verdict != "faster":
-            self.verdicts[scheme] = f"as {scheme} the model is {p.text}"
-            s.drop(candidate)
-            return None, breach
-        if breach is None:
-            s.fits.append(Fit(p.ratio, error, tuple(chosen), smooth))
-        return Tried(scheme, chosen, candidate, p, error, smooth), breach
+    def finish(self) -> tuple[dict[Site, Choice], Body | None, Candidate]:
+        """A reason for every layer, and the model: that of one part, or one with a body for each."""
+        s, first = self.s, self.parts[0]
+        won = first.winner
+        few: Body | None = None
+        if self.split is None:
+            candidate = None if won is None else self.build(won.sites, won.smooth)
+        else:
+            first, won, few, candidate = self.joined(*self.split)
+        s.errors = {site: e for part in reversed(self.parts) for site, e in part.errors.items()}
+        if won is None or candidate is None:
+            return first.choices(None), None, self.best
+        s.smooth = won.smooth
+        options, feed = SessionOptions(threads=s.threads), first.feeds[0]
+        before, after = (node_times(c.path, feed, options) for c in (self.best, candidate))
+        s.times = before, by_layer(after, won, candidate.model, self.best.model)
+        s.drop(self.best)
+        return first.choices(won), few, candidate
 
-    def mix(self) -> None:
-        """A scheme for each layer, as fast as the budget allows, by bisection over the chain of choices to a 32nd of it."""
-        s, won = self.s, self.winner
-        nodes = {node for scheme in self.faster for _, node in self.found[scheme]}
-        if won is not None and nodes == {node for _, node in won.sites} and max(self.faster.values()) <= won.paired.ratio:
-            return
-        if not nodes or not s.time_left("a mixture of schemes was"):
-            return
-        s.say("estimating what each layer loses and gains in each scheme")
-        options = self.options(nodes)
-        start, steps = chain(options)
-        low, high, fits = -1, len(steps), None
-        if {o.what for o in start.values()} in [set(self.found[scheme]) for scheme in self.breached]:
-            low = 0
-        if won is not None:  # a mixture that takes longer than the winner need not be built
-            taken = dict.fromkeys(nodes) | {site[1]: site for site in won.sites}
-            bound = sum(o.time for node, what in taken.items() for o in options[node] if o.what == what)
-            high = next((k for k in range(high) if sum(o.time for o in after(start, steps, k).values()) >= bound), high)
-        told = [sum(o.error for o in after(start, steps, k).values() if o.error < float("inf")) for k in range(len(steps) + 1)]
-        room, guesses = 1 - s.budget.cosine, 2
-        while high - low > max(1, len(steps) // 32) and s.time_left("more mixtures of schemes were"):
-            # The errors add up well enough to say where to look first, and, corrected by what came out, second.
-            guess = next((k for k in range(low + 1, high) if told[k] <= room), high - 1)
-            middle, guesses = guess if guesses > 0 else (low + high) // 2, guesses - 1
-            chosen = sorted(o.what for o in after(start, steps, middle).values() if o.what is not None)
-            s.say(f"trying {self.counted(chosen)}")
-            candidate = self.build(chosen, self.smooth)
-            differences = s.differences(candidate.session)
-            room = (1 - s.budget.cosine) * told[middle] / max(Budget.error(differences), 1e-9)
-            if s.budget.breach(differences) is not None:
-                low = middle
+    def joined(self, name: str, *_: list[int]) -> tuple[Part, Tried | None, Body | None, Candidate | None]:
+        """What is fastest over all samples: the choice of either part for both, or a body for each."""
+        s, (more, few) = self.s, self.parts
+        top: tuple[Part, Tried | None, Candidate | None] = more, None, None
+        for part in self.parts:
+            if part.winner is None:
+                continue
+            w = part.winner
+            candidate = self.build(w.sites, w.smooth)
+            tried, breach = self.whole.judge(w.scheme, candidate, w.sites, w.smooth, f"{more.counted(w.sites)}, in one body")
+            if tried is None or breach is not None or (top[1] is not None and tried.paired.ratio <= top[1].paired.ratio):
                 s.drop(candidate)
                 continue
-            if fits is not None:
-                s.drop(fits[0])
-            high, fits = middle, (candidate, chosen)
-        if fits is None:
-            return
-        tried, _ = self.judge("mix", *fits, self.smooth, self.counted(fits[1]))
-        if tried is not None:
-            self.take(tried)
-
-    def options(self, nodes: set[str]) -> dict[str, list[Option[Site | None]]]:
-        """For each layer float and the schemes that are faster: microseconds over all samples, its part in the outputs' error.
-
-        A scheme is taken to speed up all its layers by the same factor: the one that explains the speed of the whole.
-        """
-        s = self.s
-        sites = [site for scheme in self.faster for site in self.found[scheme]]
-        self.errors |= errors(self.best.model, sites, s.feeds, s.target, s.threads, self.smooth)
-        until = time.perf_counter() + LISTENING * s.seconds
-        self.arriving = sensitivities(
-            self.best.model, sorted(nodes), s.feeds, s.keep, s.target, s.threads, lambda: time.perf_counter() < until
-        )
-        runs = [node_times(self.best.path, feed, SessionOptions(threads=s.threads)) for feed in s.feeds]
-        total = sum(sum(times.values()) for times in runs)
-        spent = {node: sum(times.get(node, 0.0) for times in runs) for node in nodes}
-        mean = sum(spent.values()) / len(nodes)  # of nodes that the runtime renames nothing is known
-        found: dict[str, list[Option[Site | None]]] = {n: [Option(None, t or mean, 0.0)] for n, t in spent.items()}
-        wholes = {scheme: sum(found[node][0].time for _, node in self.found[scheme]) for scheme in self.faster}
-        # Profiled times are not quite those of the comparisons: no scheme may seem to take no time at all.
-        total = min(total, *(0.9 * wholes[scheme] / (1 - 1 / ratio) for scheme, ratio in self.faster.items()))
-        for scheme, ratio in self.faster.items():
-            left = 1 - (1 - 1 / ratio) * total / wholes[scheme] if wholes[scheme] else 1.0
-            for site in self.found[scheme]:
-                own = found[site[1]]
-                error = self.errors.get(site, float("inf")) * self.arriving[site[1]]
-                own.append(Option(site, left * own[0].time, error))
-        return found
-
-    def counted(self, chosen: Sequence[Site]) -> str:
-        """How many layers there are of each scheme, in words."""
-        schemes = Counter(scheme for scheme, found in self.found.items() for _ in set(found) & set(chosen))
-        return ", ".join(f"{n} layers {scheme}" for scheme, n in schemes.items()) or "no layer"
-
-    def choices(self) -> tuple[dict[Site, Choice], Candidate]:
-        """A reason for every layer, and the model."""
-        made: dict[Site, Choice] = {}
-        won = self.winner
-        for scheme, found in self.found.items():
-            for site in found:
-                own = self.errors.get(site)
-                alone = "" if own is None else f"error at its own output {own:.2g}; "
-                if won is not None and site in won.sites:
-                    made[site] = Choice(True, f"{alone}all that is kept together is {won.paired.text}", won.paired.ratio)
-                else:
-                    made[site] = Choice(False, alone + self.verdicts.get(scheme, "not tried: no time was left"))
-        self.s.errors = self.errors
-        if won is None:
-            return made, self.best
-        self.s.smooth = won.smooth
-        options = SessionOptions(threads=self.s.threads)
-        before, after = (node_times(c.path, self.s.feeds[0], options) for c in (self.best, won.candidate))
-        self.s.times = before, by_layer(after, won, self.best.model)
-        self.s.drop(self.best)
-        return made, won.candidate
+            s.fits.append(tried.fit)
+            if top[2] is not None:
+                s.drop(top[2])
+            top = part, tried, candidate
+        m, f = more.winner, few.winner
+        if m is None or f is None or set(m.sites) == set(f.sites) or not s.time_left("a body for few tokens was"):
+            return (*top[:2], None, top[2])
+        s.say("trying two bodies")
+        both = self.build(m.sites, m.smooth, Few(name, FEW, by_rule(f.sites), f.smooth))
+        label = f"{more.counted(m.sites)}; for at most {FEW} tokens {more.counted(f.sites)}"
+        tried, breach = self.whole.judge("mix", both, m.sites, m.smooth, label)
+        gains = tried is not None and (top[2] is None or s.pair(top[2].session, both.session).verdict == "faster")
+        if tried is None or breach is not None or not gains:
+            s.drop(both)
+            return (*top[:2], None, top[2])
+        if top[2] is not None:
+            s.drop(top[2])
+        m.paired = f.paired = tried.paired
+        return more, m, Body(name, FEW, few.choices(f), f.smooth), both
 
 
-def by_layer(times: dict[str, float], won: Tried, before: Model) -> dict[str, float]:
+def _closer(new: Judged, old: Judged) -> bool:
+    """Is the second attempt faster than float, and inside the budget or at least of less error?"""
+    return new[0] is not None and (new[1] is None or old[0] is None or new[0].error < old[0].error)
+
+
+def by_layer(times: dict[str, float], won: Tried, made: Model, before: Model) -> dict[str, float]:
     """What the kernels that each layer became take together."""
     layers = {site for _, site in won.sites}
     made_of = {ir.site(n): frozenset(origins(n)) for n in before.graph if ir.site(n) in layers}
     found: dict[str, float] = {}
-    for n in won.candidate.model.graph:
+    for n in (n for graph in ir.all_graphs(made) for n in graph):
         if n.name not in times:
             continue
         whole = set(origins(n))
@@ -344,11 +266,3 @@ def by_layer(times: dict[str, float], won: Tried, before: Model) -> dict[str, fl
         for layer in of:
             found[layer] = found.get(layer, 0.0) + times[n.name] / len(of)
     return found
-
-
-def by_rule(chosen: Sequence[Site]) -> dict[str, frozenset[str]]:
-    """Node names for each rule."""
-    names: dict[str, set[str]] = {}
-    for rule, node in chosen:
-        names.setdefault(rule, set()).add(node)
-    return {r: frozenset(n) for r, n in names.items()}

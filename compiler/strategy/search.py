@@ -26,14 +26,15 @@ from ..evaluation.evaluate import timed
 from ..evaluation.padding import Keep, as_it_is
 from ..ir import Model
 from ..passes import Context
-from ..pipeline import Options, optimize
+from ..pipeline import Few, Options, optimize
 from ..quantization import Observed
 from ..rules import Registry
 from ..session import SessionOptions, run
 from ..targets import Target
 from .budget import Budget
-from .plan import Choice, Plan
-from .quantize import Fit, choose
+from .part import Fit
+from .plan import Body, Choice, Plan
+from .quantize import choose
 
 PAIR_SECONDS = 2.0
 LEVELS = ("extended", "basic")
@@ -129,24 +130,25 @@ class Search:
         best = self.build(folder, None, {})
         groups, kept, best = self._groups(folder, best)
         sites: dict[tuple[str, str], Choice] = {}
+        few: Body | None = None
         if not self.exact:
-            sites, best = choose(self, folder, kept, best)
+            sites, few, best = choose(self, folder, kept, best)
         session = self._levels(best)
         rounded = tuple(sorted(self.weights))
-        return Plan(self.target.name, 3, source, groups, sites, self.smooth, rounded, session, tuple(self.notes))
+        return Plan(self.target.name, 3, source, groups, sites, self.smooth, few, rounded, session, tuple(self.notes))
 
     # --- building and measuring ------------------------------------------------------------------------------------
 
     def build(
         self, folder: Path, groups: frozenset[str] | None, sites: dict[str, frozenset[str]], fused: Model | None = None,
-        smooth: Mapping[str, float] | None = None,
+        smooth: Mapping[str, float] | None = None, few: Few | None = None,
     ) -> Candidate:
         """A candidate from ``base``, or from ``fused``, a model that has been taken to -O2 already."""
         o = self.options
         model = (self.base if fused is None else fused).clone()
         ctx = Context(target=self.ctx.target, skip=self.ctx.skip, unassumed=self.ctx.unassumed, events=list(self.ctx.events))
         options = Options(
-            level=3, start=1 if fused is None else 2, groups=groups, sites=sites, smooth=smooth or {}, facts=self.facts,
+            level=3, start=1 if fused is None else 2, groups=groups, sites=sites, smooth=smooth or {}, few=few, facts=self.facts,
             weights=self.weights, shared_cache=o.shared_cache, skip=o.skip, strict=o.strict,
         )  # fmt: skip
         result = optimize(model, options, ctx, self.rules)
@@ -163,12 +165,14 @@ class Search:
         candidate.session = None
         shutil.rmtree(candidate.path.parent, ignore_errors=True)
 
-    def pair(self, a: Any, b: Any) -> latency.Paired:
-        """All samples in turn: together they are the work that the model is compiled for."""
-        return timed((a, b), self.feeds, PAIR_SECONDS, 0)
+    def pair(self, a: Any, b: Any, part: Sequence[int] | None = None) -> latency.Paired:
+        """All samples in turn, or a part of them: together they are the work that the model is compiled for."""
+        return timed((a, b), self.feeds if part is None else [self.feeds[i] for i in part], PAIR_SECONDS, 0)
 
-    def differences(self, session: Any) -> list[numerics.OutputDifference]:
-        return numerics.compare(self.reference, [self.keep(f, run(session, f)) for f in self.feeds])
+    def differences(self, session: Any, part: Sequence[int] | None = None) -> list[numerics.OutputDifference]:
+        part = range(len(self.feeds)) if part is None else part
+        made = [self.keep(self.feeds[i], run(session, self.feeds[i])) for i in part]
+        return numerics.compare([self.reference[i] for i in part], made)
 
     def time_left(self, what: str, share: float = 1.0) -> bool:
         if time.perf_counter() - self.started < self.seconds * share:

@@ -21,8 +21,8 @@ from olc.session import run, session
 from olc.strategy import layers, quantize, search
 from olc.strategy.budget import Budget
 from olc.strategy.calibrate import calibrate
+from olc.strategy.part import Fit
 from olc.strategy.plan import Choice, Plan
-from olc.strategy.quantize import Fit
 from olc.strategy.rounding import FORM, least_squares
 
 TARGET = targets.get("onnxruntime-cpu")
@@ -78,7 +78,7 @@ class Bench(search.Search):
         self.alive = [*getattr(self, "alive", []), opened]  # so that no other gets its number
         return opened
 
-    def pair(self, a: object, b: object) -> Paired:
+    def pair(self, a: object, b: object, part: object = None) -> Paired:
         times = [sum(n / SPEED[op] for op, n in self.kernels[id(x)].items() if op in SPEED) for x in (a, b)]
         ratio, side = times[0] / times[1], Side(1.0, 1.0, 1.0, 1.0)
         verdict = "faster" if ratio > 1.02 else "slower" if ratio < 0.98 else "no difference shown"
@@ -96,6 +96,76 @@ def searched(m: ir.Model, tmp_path: Path, cosine: float = 0.99, data: bool = Fal
     if data:
         bench.calibrate = lambda fused: calibrate(fused, FEEDS, TARGET, 1)
     return bench.run("test"), bench
+
+
+class Phases(Bench):
+    """Few tokens, which are the even samples, take blocks, many take int8."""
+
+    SPEEDS = {"few": SPEED | {"MatMulNBits": 8.0, "DynamicQuantizeMatMul": 2.0}, "more": SPEED | {"Div": 1.0}}
+    overhead = 1.0
+
+    def open(self, path: Path, options: object) -> object:
+        opened = super().open(path, options)
+        graphs = {g.name: [n.op_type for n in g] for g in ir.all_graphs(storage.load(path))}
+        main = next(iter(graphs.values()))
+        self.costs = getattr(self, "costs", {})
+        extra = self.overhead if "few" in graphs else 1.0
+        self.costs[id(opened)] = {
+            body: extra * sum(1 / speeds[op] for op in graphs.get(body, main) if op in SPEED)
+            for body, speeds in self.SPEEDS.items()
+        }
+        return opened
+
+    def pair(self, a: object, b: object, part: object = None) -> Paired:
+        bodies = {("few", "more")[i % 2] for i in (range(len(FEEDS)) if part is None else part)}  # type: ignore[attr-defined]
+        times = [sum(self.costs[id(x)][body] for body in bodies) for x in (a, b)]
+        ratio, side = times[0] / times[1], Side(1.0, 1.0, 1.0, 1.0)
+        verdict = "faster" if ratio > 1.02 else "slower" if ratio < 0.98 else "no difference shown"
+        return Paired(ratio, ratio, ratio, ratio, verdict, 8, 1, side, side, 0.0, 0)
+
+
+def decoder() -> tuple[ir.Model, list[dict[str, np.ndarray]]]:
+    """Tokens through linear layers, and samples of one token and of many in turn."""
+    made, random = model(), np.random.default_rng(4)
+    table = ir.make_constant(random.normal(size=(50, WIDTH)).astype(np.float32), "table")
+    ids = ir.Value(name="input_ids", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["N"]))
+    made.graph.register_initializer(table)
+    looked = ir.make_node("Gather", [table, ids], name="embedding")
+    looked.outputs[0].name = "embedded"
+    x = made.graph.inputs[0]
+    x.replace_all_uses_with(looked.outputs[0])
+    made.graph.inputs[:] = [ids]
+    made.graph.insert_before(made.graph[0], [looked])
+    shapes.infer(made)
+    return made, [{"input_ids": random.integers(0, 50, n)} for n in (1, 40, 1, 30)]
+
+
+@pytest.mark.parametrize("overhead", [1.0, 3.0])
+def test_few_tokens_get_a_body_of_their_own_where_that_is_faster(
+    overhead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, feeds = decoder()
+    monkeypatch.setattr("test_quantize.Bench", Phases)
+    monkeypatch.setattr("test_quantize.FEEDS", feeds)
+    monkeypatch.setattr(Phases, "overhead", overhead)
+    plan, _ = searched(made, tmp_path, cosine=0.99)
+    if overhead > 1:  # two bodies are slower than one
+        assert plan.few is None
+        assert len(kept(plan)) == 1
+        return
+    assert plan.few is not None
+    assert (plan.few.name, plan.few.most) == ("input_ids", 4)
+    assert {rule for (rule, _), c in plan.sites.items() if c.keep} == {"int8-linear"}
+    assert {rule for (rule, _), c in plan.few.sites.items() if c.keep} == {"int8-block-linear"}
+    assert Plan.loads(plan.dumps()).options([]) == plan.options([])
+    result = optimize(made.clone(), plan.options(r.group for r in registry()), Context(target=TARGET))
+    assert result.body is not None
+    storage.save(result.model, tmp_path / "two.onnx")
+    opened, source = session(tmp_path / "two.onnx", threads=1), session(tmp_path / "source.onnx", threads=1)
+    for feed in feeds:
+        a, b = run(opened, feed)["y"].ravel(), run(source, feed)["y"].ravel()
+        assert a @ b > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
+    assert Counter(n.op_type for g in ir.all_graphs(result.model) for n in g)["MatMulNBits"] == LAYERS
 
 
 def kept(plan: Plan) -> Counter[str]:
