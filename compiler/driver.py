@@ -38,7 +38,7 @@ from .session import SessionOptions, run, sidecar
 from .strategy.budget import Budget
 from .strategy.calibrate import calibrate
 from .strategy.part import Fit
-from .strategy.plan import Plan
+from .strategy.plan import Choice, Plan
 from .strategy.quantize import STATIC
 from .strategy.rounding import least_squares
 from .strategy.search import Search, Trial, front, layers, next_best
@@ -184,7 +184,7 @@ class _Compile:
                 self.notes.append(f"a choice of layers that was inside the budget was not where it was judged: {e.what}")
                 plan, error = next_best(plan, self.fits, error)
                 for row in self.layers:
-                    choice = plan.sites[row["rule"], row["node"]]
+                    choice = Choice(False, "one body is given instead") if row["body"] else plan.sites[row["rule"], row["node"]]
                     row |= {"kept": choice.keep, "why": choice.why, "microseconds": [row["microseconds"][0], None]}
                 result = self.optimize(plan, level)
                 built = self.save(result.model, plan)

@@ -101,9 +101,11 @@ def _trials(report: Report, out: Console) -> None:
 
 def _layers(report: Report, out: Console, limit: int = 8) -> None:
     """What was rounded, as counts; the layers that stay as they are, worst first; and the front of speed and error."""
-    kept = Counter(r["rule"] for r in report.layers if r["kept"])
-    if kept:
-        out.print("rounded: " + ", ".join(f"{rule} {n}" for rule, n in kept.most_common()))
+    for body in dict.fromkeys(r["body"] for r in report.layers):
+        kept = Counter(r["rule"] for r in report.layers if r["kept"] and r["body"] == body)
+        if kept:
+            when = f" for {body}" if body else ""
+            out.print(f"rounded{when}: " + ", ".join(f"{rule} {n}" for rule, n in kept.most_common()))
     done = {r["node"] for r in report.layers if r["kept"]}
     left = {r["node"]: r for r in report.layers if r["node"] not in done}
     if left:

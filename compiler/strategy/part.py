@@ -64,7 +64,7 @@ class Part:
         build: makes a candidate of a choice of layers and of smoothed activations.
         winner: the fastest choice inside the budget, or None.
         faster: speed of the schemes that are faster than float, and ``breached``, those of them that break the budget.
-        errors: of each site at the layer's own output.
+        errors, arrived: of each site at the layer's own output, and what of it arrives at the model's.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Part:
         self.smooth: dict[str, float] = {}
         self.verdicts: dict[str, str] = {}
         self.errors: dict[Site, float] = {}
+        self.arrived: dict[Site, float] = {}
 
     def judge(
         self, scheme: str, candidate: Candidate, chosen: list[Site], smooth: dict[str, float], label: str
@@ -88,7 +89,8 @@ class Part:
         p = s.pair(self.best.session, candidate.session, self.samples)
         differences = s.differences(candidate.session, self.samples)
         breach, error = s.budget.breach(differences), Budget.error(differences)
-        s.record(f"{label}{self.what}", p, p.verdict == "faster" and breach is None, error, breach or "")
+        against = f"float{self.what}" if self.what else ""
+        s.record(f"{label}{self.what}", p, p.verdict == "faster" and breach is None, error, breach or "", against)
         if p.verdict != "faster":
             self.verdicts[scheme] = f"as {scheme} the model is {p.text}{self.what}"
             return None, breach
@@ -185,6 +187,7 @@ class Part:
                 own = found[site[1]]
                 error = self.errors.get(site, float("inf")) * arriving[site[1]]
                 own.append(Option(site, left * own[0].time, error))
+                self.arrived[site] = error
         return found
 
     def counted(self, chosen: Sequence[Site]) -> str:

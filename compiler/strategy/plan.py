@@ -36,6 +36,11 @@ class Body:
     sites: dict[tuple[str, str], Choice] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def what(self) -> str:
+        """When it runs, in words."""
+        return f"at most {self.most} elements of {self.name}"
+
 
 @dataclass(frozen=True)
 class Plan:

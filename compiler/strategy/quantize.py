@@ -204,7 +204,9 @@ class _Job:
             candidate = None if won is None else self.build(won.sites, won.smooth)
         else:
             first, won, few, candidate = self.joined(*self.split)
-        s.errors = {site: e for part in reversed(self.parts) for site, e in part.errors.items()}
+        for part in reversed(self.parts):
+            s.errors |= part.errors
+            s.arrived |= {site: e for site, e in part.arrived.items() if e < float("inf")}
         if won is None or candidate is None:
             return first.choices(None), None, self.best
         s.smooth = won.smooth

@@ -84,7 +84,8 @@ class Search:
             the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget.
         reads: of each node that might be rounded the activation's name.
-        errors, times: of each (rule, node) its error alone; of each node its microseconds in float and in the model chosen.
+        errors, arrived: of each (rule, node) its error alone, and what of it arrives at the outputs.
+        times: of each node its microseconds in float and in the model chosen.
         say: called with a line on what is being tried.
     """
 
@@ -111,6 +112,7 @@ class Search:
     fits: list[Fit] = field(default_factory=list)
     reads: dict[str, str] = field(default_factory=dict)
     errors: dict[tuple[str, str], float] = field(default_factory=dict)
+    arrived: dict[tuple[str, str], float] = field(default_factory=dict)
     times: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
     trials: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -240,22 +242,26 @@ def next_best(plan: Plan, fits: Sequence[Fit], error: float) -> tuple[Plan, floa
     fit = better[0]
     text = f"the fastest choice before it exceeded the budget where it was judged; with this one {fit.speed:.2f} times the speed"
     sites = {s: replace(c, keep=False, why=text) for s, c in plan.sites.items() if s not in fit.sites}
-    return replace(plan, sites=sites | {s: Choice(True, text, fit.speed) for s in fit.sites}, smooth=fit.smooth), fit.error
+    return replace(plan, sites=sites | {s: Choice(True, text, fit.speed) for s in fit.sites}, smooth=fit.smooth, few=None), fit.error
 
 
 def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
     """For the report: each place that a LOSSY rule could have acted at, what became of it, its error and its time.
 
-    ``outliers``: largest magnitude of a channel of its activation over the median one, where there was calibration.
+    ``body``: of a model with two bodies, when the second runs; "" for the first. ``arrives``: the part of the outputs' error
+    that the layer's is foretold to make. ``outliers``: largest magnitude of a channel of its activation over the median one, where there was calibration.
     """
+    bodies = {"": plan.sites} | ({} if plan.few is None else {plan.few.what: plan.few.sites})
     rows = []
-    for (rule, node), choice in sorted(plan.sites.items()):
+    for body, (rule, node), choice in ((body, *c) for body, sites in bodies.items() for c in sorted(sites.items())):
         seen = found.facts.get(found.reads.get(node, ""))
         channels = None if seen is None else seen.channels
         middle = 0.0 if channels is None else float(np.median(channels))
-        before, after = (t.get(node) for t in found.times)
+        before, after = (None if body else t.get(node) for t in found.times)
         rows.append({
-            "rule": rule, "node": node, "kept": choice.keep, "why": choice.why, "error": found.errors.get((rule, node)),
+            "body": body, "rule": rule, "node": node, "kept": choice.keep, "why": choice.why,
+            "error": None if body else found.errors.get((rule, node)),
+            "arrives": None if body else found.arrived.get((rule, node)),
             "outliers": float(channels.max()) / middle if channels is not None and middle > 0 else None,
             "microseconds": [before, after if choice.keep else before],
         })  # fmt: skip

@@ -49,6 +49,17 @@ def test_dynamic_int8_is_what_the_runtime_does(shift: float) -> None:
     assert emulate.int8_dynamic(x, w) == pytest.approx(relative(x @ w, got), rel=1e-3)
 
 
+def test_int8_of_rows_is_what_the_runtime_does_with_rows_of_one_size() -> None:
+    x, w = layer()
+    x *= np.exp(np.random.default_rng(1).normal(0, 2, (len(x), 1))).astype(np.float32)
+    x[3] = 0
+    largest = np.maximum(np.abs(x).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    q, s = quantize_linear_weight(w)
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", "q", "s"], ["y"], domain="com.microsoft")
+    got = ran([node], x / largest, {"q": q, "s": s}) * largest
+    assert emulate.int8_row(x, w) == pytest.approx(relative(x @ w, got), rel=1e-3)
+
+
 @pytest.mark.parametrize("clip", [(-1.5, 2.0), (0.5, 4.0), (-3.0, -1.0)])
 def test_static_int8_is_what_the_runtime_does(clip: tuple[float, float]) -> None:
     x, w = layer()
