@@ -17,9 +17,10 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,7 +172,7 @@ def prepare(row: Row, folder: Path, threads: int) -> Place:
     return Place(row, folder, source, threads, paths["samples"][::2], paths["data"][1::2], str(folder / "data"))
 
 
-def as_inputs(source: Path, samples: Sequence[Mapping[str, Any]], threads: int) -> Iterator[Any]:
+def as_inputs(source: Path, samples: Sequence[Mapping[str, Any]], threads: int) -> list[dict[str, Any]]:
     """What a decoder takes when it is at the context of each sample."""
     engine = OrtText(source, threads)
     found = []
@@ -297,6 +298,7 @@ def table(place: Place, candidates: Sequence[Candidate], seconds: float, launch:
         reference: list[dict[str, Any]] = []
         for candidate in candidates:
             line = lines[candidate.name]
+            print(f"  … {candidate.name}", file=sys.stderr, flush=True)
             try:
                 outputs = contest.open(candidate, line)
                 if candidate.name == PLAIN:
@@ -345,7 +347,7 @@ def verdict(found: Table) -> str:
     mine = fastest([line for line in found.lines if line.name.startswith(OLC)])
     best = fastest([line for line in found.lines if line.name in found.against], found.row.cosine)
     if mine is None or mine.paired is None:
-        return "olc has no file that runs"
+        return "olc is not among those that ran"
     if best is None or best.paired is None:
         return f"no peer is within cosine {found.row.cosine}"
     peer = f"fastest peer within cosine {found.row.cosine}: {best.name}, {best.paired.ratio:.2f}"
