@@ -5,6 +5,9 @@ Each as its documentation has it. What calibrates is what chooses for olc too.
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,19 +165,20 @@ def olive(source: Path, folder: Path, choosing: list[Sample], dynamic: bool) -> 
 def genai_int4(source: Path, folder: Path, choosing: list[Sample]) -> Path:
     """The model builder's int4 for the CPU; ``source`` is GGUF, which transformers turns into the float weights it wants."""
     import torch
-    from onnxruntime_genai.models.builder import create_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    plain = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    plain.config.quantization_config = None  # of the GGUF file, which these weights no longer are
-    del plain.config.quantization_config
-    plain.config.architectures = [type(plain).__name__]
+    read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    facts = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "model_type")}
+    plain = type(read)(type(read.config)(**{**facts, "architectures": [type(read).__name__]}))  # one that may be saved
+    plain.load_state_dict(read.state_dict())
     plain.save_pretrained(folder / "float")
     AutoTokenizer.from_pretrained(**where).save_pretrained(folder / "float")
-    create_model("", str(folder / "float"), str(folder / "int4"), "int4", "cpu", str(folder / "cache"))
-    if not (folder / "int4" / "genai_config.json").is_file():
-        raise RuntimeError("the builder wrote no genai_config.json")
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", folder / "float", "-o", folder / "int4"]
+    done = subprocess.run([*command, "-p", "int4", "-e", "cpu", "-c", folder / "cache"], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the builder gave no reason")
+    shutil.rmtree(folder / "float")
     return folder / "int4"
 
 

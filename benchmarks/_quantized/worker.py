@@ -42,6 +42,7 @@ class Worker:
         return self.samples[path]
 
     def make(self, maker: str, source: str, folder: str, choosing: list[str], **options: Any) -> dict[str, Any]:
+        os.chdir(folder)  # some tools write beside them what nobody asked for
         made = makers.MAKERS[maker](Path(source), Path(folder), [self.sample(path) for path in choosing], **options)
         return {"file": str(made)}
 
