@@ -163,7 +163,7 @@ def test_the_worker_itself_runs_a_model(place: Place) -> None:
         assert np.load(place.folder / "out.npz")["y"].tolist() == [1.0, 1.0]
         assert real.ask(60, do="time", sample=place.judging[0])["wall"] > 0
         with pytest.raises(Failed, match="KeyError: 'nobody'"):
-            real.ask(60, do="make", maker="nobody", source="", folder="", choosing=[])
+            real.ask(60, do="make", maker="nobody", source="", folder=str(place.folder), choosing=[])
     finally:
         real.close()
 
