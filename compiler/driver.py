@@ -66,6 +66,8 @@ class Settings:
         unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
         seconds: wall time for the search of -O3.
         samples: how many inputs to compare on.
+        cache: ``on``: the result of an earlier compile of the same is the answer (``cache.py``); ``renew``: compile, and keep
+            that result in its place; ``off``: neither. What is measured depends on the moment, so a program has to ask.
     """
 
     level: int = 2
@@ -92,6 +94,7 @@ class Settings:
     stop_after: int | None = None
     verify_each: bool = False
     plan: Plan | None = None
+    cache: str = "off"
 
 
 def compile(

@@ -29,6 +29,8 @@ ORDER = [
     {"pipeline"},
     {"strategy", "summary", "fusions", "soundness", "rulepage", "report"},
     {"driver"},
+    {"batch"},
+    {"check"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}
