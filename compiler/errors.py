@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+SEVERAL_KINDS = 69
+"""The exit code of a command on several models where failures are of several kinds."""
+
+
 class OlcError(Exception):
     """A failure that a person can act on.
 

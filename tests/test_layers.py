@@ -28,7 +28,7 @@ ORDER = [
     {"targets", "evaluation"},
     {"pipeline"},
     {"strategy", "summary", "fusions", "soundness", "rulepage", "report"},
-    {"driver"},
+    {"driver", "cache"},
     {"batch"},
     {"check"},
     {"cli"},

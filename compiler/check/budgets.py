@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .. import ir
-from ..errors import Unsupported
+from ..errors import SEVERAL_KINDS, Unsupported
 from ..ir import Model
 from ..report import Report
 from .config import Bounds, Budgets
@@ -20,8 +20,8 @@ CODES = {
 """Kind of budget to the exit code of a check in which only budgets of that kind failed."""
 SEVERAL = 6
 """The exit code where budgets of several kinds failed."""
-UNJUDGED = 69
-"""The exit code where something could not be judged, and more than that failed or no error says why."""
+UNJUDGED = SEVERAL_KINDS
+"""The exit code where something could not be judged and no error says why, or not only budgets failed."""
 MEASURED = ("latency", "memory", "load")
 """Kinds whose numbers another run would give otherwise."""
 
@@ -175,8 +175,8 @@ def _latency(cost: Costs, bounds: Bounds, baseline: Mapping[str, Any] | None) ->
             yield Verdict("latency", limit, _NOTHING, None)
         else:
             # Both are ratios to the source. Their quotient surely exceeds what the nearest ends of the intervals give.
-            found = f"{ratio / old[0]:.3g} times the baseline's ({ratio:.3g} of the source's, 95 % between {low:.3g} and {high:.3g}; "
-            found += f"then {old[0]:.3g}, between {old[1]:.3g} and {old[2]:.3g})"
+            now, then = (f"{r:.3g} of the source's, 95 % between {a:.3g} and {b:.3g}" for r, a, b in (cost.latency, old))
+            found = f"{ratio / old[0]:.3g} times the baseline's (now {now}; then {then})"
             yield Verdict("latency", limit, found, low / old[2] <= bounds.baseline)
     if bounds.absolute is not None:
         found = f"{_ms(cost.seconds)} in the fastest quarter of the runs"

@@ -116,22 +116,26 @@ Check = Callable[[Any], Any]
 """Gives the value in olc's own form, or raises ValueError with what it should have been."""
 
 
+class _Mistyped(ValueError):
+    """Says what a value should have been."""
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("a text")
+        raise _Mistyped("a text")
     return value
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("true or false")
+        raise _Mistyped("true or false")
     return value
 
 
 def _count(low: int, high: int | None = None) -> Check:
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < low or value > (high or 2**62):
-            raise ValueError(f"a whole number from {low}" + ("" if high is None else f" to {high}"))
+            raise _Mistyped(f"a whole number from {low}" + ("" if high is None else f" to {high}"))
         return value
 
     return check
@@ -139,14 +143,14 @@ def _count(low: int, high: int | None = None) -> Check:
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e300 or not math.isfinite(value):
-        raise ValueError("a number above 0")
+        raise _Mistyped("a number above 0")
     return float(value)
 
 
 def _one_of(names: Callable[[], Sequence[str]]) -> Check:
     def check(value: Any) -> str:
         if not isinstance(value, str) or value not in names():
-            raise ValueError(f"one of {', '.join(names())}")
+            raise _Mistyped(f"one of {', '.join(names())}")
         return value
 
     return check
@@ -155,11 +159,11 @@ def _one_of(names: Callable[[], Sequence[str]]) -> Check:
 def _list_of(item: Check, least: int = 0) -> Check:
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list) or len(value) < least:
-            raise ValueError("a list" if not least else f"a list of at least {least}")
+            raise _Mistyped("a list" if not least else f"a list of at least {least}")
         try:
             return tuple(item(v) for v in value)
         except ValueError as e:
-            raise ValueError(f"a list, each of {e}") from e
+            raise _Mistyped(f"a list, each of {e}") from e
 
     return check
 
@@ -167,14 +171,14 @@ def _list_of(item: Check, least: int = 0) -> Check:
 def _table_of(item: Check, keys: Callable[[], Sequence[str]] | None = None) -> Check:
     def check(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise ValueError("a table" if keys is None else f"a table of {', '.join(keys())}")
+            raise _Mistyped("a table" if keys is None else f"a table of {', '.join(keys())}")
         for key in value:
             if keys is not None and key not in keys():
-                raise ValueError(f"a table of {', '.join(keys())}, not of {key!r}")
+                raise _Mistyped(f"a table of {', '.join(keys())}, not of {key!r}")
         try:
             return {k: item(v) for k, v in value.items()}
         except ValueError as e:
-            raise ValueError(f"a table, each of {e}") from e
+            raise _Mistyped(f"a table, each of {e}") from e
 
     return check
 
@@ -184,7 +188,7 @@ def _bounds(unit: str, scale: float) -> Check:
         found = _table_of(_number, lambda: ("source", "baseline", unit))(value)
         absolute = found.pop(unit, None)
         if not value:
-            raise ValueError(f"a table of source, baseline, {unit}, with one of them at least")
+            raise _Mistyped(f"a table of source, baseline, {unit}, with one of them at least")
         return Bounds(**found, absolute=None if absolute is None else absolute * scale)
 
     return check
@@ -198,10 +202,10 @@ def _fusions(value: Any) -> dict[str, int | str]:
         try:
             return item if item == "all" else _count(0)(item)
         except ValueError as e:
-            raise ValueError(f'"all" or {e}') from e
+            raise _Mistyped(f'"all" or {e}') from e
 
     if not isinstance(value, dict):
-        raise ValueError(f'"all", or a table of {", ".join(FUSIONS)}')
+        raise _Mistyped(f'"all", or a table of {", ".join(FUSIONS)}')
     return _table_of(least, lambda: FUSIONS)(value)
 
 
@@ -211,14 +215,14 @@ def _operators(value: Any) -> frozenset[str]:
 
 def _domains(value: Any) -> frozenset[str]:
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise ValueError('a list of texts; "ai.onnx" is the standard\'s')
+        raise _Mistyped('a list of texts; "ai.onnx" is the standard\'s')
     return frozenset("" if name == "ai.onnx" else name for name in value)
 
 
 def _range(value: Any) -> tuple[int, int]:
     found = _list_of(_count(1))(value)
     if len(found) != 2 or found[0] > found[1]:
-        raise ValueError("a list of two: the lowest and the highest version")
+        raise _Mistyped("a list of two: the lowest and the highest version")
     return found[0], found[1]
 
 

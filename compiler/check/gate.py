@@ -78,7 +78,8 @@ class Result:
 
 
 def _outcome(o: Outcome) -> dict[str, Any]:
-    error = None if o.error is None else {"kind": o.error.kind, "what": o.error.what, "where": o.error.where, "hint": o.error.hint}
+    e = o.error
+    error = None if e is None else {"kind": e.kind, "what": e.what, "where": e.where, "hint": e.hint}
     return {
         "name": o.job.name, "model": o.job.model, "level": o.job.settings.level, "target": o.job.settings.target,
         "outcome": o.word, "codes": sorted(o.codes), "error": error, "verdicts": [v.to_dict() for v in o.verdicts],

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import html
 
-from ..report import Report
-from ..report.terminal import size
-from .budgets import costs
+from ..report.terminal import brief
 from .gate import Outcome, Result
 
 _SHOWN = 20
@@ -24,19 +22,7 @@ def row(outcome: Outcome) -> tuple[str, str, str, str]:
     """Speed, size and fusions of an artifact, and how it stands."""
     report = outcome.report
     word = outcome.word + (" (cached)" if report is not None and report.cached else "")
-    if report is None:
-        return "", "", "", word
-    return _speed(report), _size(report), ", ".join(f"{f['kind']} {f['fused']}/{f['expected']}" for f in report.fusions), word
-
-
-def _speed(report: Report) -> str:
-    paired = report.evaluation["paired"] if report.evaluation is not None else None
-    return "" if paired is None else f"{paired['ratio']:.2f}× ({paired['low']:.2f} to {paired['high']:.2f})"
-
-
-def _size(report: Report) -> str:
-    found = costs(report)
-    return f"{size(found.source_bytes)} -> {size(found.bytes)}"
+    return (*(brief(report) if report is not None else ("", "", "")), word)
 
 
 def problems(outcome: Outcome) -> list[str]:

@@ -11,7 +11,6 @@ al. 2021, "A White Paper on Neural Network Quantization", section 5).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from .. import ir
 from ..analysis import shapes
+from ..evaluation import turns
 from ..evaluation.executed import node_times
 from ..evaluation.latency import Paired
 from ..ir import Model, Node
@@ -194,9 +194,9 @@ class _Job:
             what = f"{len(smooth)} activations smoothed"
         elif scheme == "int4-block":
             s.say("rounding weights to 4 bits by least squares")
-            until = time.perf_counter() + ROUNDING * s.seconds
+            until = turns.clock() + ROUNDING * s.seconds
             s.weights = least_squares(
-                self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, lambda: time.perf_counter() < until
+                self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, lambda: turns.clock() < until
             )
             what = f"{len(s.weights)} weights by least squares"
         if not smooth and not s.weights:
