@@ -58,7 +58,7 @@ def _one(unit: Unit, say: Say) -> Report | OlcError:
         return e
     except Exception as e:  # a fault in olc, which is said as such; the other models are none the worse for it
         return OlcError(f"{type(e).__name__}: {e}", where=unit.source,
-                        hint="this is a fault in olc: run olc compile --debug on the model and report what it prints")  # fmt: skip
+                        hint="this is a fault in olc: run olc compile --debug on the model and report that")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- processes

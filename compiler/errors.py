@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-
 SEVERAL_KINDS = 69
 """The exit code of a command on several models where failures are of several kinds."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -87,7 +88,7 @@ def _show(result: Result, quiet: bool) -> None:
 
     from ..check.words import places, problems, row, summary
 
-    out = Console(highlight=False) if click.get_text_stream("stdout").isatty() else Console(highlight=False, width=140)
+    out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
     if not quiet:
         table = Table(box=None, padding=(0, 2))
         for head in ("model", "speed", "size", "fused", ""):
@@ -98,8 +99,8 @@ def _show(result: Result, quiet: bool) -> None:
         out.print(table)
     for o in result.outcomes:
         for problem in problems(o):
-            out.print(f"[red]{escape(o.job.name)}:[/red] {escape(problem)}")
+            out.print(f"[red]{escape(o.job.name)}:[/red] {escape(problem)}", soft_wrap=True)
         for place in places(o):
-            out.print(f"    {escape(place)}")
+            out.print(f"    {escape(place)}", soft_wrap=True)
     if not quiet or result.code:
         out.print(summary(result))

@@ -98,7 +98,7 @@ def show_several(found: Sequence[tuple[str, Report | OlcError]], console: Consol
     out.print(table)
     for name, f in found:
         if isinstance(f, OlcError):
-            out.print(f"[red]{escape(name)}:[/red] {escape(str(f))}")
+            out.print(f"[red]{f.kind}:[/red] {escape(str(f) if f.where is not None else f'{name}: {f}')}")
 
 
 def brief(report: Report) -> tuple[str, str, str]:
