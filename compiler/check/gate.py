@@ -114,8 +114,8 @@ def check(
             units = [_unit(o.job, Path(folder) / f"again{i}", "renew", update) for i, o in enumerate(again)]
             new |= _round(again, units, known, update, workers, say)
     if update:
-        names = [o.job.name for o in outcomes]
-        records.write(config.baseline, {n: new.get(n, known.get(n)) for n in names if n in new or n in known})
+        kept = {**known, **new}
+        records.write(config.baseline, {o.job.name: kept[o.job.name] for o in outcomes if o.job.name in kept})
     return Result(config, outcomes)
 
 

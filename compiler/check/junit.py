@@ -16,8 +16,8 @@ def junit(result: Result) -> str:
     suites = junitparser.JUnitXml("olc check")
     for o in result.outcomes:
         suites.add_testsuite(_suite(o))
-    text = suites.tostring()
-    return text.decode("utf-8") if isinstance(text, bytes) else str(text)
+    text: bytes = suites.tostring()  # type: ignore[no-untyped-call]
+    return text.decode("utf-8")
 
 
 def _suite(o: Outcome) -> junitparser.TestSuite:

@@ -161,7 +161,9 @@ def test_other_errors_keep_their_code(tmp_path: Path, monkeypatch: pytest.Monkey
     assert check(repository(tmp_path, MODEL), "-q") == 5
 
 
-def test_a_fault_in_olc_is_one_models_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_in_olc_is_one_models_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def compile(*args: Any, **options: Any) -> Any:
         raise ZeroDivisionError("division by zero")
 
@@ -219,7 +221,9 @@ def test_what_was_measured_and_failed_is_not_taken_from_the_cache(tmp_path: Path
     assert [s.cache for s in asked] == ["on"], "a size is what it was"
 
 
-def test_init_writes_a_file_that_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_writes_a_file_that_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = ["a.onnx", "deep/b [1].onnx", 'deep/"q" \\ é.onnx']
     for name in [*names, ".hidden/c.onnx", "a.olc.onnx"]:
         save(tmp_path / name)
@@ -233,7 +237,9 @@ def test_init_writes_a_file_that_is_read_again(tmp_path: Path, monkeypatch: pyte
     assert "is there already" in capsys.readouterr().err
 
 
-def test_without_a_file_it_says_how_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_file_it_says_how_to_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["check"]) == 3
     assert "olc check --init" in capsys.readouterr().err
