@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from . import cache
 from .driver import Settings, compile
 from .errors import OlcError
 from .evaluation import turns
@@ -31,10 +33,12 @@ class Unit:
 
 def run(units: Sequence[Unit], workers: int = 1, say: Say = lambda text: None) -> Iterator[Found]:
     """The number of each unit with its report or what went wrong, as they are done: one that fails stops no other."""
-    numbers = list(range(len(units)))
-    if workers == 1 or len(units) == 1:
-        for n in numbers:
-            yield n, _one(units[n], lambda text, n=n: say(_said(units, n, text)))  # type: ignore[misc]
+    # To read an answer from the cache takes less time than a process to begin.
+    here = [n for n, unit in enumerate(units) if workers == 1 or len(units) == 1 or _is_kept(unit)]
+    for n in here:
+        yield n, _one(units[n], lambda text, n=n: say(_said(units, n, text)))  # type: ignore[misc]
+    numbers = [n for n in range(len(units)) if n not in here]
+    if not numbers:
         return
     done = set()
     for n, found in _side_by_side(units, numbers, workers, say):
@@ -45,6 +49,11 @@ def run(units: Sequence[Unit], workers: int = 1, say: Say = lambda text: None) -
         lost = OlcError("the process that compiled it was killed or crashed", where=units[n].source,
                         hint="it may have run out of memory: try fewer --workers")  # fmt: skip
         yield next(iter(_side_by_side(units, [n], 1, say)), (n, lost))
+
+
+def _is_kept(unit: Unit) -> bool:
+    entry = cache.entry(unit.source, Path(unit.output), unit.settings) if unit.settings.cache == "on" else None
+    return entry is not None and entry.path.is_file()
 
 
 def _said(units: Sequence[Unit], number: int, text: str) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def test_one_that_takes_its_process_with_it_stops_no_other(
     assert isinstance(found[1], Report)
     assert isinstance(found[0], OlcError)
     assert "killed or crashed" in found[0].what
+
+
+def test_what_is_kept_needs_no_process(models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLC_CACHE", str(tmp_path / "cache"))
+    kept = [replace(u, settings=replace(QUICK, cache="on")) for u in units([models[0], models[2]], tmp_path / "out")]
+    assert len(dict(run(kept))) == 2
+    monkeypatch.setattr("olc.batch._side_by_side", None)
+    again = dict(run(kept, workers=2))
+    assert [isinstance(r, Report) and r.cached for r in again.values()] == [True, True]
 
 
 def test_units_and_errors_are_plain_values() -> None:

@@ -92,7 +92,7 @@ def _show(result: Result, quiet: bool) -> None:
     if not quiet:
         table = Table(box=None, padding=(0, 2))
         for head in ("model", "speed", "size", "fused", ""):
-            table.add_column(head)
+            table.add_column(head, overflow="fold")
         for o in result.outcomes:
             *facts, word = row(o)
             table.add_row(escape(o.job.name), *map(escape, facts), f"[{'red' if o.codes else 'green'}]{word}")

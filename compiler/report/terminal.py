@@ -89,7 +89,7 @@ def show_several(found: Sequence[tuple[str, Report | OlcError]], console: Consol
     out = console if console is not None else _console()
     table = Table(box=None, padding=(0, 2))
     for head in ("model", "speed", "size", "fused", ""):
-        table.add_column(head)
+        table.add_column(head, overflow="fold")
     for name, f in found:
         if isinstance(f, OlcError):
             table.add_row(escape(name), "", "", "", f"[red]{f.kind}[/red]")
