@@ -62,6 +62,8 @@ def test_the_second_time_gives_the_same_bytes_and_says_so(
     root: Path, model: Path, tmp_path: Path, compiles: list[Path]
 ) -> None:
     first, made = compile(model, tmp_path)
+    (entry,) = root.iterdir()
+    os.utime(entry, (100, 100))
     second, again = compile(model, tmp_path, name="again")
     assert len(compiles) == 1
     assert made == again
@@ -70,6 +72,7 @@ def test_the_second_time_gives_the_same_bytes_and_says_so(
     assert "from the cache" in second.notes[-1]
     assert b"from the cache" not in again["m.olc.json"]
     assert second.rewrites == first.rewrites
+    assert entry.stat().st_mtime > 100, "used now: among the last to go"
 
 
 def test_external_data_comes_back_too(
@@ -212,7 +215,8 @@ def test_what_cannot_be_read_has_no_place(root: Path, model: Path, tmp_path: Pat
     assert key(model, replace(QUICK, rules=["none.py"])) is None
     assert key(model, replace(QUICK, ranges="none.json")) is None, "calibration is to write that file"
     _put_weights_outside(model)
-    model.write_bytes(model.read_bytes().replace(b"w.bin", b"../a/"))
+    (model.parent.parent / "wb").write_bytes(b"of someone else")
+    model.write_bytes(model.read_bytes().replace(b"w.bin", b"../wb"))
     assert key(model) is None
     model.write_bytes(b"location" * 3)
     assert key(model) is None
@@ -245,6 +249,7 @@ def test_a_corrupt_entry_is_ignored_and_written_again(
 ) -> None:
     _, made = compile(model, tmp_path)
     (entry,) = root.iterdir()
+    (tmp_path / "escaped.onnx").write_bytes(b"of someone else")
     sound = entry.read_bytes()
     entry.write_bytes(spoil(sound))
     report, again = compile(model, tmp_path, name="again")
@@ -252,7 +257,7 @@ def test_a_corrupt_entry_is_ignored_and_written_again(
     assert len(compiles) == 2
     assert set(again) == set(made)
     assert compile(model, tmp_path, name="third")[0].cached
-    assert not list(tmp_path.rglob("escaped*"))
+    assert [p.read_bytes() for p in tmp_path.rglob("escaped*")] == [b"of someone else"]
 
 
 def test_a_file_in_the_caches_place_stops_no_compile(root: Path, model: Path, tmp_path: Path) -> None:

@@ -65,4 +65,5 @@ _MARKS = str.maketrans({c: f"&#{ord(c)};" for c in "|`*_[]~@#\\"})
 
 def _escaped(text: str) -> str:
     """Names come from model files: none of their characters may end the cell, mark up, or call a person."""
-    return html.escape(" ".join(text.split()), quote=False).translate(_MARKS) if text else ""
+    plain = " ".join(text.encode("utf-8", "replace").decode().split())  # a path may be no text
+    return html.escape(plain, quote=False).translate(_MARKS)

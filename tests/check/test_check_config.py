@@ -22,6 +22,7 @@ def test_defaults_and_a_models_own(tmp_path: Path) -> None:
     [defaults.budget]
     size = {source = 1.5}
     latency = {source = 1.0, ms = 5}
+    opset = [17, 23]
     [[models]]
     path = "models/*.onnx"
     exclude = ["models/other.onnx"]
@@ -35,6 +36,7 @@ def test_defaults_and_a_models_own(tmp_path: Path) -> None:
     assert [j.name for j in jobs] == [f"models/small.onnx -O{n} onnxruntime-cpu" for n in (1, 2)]
     assert jobs[0].settings.dims == {"batch": 4}
     assert jobs[0].budgets.latency is None
+    assert jobs[0].budgets.opset == (17, 23)
     assert jobs[0].budgets.size == Bounds(absolute=2e6)
     assert not jobs[0].settings.measure, "no budget asks for anything that is measured"
 

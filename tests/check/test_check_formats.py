@@ -14,9 +14,13 @@ from xml.etree import ElementTree
 
 import pytest
 from junitparser import JUnitXml
+from olc.check import words
 from olc.check.budgets import CODES
-from olc.check.config import _BUDGET
+from olc.check.config import _BUDGET, Budgets, Config, Job
+from olc.check.gate import Outcome, Result
 from olc.cli import main
+from olc.driver import Settings
+from olc.errors import BadInput
 
 from tests.checking import WEIRD, repository, save
 
@@ -131,7 +135,13 @@ def test_markdown_begins_with_the_table_and_no_name_breaks_out(files: Path) -> N
     body = "\n".join(lines[8:])
     assert "@" not in body
     assert "`" not in body
+    assert words.markdown(Result(Config(Path(), Path(), ()), [_with_a_name_that_is_no_text()])).encode("utf-8")
     assert re.findall(r"<(/?\w+)", body) == ["details", "summary", "/summary", "/details"] * 2 + ["sub", "/sub"]
+
+
+def _with_a_name_that_is_no_text() -> Outcome:
+    job = Job("m?.onnx", Path("m\udcff.onnx"), Settings(), Budgets())
+    return Outcome(job, error=BadInput("cannot be opened", where="m\udcff.onnx"))
 
 
 def test_json_holds_every_verdict(files: Path) -> None:
