@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from . import __version__, frontend, storage, targets
+from . import __version__, cache, frontend, storage, targets
 from .assumptions import ASSUMPTIONS
 from .diff import diff
 from .errors import BadInput, OlcError, OutputError, VerificationFailed
@@ -67,6 +67,8 @@ class Settings:
         unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
         seconds: wall time for the search of -O3.
         samples: how many inputs to compare on.
+        cache: ``on``: the result of an earlier compile of the same is the answer (``cache.py``); ``renew``: compile, and keep
+            that result in its place; ``off``: neither. What is measured depends on the moment, so a program has to ask.
     """
 
     level: int = 2
@@ -93,6 +95,7 @@ class Settings:
     stop_after: int | None = None
     verify_each: bool = False
     plan: Plan | None = None
+    cache: str = "off"
 
 
 def compile(
@@ -116,7 +119,15 @@ def compile(
     _check_output(source, out)
     folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
     try:
-        return _Compile(source, out, chosen, folder, say).run()
+        kept = cache.entry(source, out, chosen) if chosen.cache != "off" else None
+        report = kept.read(folder / out.name) if kept is not None and chosen.cache == "on" else None
+        if report is None:
+            report = _Compile(source, out, chosen, folder, say).run()
+            write_text(sidecar(folder / out.name), report.dumps())
+            why_not = kept.write(_finished(folder)) if kept is not None else None
+            report.notes += [why_not] if why_not is not None else []
+        _publish(folder, out)
+        return report
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -200,9 +211,7 @@ class _Compile:
             built = self.save(result.model, None)
             evaluation = self.evaluate(built, None, level)
         self.profile(result.model, built, plan)
-        report = self.report(result, built, plan, level, evaluation)
-        self.publish(built, report)
-        return report
+        return self.report(result, built, plan, level, evaluation)
 
     def load(self) -> None:
         """Read the source, and put it into a file where it is not one, so that the runtime can open it."""
@@ -444,17 +453,20 @@ class _Compile:
             seconds=result.seconds,
         )  # fmt: skip
 
-    def publish(self, built: Path, report: Report) -> None:
-        """Move the finished files into place: data first, then the model, then its report."""
-        side = sidecar(self.out)
-        try:
-            for extra in sorted(built.parent.glob(f"{built.name}*")):
-                if extra != built and extra.is_file():
-                    os.replace(extra, self.out.with_name(extra.name))
-            os.replace(built, self.out)
-        except OSError as e:
-            raise OutputError(f"the artifact cannot be put in place: {e.strerror}", where=str(self.out)) from e
-        write_text(side, report.dumps())
+
+def _finished(folder: Path) -> list[Path]:
+    """What a compile has made: the model, its external data and its report. Things in the making lie in folders."""
+    return sorted(f for f in folder.iterdir() if f.is_file())
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Move the finished files into place: data first, then the model, then its report."""
+    last = {out.name: 1, sidecar(out).name: 2}
+    try:
+        for file in sorted(_finished(folder), key=lambda f: last.get(f.name, 0)):
+            os.replace(file, out.with_name(file.name))
+    except OSError as e:
+        raise OutputError(f"the artifact cannot be put in place: {e.strerror}", where=str(out)) from e
 
 
 def _slower(evaluation: Evaluation | None) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+SEVERAL_KINDS = 69
+"""The exit code of a command on several models where failures are of several kinds."""
+
 
 class OlcError(Exception):
     """A failure that a person can act on.
@@ -36,10 +39,25 @@ class BadInput(OlcError):
 
 
 class Unsupported(OlcError):
-    """The model is right, but the target cannot run it."""
+    """The model is right, but the target cannot run it.
+
+    Attributes:
+        culprits: of each part that cannot run, the node's name ("" where it is none) and the reason.
+    """
 
     exit_code = 4
     kind = "unsupported by target"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        culprits: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.culprits = culprits
 
 
 class VerificationFailed(OlcError):

@@ -237,3 +237,6 @@ _KINDS = (
     _Kind("rotary embedding", _is_rotary, _named("RotaryEmbedding"), frozenset({"rotary"})),
     _Kind("batch norm in convolution", _is_norm_after_conv, frozenset(), frozenset({"conv"})),
 )  # fmt: skip
+
+KINDS = tuple(kind.name for kind in _KINDS)
+"""The kinds of blocks that a survey looks for."""

@@ -28,7 +28,9 @@ ORDER = [
     {"targets", "evaluation"},
     {"pipeline"},
     {"strategy", "summary", "fusions", "soundness", "rulepage", "report"},
-    {"driver"},
+    {"driver", "cache"},
+    {"batch"},
+    {"check"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}

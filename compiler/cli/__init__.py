@@ -18,7 +18,7 @@ from ..errors import OlcError
 
 EXIT_CODES = """\
 Exit codes: 0 fine, 1 internal error, 2 usage, 3 bad input, 4 unsupported by the target, 5 verification failed,
-6 over budget, 7 cannot write, 8 rule error, 130 interrupted."""
+6 over budget, 7 cannot write, 8 rule error, 60 to 69 of olc check and of several models (olc check -h), 130 interrupted."""
 
 
 class _Commands(click.Group):

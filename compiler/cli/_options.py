@@ -56,16 +56,10 @@ def input_options(f: F) -> F:
 def _accuracy(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
     from ..strategy.budget import Budget
 
-    found: dict[str, float] = {}
-    for part in (p for v in value for p in v.split(",") if p):
-        name, _, bound = (x.strip() for x in part.partition(">="))
-        try:
-            found[name] = float(bound)
-        except ValueError:
-            found[name] = -1.0
-        if name not in ("cosine", "top1") or not 0 <= found[name] <= 1:
-            raise click.BadParameter(f"{part!r} is not cosine>=BOUND or top1>=BOUND with a bound from 0 to 1")
-    return Budget(**found)
+    try:
+        return Budget.parse(",".join(value))
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from e
 
 
 def quantize_options(f: F) -> F:
@@ -82,6 +76,16 @@ def quantize_options(f: F) -> F:
     kinds = click.Choice(["auto", "int8", "int4", "none"])
     f = click.option("--quantize", type=kinds, default="auto", show_default=True, help=what)(f)
     return click.option("--accuracy", "budget", multiple=True, callback=_accuracy, metavar="BOUNDS", help=bounds)(f)
+
+
+def workers_option(f: F) -> F:
+    text = "Models compiled side by side, each in a process. What is measured is measured alone, so timings stay true."
+    return click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help=text)(f)
+
+
+def no_cache_option(f: F) -> F:
+    text = "Compile and measure again what the cache has an answer for; the new answer takes its place."
+    return click.option("--no-cache", is_flag=True, help=text)(f)
 
 
 def frozen(options: dict[str, Any], **others: Any) -> Any:

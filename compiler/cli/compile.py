@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import frozen, input_options, level_option, progress, quantize_options, rules_option, target_option
+from ._options import (
+    frozen,
+    input_options,
+    level_option,
+    no_cache_option,
+    progress,
+    quantize_options,
+    rules_option,
+    target_option,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from ..batch import Unit
 
 
 @click.command()
-@click.argument("model", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="File to write [default: MODEL with .olc.onnx at its end].")
+@click.argument("models", type=click.Path(), metavar="MODEL...", nargs=-1, required=True)
+@click.option("-o", "--output", type=click.Path(),
+              help="File to write, a folder for several models [default: MODEL with .olc.onnx at its end].")  # fmt: skip
 @level_option
 @target_option
 @click.option("--exact", is_flag=True, help="At -O3, forbid rewrites that are only close by measurement (int8).")
@@ -31,17 +45,21 @@ from ._options import frozen, input_options, level_option, progress, quantize_op
               help="Rely on no such assumption (mask-keeps-a-key, ...; 'all' for none).")  # fmt: skip
 @click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Apply no rewrite numbered above N.")
 @click.option("--verify-each", is_flag=True, help="Run the verifier after every pass.")
+@workers_option
+@no_cache_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def command(model: str, output: str | None, plan_file: str | None, no_evaluate: bool, as_json: bool, quiet: bool,
-            tune_time: float, skip: tuple[str, ...], strict: tuple[str, ...],
-            **options: Any) -> None:  # fmt: skip
-    """Compile MODEL: rewrite it, lower it, compare it with the source, and write it with its report.
+def command(models: tuple[str, ...], output: str | None, plan_file: str | None, no_evaluate: bool, as_json: bool,
+            quiet: bool, tune_time: float, skip: tuple[str, ...], strict: tuple[str, ...], workers: int, no_cache: bool,
+            **options: Any) -> int:  # fmt: skip
+    """Compile each MODEL: rewrite it, lower it, compare it with the source, and write it with its report.
 
     Writes OUTPUT and, beside it, OUTPUT's name with .olc.json in place of .onnx: what was done, why, and what was
-    measured. Nothing is written unless everything succeeded.
+    measured. Nothing is written unless everything succeeded. A compile of what was compiled before is answered from the
+    cache. Of several models one that fails stops no other.
     """
     from ..assumptions import ASSUMPTIONS
+    from ..batch import Unit
     from ..driver import compile
     from ..report.terminal import show
     from ..strategy.plan import Plan
@@ -49,14 +67,63 @@ def command(model: str, output: str | None, plan_file: str | None, no_evaluate: 
     level = options.pop("level")
     if no_evaluate and level == 3 and plan_file is None:
         raise click.UsageError("-O3 chooses by measurement: it cannot go with --no-evaluate")
-    target = output if output is not None else str(Path(model).with_suffix("")) + ".olc.onnx"
+    if plan_file is not None and len(models) > 1:
+        raise click.UsageError("--plan is of one model: give that one only")
+    settings = frozen(
+        options, level=level, evaluate=not no_evaluate, seconds=tune_time, skip=frozenset(skip),
+        unassumed=frozenset(ASSUMPTIONS if "all" in strict else strict), cache="renew" if no_cache else "on",
+        plan=Plan.read(plan_file) if plan_file is not None else None,
+    )  # fmt: skip
+    outputs = _outputs(models, output)
+    if len(models) > 1:
+        return _several([Unit(m, o, settings) for m, o in zip(models, outputs, strict=True)], workers, quiet, as_json)
     with progress(quiet or as_json) as say:
-        report = compile(
-            model, target, frozen(options, level=level), say=say, evaluate=not no_evaluate, seconds=tune_time,
-            skip=frozenset(skip), unassumed=frozenset(ASSUMPTIONS if "all" in strict else strict),
-            plan=Plan.read(plan_file) if plan_file is not None else None,
-        )  # fmt: skip
+        report = compile(models[0], outputs[0], settings, say=say)
     if as_json:
         click.echo(report.dumps(), nl=False)
     elif not quiet:
         show(report)
+    return 0
+
+
+def _outputs(models: tuple[str, ...], output: str | None) -> list[str]:
+    """Where each artifact goes: a file, or for several models a folder or beside each."""
+    from ..errors import OutputError
+
+    if output is not None and len(models) == 1:
+        return [output]
+    if output is not None and not Path(output).is_dir():
+        raise OutputError("is not a folder, as several models need", where=output, hint="create it, or leave --output out")
+    names = [str(Path(m).with_suffix("")) + ".olc.onnx" for m in models]
+    found = names if output is None else [str(Path(output) / Path(n).name) for n in names]
+    seen: dict[Path, str] = {}
+    for model, target in zip(models, found, strict=True):
+        other = seen.setdefault(Path(target).absolute(), model)
+        if other is not model:
+            raise OutputError(f"both {other} and {model} would be written to it", where=target, hint="compile one of them alone")
+    return found
+
+
+def _several(units: list[Unit], workers: int, quiet: bool, as_json: bool) -> int:
+    """Compile all and sum up. The exit code is that of the failures, or 69 where they are of several kinds."""
+    import json
+
+    from ..batch import run
+    from ..errors import SEVERAL_KINDS, OlcError
+    from ..report.terminal import show_several
+
+    with progress(quiet or as_json) as say:
+        found = [result for _, result in sorted(run(units, workers, say), key=lambda f: f[0])]
+    errors = [f for f in found if isinstance(f, OlcError)]
+    if as_json:
+        rows = [{"source": u.source, "output": u.output,
+                 "error": {"kind": f.kind, "what": f.what, "where": f.where, "hint": f.hint} if isinstance(f, OlcError) else None,
+                 "report": None if isinstance(f, OlcError) else json.loads(f.dumps())}
+                for u, f in zip(units, found, strict=True)]  # fmt: skip
+        click.echo(json.dumps(rows, indent=1))
+    elif not quiet:
+        show_several([(u.source, f) for u, f in zip(units, found, strict=True)])
+    for e in errors if quiet or as_json else ():
+        click.echo(f"olc: {e.kind}: {e}", err=True)
+    codes = {e.exit_code for e in errors}
+    return SEVERAL_KINDS if len(codes) > 1 else min(codes, default=0)

@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import ir
 from ..session import SessionOptions, run, session
+from .turns import alone
 
 RUNS = 3
 """Runs profiled; the first warms up and is not counted."""
@@ -63,6 +64,7 @@ def node_times(
     return {name: time / n for name, (_, time) in found.items()}
 
 
+@alone()
 def _profiled(
     path: str | os.PathLike[str], feed: Mapping[str, Any], options: SessionOptions | None
 ) -> list[list[dict[str, Any]]]:

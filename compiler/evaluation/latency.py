@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .turns import alone
+
 MARGIN = 0.02
 #: Fewest rounds of `interleaved`, whatever the budget: an interval of fewer says little.
 MIN_ROUNDS = 10
@@ -84,6 +86,7 @@ class Paired:
         return asdict(self) | {"text": self.text}
 
 
+@alone()
 def paired(
     run_a: Callable[[], Any],
     run_b: Callable[[], Any],
@@ -145,6 +148,7 @@ class Rounds:
         return _judge(self.walls[:, pick], self.cpus[:, pick], self.runs, self.seconds, self.seed, rng)
 
 
+@alone()
 def interleaved(
     programs: Sequence[Callable[[], Any]],
     *,

@@ -21,6 +21,7 @@ from typing import Any
 
 from ..errors import OlcError
 from ..session import SessionOptions
+from .turns import alone
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Measured:
         return asdict(self) | {"model_bytes": self.model_bytes}
 
 
+@alone()
 def measure(
     path: str | os.PathLike[str],
     feed: Mapping[str, Any],

@@ -37,6 +37,7 @@ class Report:
         session_options: how to open the artifact; ``olc.session`` reads them.
         notes: what a reader should know, a sentence each.
         seconds: where the compile's time went, by pass.
+        cached: the report and its artifact were taken from the cache; no part of the JSON, which is that of the compile.
     """
 
     source: dict[str, Any]
@@ -61,10 +62,12 @@ class Report:
     session_options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    cached: bool = False
 
     def dumps(self) -> str:
         """The report as JSON, keys in a fixed order."""
         data = {"schema": SCHEMA, **asdict(self)}
+        del data["cached"]
         data["seconds"] = {k: round(v, 4) for k, v in self.seconds.items()}
         return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 

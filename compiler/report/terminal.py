@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import OlcError
 from . import Report
 
 
@@ -79,6 +82,31 @@ def _summary(report: Report, out: Console) -> None:
         table.add_row("open with", f"olc.session: runtime level {chosen['optimization']}{threads}")
     table.add_row("compile time", _duration(sum(report.seconds.values())))
     out.print(table)
+
+
+def show_several(found: Sequence[tuple[str, Report | OlcError]], console: Console | None = None) -> None:
+    """Print a line for each of several models, and below them what went wrong."""
+    out = console if console is not None else _console()
+    table = Table(box=None, padding=(0, 2))
+    for head in ("model", "speed", "size", "fused", ""):
+        table.add_column(head, overflow="fold")
+    for name, f in found:
+        if isinstance(f, OlcError):
+            table.add_row(escape(name), "", "", "", f"[red]{f.kind}[/red]")
+        else:
+            table.add_row(escape(name), *brief(f), "cached" if f.cached else "compiled")
+    out.print(table)
+    for name, f in found:
+        if isinstance(f, OlcError):
+            out.print(f"[red]{f.kind}:[/red] {escape(str(f) if f.where is not None else f'{name}: {f}')}")
+
+
+def brief(report: Report) -> tuple[str, str, str]:
+    """Speed, size and fusions in a word each, for a table of several models."""
+    paired = report.evaluation["paired"] if report.evaluation is not None else None
+    speed = "" if paired is None else f"{paired['ratio']:.2f}× ({paired['low']:.2f} to {paired['high']:.2f})"
+    sizes = f"{size(report.source['bytes'])} -> {size(report.artifact['bytes'])}"
+    return speed, sizes, ", ".join(f"{f['kind']} {f['fused']}/{f['expected']}" for f in report.fusions)
 
 
 def _peak(side: dict[str, Any]) -> str:

@@ -22,6 +22,24 @@ class Budget:
     cosine: float = 0.99
     top1: float = 0.99
 
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Bounds as a user writes them: ``cosine>=0.995``, ``top1>=0.99``, or both with a comma.
+
+        Raises:
+            ValueError: says what is wrong.
+        """
+        found: dict[str, float] = {}
+        for part in (p for p in text.split(",") if p):
+            name, _, bound = (x.strip() for x in part.partition(">="))
+            try:
+                found[name] = float(bound)
+            except ValueError:
+                found[name] = -1.0
+            if name not in ("cosine", "top1") or not 0 <= found[name] <= 1:
+                raise ValueError(f"{part!r} is not cosine>=BOUND or top1>=BOUND with a bound from 0 to 1")
+        return cls(**found)
+
     def for_choosing(self) -> Budget:
         """The bounds while choosing, a little inside these: the inputs that judge afterwards are others."""
         return Budget(*(1.0 - MARGIN * (1.0 - bound) for bound in (self.cosine, self.top1)))

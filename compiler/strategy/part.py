@@ -6,12 +6,12 @@ layer goes to the next closer one in the order of error saved for time lost (``m
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..evaluation import turns
 from ..evaluation.executed import node_times
 from ..evaluation.latency import Paired
 from ..session import SessionOptions
@@ -169,9 +169,9 @@ class Part:
         s = self.s
         sites = [site for scheme in self.faster for site in self.found[scheme]]
         self.errors |= errors(self.best.model, sites, self.feeds, s.target, s.threads, self.smooth)
-        until = time.perf_counter() + LISTENING * s.seconds
+        until = turns.clock() + LISTENING * s.seconds
         arriving = sensitivities(
-            self.best.model, sorted(nodes), self.feeds, s.keep, s.target, s.threads, lambda: time.perf_counter() < until
+            self.best.model, sorted(nodes), self.feeds, s.keep, s.target, s.threads, lambda: turns.clock() < until
         )
         runs = [node_times(self.best.path, feed, SessionOptions(threads=s.threads)) for feed in self.feeds]
         total = sum(sum(times.values()) for times in runs)

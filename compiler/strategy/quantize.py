@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from .. import ir
 from ..analysis import shapes
-from ..evaluation import roles
+from ..evaluation import roles, turns
 from ..evaluation.executed import node_times
 from ..ir import Model, Node
 from ..matching import Match
@@ -181,9 +180,9 @@ class _Job:
             smooth = next((part.smooth for part in self.parts if part.smooth), {})
         elif scheme == "int4-block":
             s.say("rounding weights to 4 bits by least squares")
-            until = time.perf_counter() + ROUNDING * s.seconds
+            until = turns.clock() + ROUNDING * s.seconds
             s.weights = least_squares(
-                self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, lambda: time.perf_counter() < until
+                self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, lambda: turns.clock() < until
             )
         weights = scheme == "int4-block" and bool(s.weights)
         if not smooth and not weights:

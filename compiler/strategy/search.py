@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 
 from .. import storage
 from ..errors import OlcError
-from ..evaluation import latency, numerics
+from ..evaluation import latency, numerics, turns
 from ..evaluation.evaluate import timed
 from ..evaluation.padding import Keep, as_it_is
 from ..ir import Model
@@ -121,7 +120,7 @@ class Search:
     def run(self, source: str) -> Plan:
         """Search, and clean up after it."""
         folder = Path(tempfile.mkdtemp(prefix="olc-search-"))
-        self.started = time.perf_counter()
+        self.started = turns.clock()
         try:
             return self._run(source, folder)
         finally:
@@ -177,7 +176,7 @@ class Search:
         return numerics.compare([self.reference[i] for i in part], made)
 
     def time_left(self, what: str, share: float = 1.0) -> bool:
-        if time.perf_counter() - self.started < self.seconds * share:
+        if turns.clock() - self.started < self.seconds * share:
             return True
         self.notes.append(f"{what} not tried: that part of the search's {self.seconds:.0f} s was over (--tune-time)")
         return False

@@ -363,12 +363,14 @@ class OnnxRuntimeCpu:
         changes += protect.run(model, ctx, f"lower:{self.name}", self.kernels())
         problems = self.check(model)
         if problems:
+            nodes = {str(c): c.node for c in self.culprits(model)}
             shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])
             raise Unsupported(
                 f"{len(problems)} part{'s' if len(problems) != 1 else ''} of the model cannot run on {self.name}:\n  "
                 + "\n  ".join(shown),
                 where=model.graph.name or None,
                 hint="change the model as each line says, or compile for another target",
+                culprits=tuple((nodes.get(p, ""), p) for p in problems),
             )
         return changes
 

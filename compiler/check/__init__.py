@@ -1,0 +1,1 @@
+"""The gate that ``olc check`` is: compile the models that ``olc.toml`` names and judge each against its budgets."""

@@ -1,0 +1,299 @@
+"""The cache: the same compile gives the same bytes without being done again, and whatever it depends on is in the key."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from olc import cache, driver
+from olc.driver import Settings
+from olc.strategy.plan import Plan
+
+from tests.checking import save
+
+QUICK = Settings(level=2, measure=False, cache="on")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache's folder."""
+    monkeypatch.setenv("OLC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(tmp_path / "models" / "small.onnx")
+
+
+@pytest.fixture
+def compiles(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The sources that were really compiled."""
+    seen: list[Path] = []
+    run = driver._Compile.run
+
+    def counted(self: Any) -> Any:
+        seen.append(self.source)
+        return run(self)
+
+    monkeypatch.setattr(driver._Compile, "run", counted)
+    return seen
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def compile(model: Path, tmp_path: Path, settings: Settings = QUICK, name: str = "out") -> tuple[Any, dict[str, bytes]]:
+    out = tmp_path / name
+    out.mkdir(exist_ok=True)
+    return driver.compile(model, out / "m.onnx", settings), files(out)
+
+
+def test_the_second_time_gives_the_same_bytes_and_says_so(
+    root: Path, model: Path, tmp_path: Path, compiles: list[Path]
+) -> None:
+    first, made = compile(model, tmp_path)
+    (entry,) = root.iterdir()
+    os.utime(entry, (100, 100))
+    second, again = compile(model, tmp_path, name="again")
+    assert len(compiles) == 1
+    assert made == again
+    assert set(made) == {"m.onnx", "m.olc.json"}
+    assert (first.cached, second.cached) == (False, True)
+    assert "from the cache" in second.notes[-1]
+    assert b"from the cache" not in again["m.olc.json"]
+    assert second.rewrites == first.rewrites
+    assert entry.stat().st_mtime > 100, "used now: among the last to go"
+
+
+def test_external_data_comes_back_too(
+    root: Path, model: Path, tmp_path: Path, compiles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("olc.storage.SPLIT_BYTES", 1)
+    monkeypatch.setattr("olc.storage.EXTERNAL_TENSOR", 1)
+    _, made = compile(model, tmp_path)
+    _, again = compile(model, tmp_path, name="again")
+    assert len(compiles) == 1
+    assert made == again
+    assert len(made) == 3
+
+
+def test_renew_compiles_and_takes_the_place(root: Path, model: Path, tmp_path: Path, compiles: list[Path]) -> None:
+    compile(model, tmp_path)
+    (entry,) = root.iterdir()
+    before = entry.stat().st_ino
+    report, _ = compile(model, tmp_path, replace(QUICK, cache="renew"))
+    assert not report.cached
+    assert len(compiles) == 2
+    assert [p.stat().st_ino != before for p in root.iterdir()] == [True]
+
+
+def test_off_reads_and_writes_nothing(
+    root: Path, model: Path, tmp_path: Path, compiles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile(model, tmp_path, replace(QUICK, cache="off"))
+    assert not root.exists()
+    monkeypatch.setenv("OLC_CACHE", "off")
+    for _ in range(2):
+        compile(model, tmp_path)
+    assert len(compiles) == 3
+    assert not root.exists()
+
+
+def key(model: Any, settings: Settings = QUICK, output: str = "m.onnx") -> Path | None:
+    found = cache.entry(model, Path(output), settings)
+    return None if found is None else found.path
+
+
+def _touch_weights(model: Path) -> None:
+    proto = onnx.load(model)
+    proto.graph.initializer[0].float_data[0] += 1
+    onnx.save(proto, model)
+
+
+def _put_weights_outside(model: Path) -> None:
+    proto = onnx.load(model)
+    for t in proto.graph.initializer:
+        t.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(t), t.name))
+    onnx.save(proto, model, save_as_external_data=True, location="w.bin", size_threshold=0)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "level": {"level": 1}, "dims": {"dims": {"batch": 3}}, "skip": {"skip": frozenset({"erf-gelu"})}, "seed": {"seed": 1},
+    "measure": {"measure": True}, "threads": {"threads": 1}, "budget": {"budget": driver.Budget(cosine=0.5)},
+    "plan": {"plan": Plan("onnxruntime-cpu", 2)}, "strict": {"unassumed": frozenset({"finite-scores"})},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_another_option_is_another_result(option: str, root: Path, model: Path) -> None:
+    assert key(model, replace(QUICK, **OPTIONS[option])) != key(model)
+    assert key(model, replace(QUICK, **OPTIONS[option])) == key(model, replace(QUICK, **OPTIONS[option]))
+
+
+def _patched(target: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    return lambda patch: patch.setattr(target, value)
+
+
+WORLD: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "version": _patched("importlib.metadata.version", lambda name: "0.0.1"),
+    "sources": _patched("olc.cache.sources", lambda: b"edited"),
+    "cpu": _patched("olc.targets.onnxruntime_cpu.OnnxRuntimeCpu.features", lambda self: {"model": "another"}),
+    "threads of the runtime": lambda patch: patch.setenv("OMP_NUM_THREADS", "7"),
+}
+
+
+@pytest.mark.parametrize("what", WORLD)
+def test_another_world_is_another_result(what: str, root: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key(model)
+    WORLD[what](monkeypatch)
+    assert key(model) != before
+
+
+def test_another_model_name_or_data_is_another_result(root: Path, model: Path, tmp_path: Path) -> None:
+    feeds = tmp_path / "feeds"
+    feeds.mkdir()
+    np.savez(feeds / "0.npz", x=np.zeros((1, 2), np.float32))
+    fed = replace(QUICK, data=str(feeds))
+    keys = [key(model), key(model, output="other.onnx"), key(model, fed)]
+    np.savez(feeds / "0.npz", x=np.ones((1, 2), np.float32))
+    keys.append(key(model, fed))
+    np.savez(feeds / "1.npz", x=np.ones((1, 2), np.float32))
+    keys.append(key(model, fed))
+    _touch_weights(model)
+    keys.append(key(model, fed))
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_function_counts_by_what_it_yields(
+    root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "feeds_of_cache_test.py").write_text(
+        "import itertools, numpy as np\nstart = 0\n"
+        "def feeds():\n    return ({'x': np.full((1, 2), i, np.float32)} for i in itertools.count(start))\n"
+    )
+    settings = replace(QUICK, data="feeds_of_cache_test:feeds", samples=2)
+    first = key(model, settings)
+    assert first == key(model, settings)
+    monkeypatch.setattr("feeds_of_cache_test.start", 1)
+    assert key(model, settings) != first
+
+
+def test_a_rule_file_counts_by_its_content(root: Path, model: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "r.py"
+    rules.write_text("# one")
+    settings = replace(QUICK, rules=[str(rules)])
+    first = key(model, settings)
+    rules.write_text("# two")
+    assert key(model, settings) != first
+
+
+def test_external_data_counts(root: Path, model: Path) -> None:
+    _put_weights_outside(model)
+    first = key(model)
+    raw = bytearray((model.parent / "w.bin").read_bytes())
+    raw[0] ^= 1
+    (model.parent / "w.bin").write_bytes(raw)
+    assert first is not None
+    assert key(model) != first
+
+
+def test_what_cannot_be_read_has_no_place(root: Path, model: Path, tmp_path: Path) -> None:
+    assert key(tmp_path / "none.onnx") is None
+    assert key(onnx.load(model)) is None
+    assert key(model, replace(QUICK, data="nothing.npz")) is None
+    assert key(model, replace(QUICK, rules=["none.py"])) is None
+    assert key(model, replace(QUICK, ranges="none.json")) is None, "calibration is to write that file"
+    _put_weights_outside(model)
+    (model.parent.parent / "wb").write_bytes(b"of someone else")
+    model.write_bytes(model.read_bytes().replace(b"w.bin", b"../wb"))
+    assert key(model) is None
+    model.write_bytes(b"location" * 3)
+    assert key(model) is None
+
+
+def _truncated(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2]
+
+
+def _flipped(raw: bytes) -> bytes:
+    middle = raw.index(b'"schema"')
+    return raw[:middle] + b"!" + raw[middle + 1 :]
+
+
+def _foreign(raw: bytes) -> bytes:
+    import io
+    import zipfile
+
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as held:
+        held.writestr("../../escaped.onnx", b"x")
+        held.writestr("m.onnx", b"x")
+        held.writestr("m.olc.json", b'{"a": 1}')
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("spoil", [_truncated, _flipped, _foreign, lambda raw: b"", lambda raw: b"PK\x05\x06" + bytes(18)])
+def test_a_corrupt_entry_is_ignored_and_written_again(
+    spoil: Callable[[bytes], bytes], root: Path, model: Path, tmp_path: Path, compiles: list[Path]
+) -> None:
+    _, made = compile(model, tmp_path)
+    (entry,) = root.iterdir()
+    (tmp_path / "escaped.onnx").write_bytes(b"of someone else")
+    sound = entry.read_bytes()
+    entry.write_bytes(spoil(sound))
+    report, again = compile(model, tmp_path, name="again")
+    assert not report.cached
+    assert len(compiles) == 2
+    assert set(again) == set(made)
+    assert compile(model, tmp_path, name="third")[0].cached
+    assert [p.read_bytes() for p in tmp_path.rglob("escaped*")] == [b"of someone else"]
+
+
+def test_a_file_in_the_caches_place_stops_no_compile(root: Path, model: Path, tmp_path: Path) -> None:
+    root.write_text("in the way")
+    report, made = compile(model, tmp_path)
+    assert "not kept in the cache" in report.notes[-1]
+    assert len(made) == 2
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(bytes(1000))
+    root = tmp_path / "cache"
+    entries = [cache.Entry(root, name, most=4000) for name in ("a", "b", "c")]
+    for age, e in enumerate(entries):
+        assert e.write([data]) is None
+        os.utime(e.path, (100 + age, 100 + age))
+    os.utime(entries[0].path)  # used
+    assert cache.Entry(root, "d", most=4000).write([data]) is None
+    assert sorted(p.name for p in root.iterdir()) == ["a.zip", "c.zip", "d.zip"]
+    assert "too large" in str(cache.Entry(root, "e", most=1000).write([data]))
+    assert sorted(p.name for p in root.iterdir()) == ["a.zip", "c.zip", "d.zip"]
+
+
+def test_two_processes_at_once(root: Path, model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "olc", "compile", str(model), "-O1", "--no-evaluate", "-q", "-o"]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    running = [subprocess.Popen([*command, str(tmp_path / name / "m.onnx")], stderr=subprocess.PIPE) for name in ("a", "b")]
+    assert [p.communicate()[1] for p in running] == [b"", b""]
+    assert [p.returncode for p in running] == [0, 0]
+    assert (tmp_path / "a" / "m.onnx").read_bytes() == (tmp_path / "b" / "m.onnx").read_bytes()
+    assert [p.suffix for p in root.iterdir()] == [".zip"], "one entry, and nothing half-written"
+
+
+def test_the_users_own_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OLC_CACHE")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: Path("/cache") / name)
+    assert cache.folder() == Path("/cache/olc/compiled")
