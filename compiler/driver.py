@@ -423,7 +423,7 @@ class _Compile:
             trials=[t.to_dict() for t in self.trials],
             layers=self.layers,
             front=front(self.trials),
-            rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail}
+            rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail, "module": e.module}
                       for e in events if e.number is not None],
             assumed={name: {"rewrites": n, "what": ASSUMPTIONS[name]} for name, n in sorted(result.ctx.relied.items())},
             passes=dict(sorted(Counter(e.by for e in events if e.number is None).items())),

@@ -302,7 +302,7 @@ class Rewriter:
         graph = ir.owner(m.root)
         assert graph is not None
         stamp = f"{r.name}#{self.number}"
-        site = ir.site(m.root)
+        site, module = ir.site(m.root), ir.module_of(m.root)
         sources = ",".join(ir.site(n) for n in m.nodes)
         nodes = list(op.nodes)
         for c in op.constants:
@@ -359,7 +359,7 @@ class Rewriter:
         self.outcome.applied[r.name] += 1
         self.recent.append(r.name)
         self.ctx.record(r.name, site, f"{' '.join(n.op_type for n in m.nodes)} -> "
-                        f"{' '.join(n.op_type for n in nodes) or 'input'}", self.number)  # fmt: skip
+                        f"{' '.join(n.op_type for n in nodes) or 'input'}", self.number, module)  # fmt: skip
         if len(nodes) >= removed:
             self.budget -= 1
             if self.budget < 0:

@@ -82,7 +82,7 @@ class Search:
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget.
-        reads: of each node that might be rounded the activation's name.
+        reads, modules: of each node that might be rounded the activation's name, and the module it was exported from.
         errors, times: of each (rule, node) its error alone; of each node its microseconds in float and in the model chosen.
         say: called with a line on what is being tried.
     """
@@ -109,6 +109,7 @@ class Search:
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
     reads: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
     errors: dict[tuple[str, str], float] = field(default_factory=dict)
     times: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
     trials: list[Trial] = field(default_factory=list)
@@ -251,7 +252,7 @@ def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
         middle = 0.0 if channels is None else float(np.median(channels))
         before, after = (t.get(node) for t in found.times)
         rows.append({
-            "rule": rule, "node": node, "kept": choice.keep, "why": choice.why, "error": found.errors.get((rule, node)),
+            "rule": rule, "node": node, "module": found.modules.get(node, ""), "kept": choice.keep, "why": choice.why, "error": found.errors.get((rule, node)),
             "outliers": float(channels.max()) / middle if channels is not None and middle > 0 else None,
             "microseconds": [before, after if choice.keep else before],
         })  # fmt: skip
