@@ -8,8 +8,8 @@ import platform
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -100,11 +100,13 @@ def compile(
     settings: Settings | None = None,
     *,
     say: Callable[[str], None] = lambda text: None,
+    others: Mapping[str, Callable[[Report], str]] | None = None,
     **options: Any,
 ) -> Report:
     """Compile ``source`` (anything that a frontend takes) and write the artifact and its ``.olc.json``.
 
-    ``options`` are fields of ``Settings``. ``say`` gets a line on each thing that is being done.
+    ``options`` are fields of ``Settings``. ``say`` gets a line on each thing that is being done. ``others``: further files
+    to write, path to what makes its text of the report.
     Nothing is written unless everything succeeded.
 
     Raises:
@@ -113,9 +115,11 @@ def compile(
     chosen = replace(settings if settings is not None else Settings(), **options)
     out = Path(output)
     _check_output(source, out)
+    others = others or {}
+    _check_others(source, out, others)
     folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
     try:
-        return _Compile(source, out, chosen, folder, say).run()
+        return _Compile(source, out, chosen, folder, say).run(others)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -144,6 +148,20 @@ def _check_output(source: Any, out: Path) -> None:
         raise OutputError("the output would overwrite the source", where=str(out), hint="choose another --output")
 
 
+def _check_others(source: Any, out: Path, others: Iterable[str]) -> None:
+    """Before anything is done: the files beside the artifact have places of their own that can be written."""
+    taken = {out.resolve(), sidecar(out).resolve()}
+    if isinstance(source, str | os.PathLike):
+        taken.add(Path(source).resolve())
+    for name in others:
+        path = Path(name)
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise OutputError("cannot be written: a folder, or in one that is missing or closed", where=name, hint="give a file")
+        if path.resolve() in taken:
+            raise OutputError("two of the files would be the same", where=name, hint="give each another name")
+        taken.add(path.resolve())
+
+
 class _Compile:
     def __init__(self, source: Any, out: Path, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
         self.source, self.out, self.settings, self.folder, self.say = source, out, settings, folder, say
@@ -161,7 +179,7 @@ class _Compile:
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
-    def run(self) -> Report:
+    def run(self, others: Mapping[str, Callable[[Report], str]]) -> Report:
         s = self.settings
         self.load()
         plan = s.plan
@@ -200,7 +218,7 @@ class _Compile:
             evaluation = self.evaluate(built, None, level)
         self.profile(result.model, built, plan)
         report = self.report(result, built, plan, level, evaluation)
-        self.publish(built, report)
+        self.publish(built, report, {path: make(report) for path, make in others.items()})
         return report
 
     def load(self) -> None:
@@ -418,7 +436,7 @@ class _Compile:
             options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
                      "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,
                      "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
-                     "shared_cache": s.shared_cache},
+                     "ranges": s.ranges, "accuracy": asdict(s.budget), "shared_cache": s.shared_cache},
             plan=plan.dumps() if plan is not None else "",
             trials=[t.to_dict() for t in self.trials],
             layers=self.layers,
@@ -441,8 +459,8 @@ class _Compile:
             seconds=result.seconds,
         )  # fmt: skip
 
-    def publish(self, built: Path, report: Report) -> None:
-        """Move the finished files into place: data first, then the model, then its report."""
+    def publish(self, built: Path, report: Report, others: Mapping[str, str]) -> None:
+        """Move the finished files into place: data first, then the model, then its report, then what was made of that."""
         side = sidecar(self.out)
         try:
             for extra in sorted(built.parent.glob(f"{built.name}*")):
@@ -452,6 +470,8 @@ class _Compile:
         except OSError as e:
             raise OutputError(f"the artifact cannot be put in place: {e.strerror}", where=str(self.out)) from e
         write_text(side, report.dumps())
+        for path, text in others.items():
+            write_text(path, text)
 
 
 def _slower(evaluation: Evaluation | None) -> bool:
@@ -459,13 +479,15 @@ def _slower(evaluation: Evaluation | None) -> bool:
 
 
 def _described(path: Path, name: str) -> dict[str, Any]:
-    """A model file as the report names it, external data counted in."""
+    """A model file as the report names it, external data counted in; ``files`` are the two apart, where there is such data."""
     files = [path, *external_files(path)]
-    digest = hashlib.sha256()
+    whole, parts = hashlib.sha256(), []
     for file in files:
+        digest = hashlib.sha256()
         with open(file, "rb") as f:
             while block := f.read(1 << 22):
                 digest.update(block)
-    return {"path": name, "sha256": digest.hexdigest(), "bytes": sum(f.stat().st_size for f in files)}
-
-
+                whole.update(block)
+        parts.append({"path": name if file is path else file.name, "sha256": digest.hexdigest(), "bytes": file.stat().st_size})
+    found = {"path": name, "sha256": whole.hexdigest(), "bytes": sum(p["bytes"] for p in parts)}
+    return found if len(parts) == 1 else {**found, "files": parts}

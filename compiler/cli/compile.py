@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from ._options import frozen, input_options, level_option, progress, quantize_options, rules_option, target_option
+from ._options import (
+    frozen,
+    input_options,
+    level_option,
+    progress,
+    quantize_options,
+    report_files,
+    report_options,
+    rules_option,
+    target_option,
+)
 
 
 @click.command()
@@ -31,10 +41,15 @@ from ._options import frozen, input_options, level_option, progress, quantize_op
               help="Rely on no such assumption (mask-keeps-a-key, ...; 'all' for none).")  # fmt: skip
 @click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Apply no rewrite numbered above N.")
 @click.option("--verify-each", is_flag=True, help="Run the verifier after every pass.")
+@report_options
+@click.option("--provenance", type=click.Path(), metavar="FILE",
+              help="Also write what it was made of and how: an in-toto statement with SLSA provenance.")  # fmt: skip
+@click.option("--bom", type=click.Path(), metavar="FILE", help="Also write a bill of materials: CycloneDX, with a model card.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(model: str, output: str | None, plan_file: str | None, no_evaluate: bool, as_json: bool, quiet: bool,
             tune_time: float, skip: tuple[str, ...], strict: tuple[str, ...],
+            html: str | None, markdown: str | None, provenance: str | None, bom: str | None,
             **options: Any) -> None:  # fmt: skip
     """Compile MODEL: rewrite it, lower it, compare it with the source, and write it with its report.
 
@@ -49,10 +64,11 @@ def command(model: str, output: str | None, plan_file: str | None, no_evaluate: 
     level = options.pop("level")
     if no_evaluate and level == 3 and plan_file is None:
         raise click.UsageError("-O3 chooses by measurement: it cannot go with --no-evaluate")
+    others = report_files(html, markdown, provenance, bom)
     target = output if output is not None else str(Path(model).with_suffix("")) + ".olc.onnx"
     with progress(quiet or as_json) as say:
         report = compile(
-            model, target, frozen(options, level=level), say=say, evaluate=not no_evaluate, seconds=tune_time,
+            model, target, frozen(options, level=level), say=say, others=others, evaluate=not no_evaluate, seconds=tune_time,
             skip=frozenset(skip), unassumed=frozenset(ASSUMPTIONS if "all" in strict else strict),
             plan=Plan.read(plan_file) if plan_file is not None else None,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The report as one HTML file: no script, nothing fetched. Reads ``Report`` and nothing else; the same report gives the same bytes.
+"""The report as one HTML file: no script, nothing fetched. Reads ``Report`` alone; the same report gives the same bytes.
 
 Names and texts come from models that nobody vouches for. Everything that the template prints passes ``clean`` and is then
 escaped; pictures are made of numbers only.
@@ -22,7 +22,7 @@ from . import Report, blocks, numbers, svg
 
 NAME = 160
 """Characters of a name that are shown; models may hold names of any length."""
-LIMITS = {"blocks": 80, "parts": 40, "rewrites": 20, "operators": 24, "layers": 200, "outputs": 60, "reasons": 20, "trials": 80,
+LIMITS = {"blocks": 80, "parts": 40, "rewrites": 20, "operators": 14, "layers": 200, "outputs": 60, "reasons": 20, "trials": 80,
           "details": 1500}  # fmt: skip
 """Rows that are shown of each list; the rest is counted and lies in the JSON."""
 
@@ -38,7 +38,7 @@ def html(report: Report) -> str:
     return _environment().get_template("report.html.j2").render(
         r=report, plan=plan, e=report.evaluation, facts=facts(report), verdict=verdict(report), kept=kept(report, plan),
         trials=_trials(report), picture=_picture(report), blocks=_blocks(report), profile=_profile(report.executed),
-        layers=_layers(report), refused=missed_rules(report), limits=LIMITS,
+        layers=_layers(report), sides=_sides(report.evaluation), refused=missed_rules(report), limits=LIMITS,
     )  # fmt: skip
 
 
@@ -55,10 +55,10 @@ def _environment() -> Environment:
 
 
 def clean(value: Any) -> Any:
-    """A value as it is, or text without characters that are no text: controls, halves of pairs, marks that turn the direction of what follows."""
+    """A value as it is, or text without controls, halves of pairs and marks that turn the direction of what follows."""
     if not isinstance(value, str) or isinstance(value, Markup) or (value.isascii() and value.isprintable()):
         return value
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") and c not in "\n\t" else c for c in value)
+    return "".join("\ufffd" if unicodedata.category(c)[0] == "C" and c not in "\n\t" else c for c in value)
 
 
 def name(text: str, limit: int = NAME) -> str:
@@ -122,6 +122,16 @@ def facts(report: Report) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def _sides(e: Mapping[str, Any] | None) -> list[tuple[str, dict[str, Any], Markup]]:
+    """The timing of source and artifact, each with its spread drawn on one axis."""
+    if e is None or e["paired"] is None:
+        return []
+    sides = [e["paired"][s] for s in "ab"]
+    axis = svg.Axis(min(s["low"] for s in sides) / 1.1, max(s["high"] for s in sides) * 1.1)
+    return [(what, s, svg.interval(axis, s["low"], s["median"], s["high"], kind, one=False))
+            for what, s, kind in zip(("source", "artifact"), sides, ("before", "after"), strict=True)]  # fmt: skip
+
+
 def _trials(report: Report) -> list[dict[str, Any]]:
     """The comparisons, each with its interval drawn, and numbered where it has an error."""
     shown = report.trials[: LIMITS["trials"]]
@@ -129,8 +139,8 @@ def _trials(report: Report) -> list[dict[str, Any]]:
     rows, number = [], 0
     for t in shown:
         number += _placed(t)
-        kind = "after" if t["kept"] else "before"
-        rows.append({**t, "drawn": svg.interval(axis, t["low"], t["ratio"], t["high"], kind), "number": number if _placed(t) else None})
+        drawn = svg.interval(axis, t["low"], t["ratio"], t["high"], "after" if t["kept"] else "before")
+        rows.append({**t, "drawn": drawn, "number": number if _placed(t) else None})
     return rows
 
 
@@ -180,11 +190,13 @@ def _profile(executed: Mapping[str, Any]) -> dict[str, Any] | None:
         "operator": op, "count": [p["count"] for p in pairs[op]], "microseconds": [p["microseconds"] for p in pairs[op]],
         "drawn": [svg.bar(p["microseconds"] / longest, kind) for p, kind in zip(pairs[op], ("before", "after"), strict=True)],
     } for op in order[: LIMITS["operators"]]]  # fmt: skip
-    return {"rows": rows, "more": len(order) - len(rows), "totals": totals, "by_runtime": executed.get("by_runtime", {})}
+    rest = [total - sum(r["microseconds"][i] for r in rows) for i, total in enumerate(totals)]
+    return {"rows": rows, "more": len(order) - len(rows), "rest": rest, "totals": totals,
+            "by_runtime": executed.get("by_runtime", {})}  # fmt: skip
 
 
 def _layers(report: Report) -> dict[str, Any] | None:
-    """A row for each layer: how it is rounded, its error under each rule, its outliers and its time, with bars on shared scales."""
+    """A row for each layer: how it is rounded, its error under each rule, its outliers and its time, bars on one scale."""
     if not report.layers:
         return None
     by_node: dict[str, list[dict[str, Any]]] = {}
@@ -210,8 +222,9 @@ def _layers(report: Report) -> dict[str, Any] | None:
             "outliers_drawn": None if not told["outliers"] else svg.bar(scale.at(told["outliers"]) / 100, "outlier"),
             "drawn": [svg.bar((t or 0) / longest, kind) for t, kind in ((before, "before"), (after, "after"))],
         })  # fmt: skip
-    return {"rows": rows, "more": len(order) - len(rows), "columns": columns, "rounded": Counter(r["rule"] for r in report.layers if r["kept"]),
-            "total": len(order), "reasons": _reasons(report.layers)}  # fmt: skip
+    rounded = Counter(r["rule"] for r in report.layers if r["kept"])
+    return {"rows": rows, "more": len(order) - len(rows), "columns": columns, "rounded": rounded, "total": len(order),
+            "reasons": _reasons(report.layers)}  # fmt: skip
 
 
 def _reasons(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:

@@ -23,9 +23,11 @@ def markdown(report: Report) -> str:
     e = report.evaluation
     paired = None if e is None else e["paired"]
     speed = "speed not measured" if paired is None else paired["text"]
-    lines = [f"### {_code(report.source['path'])} → {_code(report.artifact['path'])}", "",
-             f"**{_text(speed[:1].upper() + speed[1:])}**; {_text(html.verdict(report))}. "
-             f"`-O{report.options['level']}` for {_text(report.target['name'])}, olc {_text(report.versions['olc'])}.", ""]  # fmt: skip
+    lines = [
+        f"### {_code(report.source['path'])} → {_code(report.artifact['path'])}", "",
+        f"**{_text(speed[:1].upper() + speed[1:])}**; {_text(html.verdict(report))}. "
+        f"`-O{report.options['level']}` for {_text(report.target['name'])}, olc {_text(report.versions['olc'])}.", "",
+    ]  # fmt: skip
     lines += ["| | source | artifact | change |", "|---|--:|--:|--:|"]
     lines += [f"| {' | '.join(row)} |" for row in html.facts(report)]
     for title, phrases in zip(("Kept", "Taken back"), html.kept(report, plan), strict=True):
@@ -36,10 +38,12 @@ def markdown(report: Report) -> str:
                   "| tried | speed | 95 % | error | |", "|---|--:|--:|--:|---|"]  # fmt: skip
         for t in report.trials:
             outcome = ("kept" if t["kept"] else "taken back") + (f": {t['why']}" if t["why"] else "")
-            lines.append(f"| {_text(t['what'])} | {t['ratio']:.2f} | {t['low']:.2f} to {t['high']:.2f} | {error(t['error'])} | {_text(outcome)} |")
+            interval = f"{t['ratio']:.2f} | {t['low']:.2f} to {t['high']:.2f}"
+            lines.append(f"| {_text(t['what'])} | {interval} | {error(t['error'])} | {_text(outcome)} |")
         lines += ["", "</details>"]
     if report.fusions:
-        lines += ["", "Fused: " + ", ".join(f"{_text(f['kind'])} {f['fused']} of {f['expected']}" for f in report.fusions) + "."]
+        fused = (f"{_text(f['kind'])} {f['fused']} of {f['expected']}" for f in report.fusions)
+        lines += ["", f"Fused: {', '.join(fused)}."]
     missed = [f"missed {f['kind']} at {m['site']}: {m['reason']}" for f in report.fusions for m in f["missed"]]
     told = [f"rule {n} taken out: {why}" for n, why in report.quarantined.items()] + missed
     told += [f"{a['rewrites']} rewrites assume that {a['what']} (--strict {n} forbids it)" for n, a in report.assumed.items()]

@@ -43,9 +43,10 @@ def interval(axis: Axis, low: float, middle: float, high: float, kind: str = "af
     """A line from ``low`` to ``high`` with a mark at ``middle``, and where ``one``, a hairline at 1."""
     a, m, b = (axis.at(x) for x in (low, middle, high))
     mark = Markup('<rect class="one" x="{}" width="1" height="16"/>').format(_n(axis.at(1) - 0.25)) if one else Markup("")
-    return Markup('<svg class="interval" viewBox="0 0 100 16" preserveAspectRatio="none" aria-hidden="true">'
-                  '{}<rect class="{}" x="{}" y="7" width="{}" height="2"/><rect class="{}" x="{}" y="3" width="1.5" height="10"/></svg>'
-                  ).format(mark, kind, _n(a), _n(max(b - a, 0.5)), kind, _n(m - 0.75))  # fmt: skip
+    return Markup(
+        '<svg class="interval" viewBox="0 0 100 16" preserveAspectRatio="none" aria-hidden="true">{}'
+        '<rect class="{}" x="{}" y="7" width="{}" height="2"/><rect class="{}" x="{}" y="3" width="1.5" height="10"/></svg>'
+    ).format(mark, kind, _n(a), _n(max(b - a, 0.5)), kind, _n(m - 0.75))
 
 
 @dataclass(frozen=True)
@@ -80,32 +81,40 @@ def scatter(points: Sequence[Point], limit: float | None) -> Markup:
         share = (math.log(error / low) / math.log(high / low)) if log else (error - low) / (high - low)
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
-    out = []
+    floor, out = _HEIGHT - _BOTTOM, []
     for t in _steps(left, right):
-        out.append(Markup('<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text x="{0}" y="{3}" text-anchor="middle">{4}</text>')
-                   .format(_n(x(t)), _TOP, _HEIGHT - _BOTTOM, _HEIGHT - _BOTTOM + 16, f"{t:g}"))  # fmt: skip
+        out.append(_line("grid", x(t), _TOP, x(t), floor) + _label(x(t), floor + 16, f"{t:g}", "middle"))
     for t in _decades(low, high) if log else _steps(low, high):
-        out.append(Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><text x="{3}" y="{4}" text-anchor="end">{5}</text>')
-                   .format(_LEFT, _WIDTH - _RIGHT, _n(y(t)), _LEFT - 6, _n(y(t) + 4), f"{t:g}"))  # fmt: skip
+        out.append(_line("grid", _LEFT, y(t), _WIDTH - _RIGHT, y(t)) + _label(_LEFT - 6, y(t) + 4, f"{t:g}", "end"))
     if limit:
-        out.append(Markup('<line class="limit" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><text class="limit" x="{1}" y="{3}" text-anchor="end">budget {4}</text>')
-                   .format(_LEFT, _WIDTH - _RIGHT, _n(y(limit)), _n(y(limit) - 5), f"{limit:.2g}"))  # fmt: skip
+        out.append(_line("limit", _LEFT, y(limit), _WIDTH - _RIGHT, y(limit)))
+        out.append(_label(_WIDTH - _RIGHT, y(limit) - 5, f"budget {limit:.2g}", "end", "limit"))
     front = sorted((p for p in points if p.front), key=lambda p: (p.speed, p.error))
     if len(front) > 1:
         path = " ".join(f"{_n(x(p.speed))},{_n(y(p.error))}" for p in front)
         out.append(Markup('<polyline class="front" points="{}"/>').format(path))
     for p in points:
-        crowded = any(0 <= x(q.speed) - x(p.speed) < 26 and abs(y(q.error) - y(p.error)) < 12 for q in points if q is not p)
-        side, anchor = (-7, "end") if crowded else (7, "start")
-        out.append(Markup('<circle class="{}" cx="{}" cy="{}" r="4"/><text x="{}" y="{}" text-anchor="{}">{}</text>').format(
-            "on" if p.front else "off", _n(x(p.speed)), _n(y(p.error)), _n(x(p.speed) + side), _n(y(p.error) + 4), anchor, p.number,
-        ))  # fmt: skip
-    words = "; ".join(f"{p.number}: {p.speed:.2f} times the speed, error {p.error:.2g}{', on the front' if p.front else ''}" for p in points)
-    return Markup('<svg class="scatter" viewBox="0 0 {0} {1}" role="img" aria-label="Speed against error. {2}">{3}'
-                  '<text x="{4}" y="{5}" text-anchor="middle">times the speed</text>'
-                  '<text x="12" y="{6}" text-anchor="middle" transform="rotate(-90 12 {6})">error</text></svg>'
-                  ).format(_WIDTH, _HEIGHT, words, Markup("").join(out), (_LEFT + _WIDTH - _RIGHT) // 2, _HEIGHT - 8,
-                           (_TOP + _HEIGHT - _BOTTOM) // 2)  # fmt: skip
+        at_x, at_y = x(p.speed), y(p.error)
+        crowded = any(0 <= x(q.speed) - at_x < 26 and abs(y(q.error) - at_y) < 12 for q in points if q is not p)
+        out.append(Markup('<circle class="{}" cx="{}" cy="{}" r="4"/>').format("on" if p.front else "off", _n(at_x), _n(at_y)))
+        out.append(_label(at_x + (-7 if crowded else 7), at_y + 4, str(p.number), "end" if crowded else "start"))
+    told = (f"{p.number}: {p.speed:.2f} times the speed, error {p.error:.2g}{', on the front' * p.front}" for p in points)
+    middle = (_TOP + floor) // 2
+    return Markup(
+        '<svg class="scatter" viewBox="0 0 {} {}" role="img" aria-label="Speed against error. {}">{}{}'
+        '<text x="12" y="{}" text-anchor="middle" transform="rotate(-90 12 {})">error</text></svg>'
+    ).format(
+        _WIDTH, _HEIGHT, "; ".join(told), Markup("").join(out),
+        _label((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "times the speed", "middle"), middle, middle,
+    )  # fmt: skip
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, *map(_n, (x1, y1, x2, y2)))
+
+
+def _label(x: float, y: float, text: str, anchor: str, kind: str = "") -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(kind, _n(x), _n(y), anchor, text)
 
 
 def _steps(low: float, high: float) -> list[float]:

@@ -252,7 +252,8 @@ def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
         middle = 0.0 if channels is None else float(np.median(channels))
         before, after = (t.get(node) for t in found.times)
         rows.append({
-            "rule": rule, "node": node, "module": found.modules.get(node, ""), "kept": choice.keep, "why": choice.why, "error": found.errors.get((rule, node)),
+            "rule": rule, "node": node, "module": found.modules.get(node, ""), "kept": choice.keep, "why": choice.why,
+            "error": found.errors.get((rule, node)),
             "outliers": float(channels.max()) / middle if channels is not None and middle > 0 else None,
             "microseconds": [before, after if choice.keep else before],
         })  # fmt: skip
