@@ -99,7 +99,8 @@ def _metrics(e: dict[str, Any], target: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if (p := e["paired"]) is not None:
         between = {"lowerBound": f"{p['low']:.4f}", "upperBound": f"{p['high']:.4f}"}
-        found.append({"type": "speed over the source's", "value": f"{p['ratio']:.4f}", "slice": target, "confidenceInterval": between})
+        speed = {"type": "speed over the source's", "value": f"{p['ratio']:.4f}", "slice": target}
+        found.append({**speed, "confidenceInterval": between})
     kinds = (("cosine_min", "lowest cosine against the source"), ("max_rel", "largest relative error against the source"),
              ("top1", "same top-1 as the source"))  # fmt: skip
     for o in e["outputs"]:

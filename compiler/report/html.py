@@ -22,7 +22,7 @@ from . import Report, blocks, numbers, svg
 
 NAME = 160
 """Characters of a name that are shown; models may hold names of any length."""
-LIMITS = {"blocks": 80, "parts": 40, "rewrites": 20, "operators": 14, "layers": 200, "outputs": 60, "reasons": 20, "trials": 80,
+LIMITS = {"blocks": 80, "parts": 40, "rules": 20, "operators": 14, "layers": 200, "outputs": 60, "reasons": 20, "trials": 80,
           "details": 1500}  # fmt: skip
 """Rows that are shown of each list; the rest is counted and lies in the JSON."""
 
@@ -48,9 +48,10 @@ def _environment() -> Environment:
         loader=PackageLoader("olc.report", "."), autoescape=True, undefined=StrictUndefined, finalize=clean,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    env.filters |= {"name": name, "error": numbers.error, "duration": numbers.duration, "size": numbers.size,
-                    "change": numbers.change, "told": blocks.told, "by_rule": lambda rewrites: blocks.by_rule(rewrites).items(),
-                    "tojson_text": lambda v: json.dumps(v, ensure_ascii=False)}  # fmt: skip
+    env.filters |= {
+        "name": name, "error": numbers.error, "duration": numbers.duration, "size": numbers.size, "change": numbers.change,
+        "told": blocks.told, "json_text": lambda v: json.dumps(v, ensure_ascii=False),
+    }  # fmt: skip
     return env
 
 
@@ -161,19 +162,18 @@ def _picture(report: Report) -> Markup | None:
 
 
 def _blocks(report: Report) -> dict[str, Any]:
-    """The blocks that are shown, and how many are not. The individual rewrites have a limit over all blocks too."""
+    """The blocks that are shown, and how many are not. Of each module's rules how often each fired, and where first."""
     found = blocks.blocks(report)
-    shown = found[: LIMITS["blocks"]]
-    left = LIMITS["details"]
-    rows = []
-    for b in shown:
-        parts = b.parts[: LIMITS["parts"]]
-        listed = [p.rewrites[: min(LIMITS["rewrites"], max(left, 0))] for p in parts]
-        left -= sum(map(len, listed))
-        rows.append({"title": b.title, "count": b.count, "whole": b.whole, "parts": list(zip(parts, listed, strict=True)),
-                     "more": len(b.parts) - len(parts)})  # fmt: skip
-    named = any(b.title for b in found)
-    return {"shown": rows, "more": len(found) - len(shown), "named": named}
+    left, rows = LIMITS["details"], []
+    for b in found[: LIMITS["blocks"]]:
+        parts = []
+        for p in b.parts[: LIMITS["parts"]]:
+            fired = blocks.by_rule(p.rewrites)
+            shown = list(fired.items())[: max(0, min(LIMITS["rules"], left))]
+            left -= len(shown)
+            parts.append((p, shown, len(fired) - len(shown)))
+        rows.append({"title": b.title, "count": b.count, "whole": b.whole, "parts": parts, "more": len(b.parts) - len(parts)})
+    return {"shown": rows, "more": len(found) - len(rows), "named": any(b.title for b in found)}
 
 
 def _profile(executed: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -202,7 +202,7 @@ def _layers(report: Report) -> dict[str, Any] | None:
     by_node: dict[str, list[dict[str, Any]]] = {}
     for r in report.layers:
         by_node.setdefault(r["node"], []).append(r)
-    rules = sorted({r["rule"] for r in report.layers})
+    rules = sorted({r["rule"] for r in report.layers if r["error"] is not None})
     # Few rules are columns beside each other; with many, most cells would be empty.
     columns = rules if len(rules) <= 4 else []
     order = sorted(by_node, key=lambda n: (blocks._natural(by_node[n][0].get("module") or ""), blocks._natural(n)))

@@ -303,10 +303,11 @@ class _Job:
                 own = self.errors.get(site)
                 alone = "" if own is None else f"error at its own output {own:.2g}; "
                 if won is not None and site in won.sites:
-                    made[site] = Choice(True, f"{alone}all that is kept together is {won.paired.text}", won.paired.ratio)
+                    made[site] = Choice(True, f"{alone}all that is kept together is {won.paired.text}", won.paired.ratio, own)
                 else:
                     default = self.verdicts.get(scheme, "not tried: no time was left")
-                    made[site] = Choice(False, alone + (won.left.get(site, default) if won is not None else default))
+                    why = won.left.get(site, default) if won is not None else default
+                    made[site] = Choice(False, alone + why, error=own)
         self.s.errors = self.errors
         if won is None:
             return made, self.best

@@ -237,7 +237,8 @@ def next_best(plan: Plan, fits: Sequence[Fit], error: float) -> tuple[Plan, floa
     fit = better[0]
     text = f"the fastest choice before it exceeded the budget where it was judged; with this one {fit.speed:.2f} times the speed"
     sites = {s: replace(c, keep=False, why=text) for s, c in plan.sites.items() if s not in fit.sites}
-    return replace(plan, sites=sites | {s: Choice(True, text, fit.speed) for s in fit.sites}, smooth=fit.smooth), fit.error
+    chosen = {s: Choice(True, text, fit.speed, plan.sites[s].error if s in plan.sites else None) for s in fit.sites}
+    return replace(plan, sites=sites | chosen, smooth=fit.smooth), fit.error
 
 
 def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
