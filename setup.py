@@ -11,5 +11,5 @@ packages = [
 setup(
     package_dir=roots,
     packages=packages,
-    package_data={"olc": ["py.typed"], "olc.targets": ["*.json"]},
+    package_data={"olc": ["py.typed"], "olc.targets": ["*.json"], "olc.report": ["*.j2"]},
 )

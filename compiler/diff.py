@@ -28,6 +28,8 @@ class NodeChange:
     rule: str | None = None
     #: The operator that it replaces, or the names of the nodes that it came from.
     was: str | None = None
+    #: The module that it was exported from, where that is known.
+    module: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if v is not None}
@@ -223,8 +225,8 @@ def _nodes(left: _Side, right: _Side) -> tuple[list[NodeChange], list[NodeChange
         if rule is None and was is None and partners:
             gone.pop(partners.pop(0), None)
             continue
-        added.append(NodeChange(_name(n), _op(n), rule, n.metadata_props.get(FROM) or was))
-    return [NodeChange(_name(m), _op(m), m.metadata_props.get(RULE)) for m in gone], added
+        added.append(NodeChange(_name(n), _op(n), rule, n.metadata_props.get(FROM) or was, ir.module_of(n) or None))
+    return [NodeChange(_name(m), _op(m), m.metadata_props.get(RULE), module=ir.module_of(m) or None) for m in gone], added
 
 
 def _name(node: ir.Node) -> str:

@@ -8,8 +8,8 @@ import platform
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -104,11 +104,13 @@ def compile(
     settings: Settings | None = None,
     *,
     say: Callable[[str], None] = lambda text: None,
+    others: Mapping[str, Callable[[Report], str]] | None = None,
     **options: Any,
 ) -> Report:
     """Compile ``source`` (anything that a frontend takes) and write the artifact and its ``.olc.json``.
 
-    ``options`` are fields of ``Settings``. ``say`` gets a line on each thing that is being done.
+    ``options`` are fields of ``Settings``. ``say`` gets a line on each thing that is being done. ``others``: further files
+    to write, path to what makes its text of the report.
     Nothing is written unless everything succeeded.
 
     Raises:
@@ -117,6 +119,8 @@ def compile(
     chosen = replace(settings if settings is not None else Settings(), **options)
     out = Path(output)
     _check_output(source, out)
+    others = others or {}
+    _check_others(source, out, others)
     folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
     try:
         kept = cache.entry(source, out, chosen) if chosen.cache != "off" else None
@@ -126,7 +130,10 @@ def compile(
             write_text(sidecar(folder / out.name), report.dumps())
             why_not = kept.write(_finished(folder)) if kept is not None else None
             report.notes += [why_not] if why_not is not None else []
+        texts = {path: make(report) for path, make in others.items()}
         _publish(folder, out)
+        for path, text in texts.items():
+            write_text(path, text)
         return report
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -154,6 +161,20 @@ def _check_output(source: Any, out: Path) -> None:
         raise OutputError("no permission to write in the folder", where=str(parent), hint="choose another --output")
     if isinstance(source, str | os.PathLike) and out.exists() and os.path.exists(source) and os.path.samefile(source, out):
         raise OutputError("the output would overwrite the source", where=str(out), hint="choose another --output")
+
+
+def _check_others(source: Any, out: Path, others: Iterable[str]) -> None:
+    """Before anything is done: the files beside the artifact have places of their own that can be written."""
+    taken = {out.resolve(), sidecar(out).resolve()}
+    if isinstance(source, str | os.PathLike):
+        taken.add(Path(source).resolve())
+    for name in others:
+        path = Path(name)
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise OutputError("cannot be written: a folder, or in one that is missing or closed", where=name, hint="give a file")
+        if path.resolve() in taken:
+            raise OutputError("two of the files would be the same", where=name, hint="give each another name")
+        taken.add(path.resolve())
 
 
 class _Compile:
@@ -430,12 +451,12 @@ class _Compile:
             options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
                      "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,
                      "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
-                     "shared_cache": s.shared_cache},
+                     "ranges": s.ranges, "accuracy": asdict(s.budget), "shared_cache": s.shared_cache},
             plan=plan.dumps() if plan is not None else "",
             trials=[t.to_dict() for t in self.trials],
             layers=self.layers,
             front=front(self.trials),
-            rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail}
+            rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail, "module": e.module}
                       for e in events if e.number is not None],
             assumed={name: {"rewrites": n, "what": ASSUMPTIONS[name]} for name, n in sorted(result.ctx.relied.items())},
             passes=dict(sorted(Counter(e.by for e in events if e.number is None).items())),
@@ -474,13 +495,15 @@ def _slower(evaluation: Evaluation | None) -> bool:
 
 
 def _described(path: Path, name: str) -> dict[str, Any]:
-    """A model file as the report names it, external data counted in."""
+    """A model file as the report names it, external data counted in; ``files`` are the two apart, where there is such data."""
     files = [path, *external_files(path)]
-    digest = hashlib.sha256()
+    whole, parts = hashlib.sha256(), []
     for file in files:
+        digest = hashlib.sha256()
         with open(file, "rb") as f:
             while block := f.read(1 << 22):
                 digest.update(block)
-    return {"path": name, "sha256": digest.hexdigest(), "bytes": sum(f.stat().st_size for f in files)}
-
-
+                whole.update(block)
+        parts.append({"path": name if file is path else file.name, "sha256": digest.hexdigest(), "bytes": file.stat().st_size})
+    found = {"path": name, "sha256": whole.hexdigest(), "bytes": sum(p["bytes"] for p in parts)}
+    return found if len(parts) == 1 else {**found, "files": parts}

@@ -83,6 +83,19 @@ def site(node: Node) -> str:
     return node.name or next((o.name for o in node.outputs if o.name), "") or node.op_type
 
 
+def module_of(node: Node) -> str:
+    """The module that a node was exported from, dotted (``encoder.layer.0.attention``); "" where nothing tells.
+
+    The dynamo exporter writes it down as ``namespace``; others name nodes, and so their results, by it.
+    """
+    scopes = [part.partition(":")[0].strip() for part in node.metadata_props.get("namespace", "").split("/")[:-1]]
+    if named := [s for s in scopes if s and not s.startswith("_empty_nn_module_stack")]:
+        return named[-1]
+    names = (node.name, *node.metadata_props.get("olc.from", "").split(","), *(o.name for o in node.outputs))
+    path = next((n for n in names if n and "/" in n.strip("/")), "")
+    return ".".join(path.strip("/").split("/")[:-1])
+
+
 def graph_of(value: Value) -> Graph | None:
     """The graph in which the value is produced, declared as input, or held as initializer."""
     producer = value.producer()

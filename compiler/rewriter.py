@@ -304,7 +304,7 @@ class Rewriter:
         graph = ir.owner(m.root)
         assert graph is not None
         stamp = f"{r.name}#{self.number}"
-        site = ir.site(m.root)
+        site, module = ir.site(m.root), ir.module_of(m.root)
         sources = ",".join([*dict.fromkeys(name for n in m.nodes for name in origins(n))][:MAX_ORIGINS])
         nodes = list(op.nodes)
         for c in op.constants:
@@ -361,7 +361,7 @@ class Rewriter:
         self.outcome.applied[r.name] += 1
         self.recent.append(r.name)
         self.ctx.record(r.name, site, f"{' '.join(n.op_type for n in m.nodes)} -> "
-                        f"{' '.join(n.op_type for n in nodes) or 'input'}", self.number)  # fmt: skip
+                        f"{' '.join(n.op_type for n in nodes) or 'input'}", self.number, module)  # fmt: skip
         if len(nodes) >= removed:
             self.budget -= 1
             if self.budget < 0:

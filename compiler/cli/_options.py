@@ -88,6 +88,35 @@ def no_cache_option(f: F) -> F:
     return click.option("--no-cache", is_flag=True, help=text)(f)
 
 
+def report_options(f: F) -> F:
+    """Further forms of the report."""
+    f = click.option("--markdown", type=click.Path(), metavar="FILE", help="Write the report as markdown, short.")(f)
+    return click.option("--html", type=click.Path(), metavar="FILE", help="Write the report as one HTML file.")(f)
+
+
+def report_files(
+    html: str | None, markdown: str | None = None, provenance: str | None = None, bom: str | None = None
+) -> dict[str, Callable[[Any], str]]:
+    """The files asked for, each with what makes its text of a ``Report``.
+
+    Raises:
+        BadInput: a package that one of them needs is not installed.
+        OutputError: two are the same file.
+    """
+    import importlib
+
+    from ..errors import OutputError
+
+    found: dict[str, Callable[[Any], str]] = {}
+    for path, form in ((html, "html"), (markdown, "markdown"), (provenance, "provenance"), (bom, "bom")):
+        if path is None:
+            continue
+        if path in found:
+            raise OutputError("two of the files would be the same", where=path, hint="give each another name")
+        found[path] = getattr(importlib.import_module(f"..report.{form}", __package__), form)
+    return found
+
+
 def frozen(options: dict[str, Any], **others: Any) -> Any:
     """``driver.Settings`` from a command's options, those that it has."""
     from ..driver import Settings

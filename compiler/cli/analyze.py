@@ -35,7 +35,7 @@ def _show(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..report.terminal import count, size
+    from ..report.numbers import count, size
 
     console = Console(highlight=False)
     table = Table(box=None, show_header=False, padding=(0, 2))

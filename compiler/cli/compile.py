@@ -14,6 +14,8 @@ from ._options import (
     no_cache_option,
     progress,
     quantize_options,
+    report_files,
+    report_options,
     rules_option,
     target_option,
     workers_option,
@@ -47,10 +49,15 @@ if TYPE_CHECKING:
 @click.option("--verify-each", is_flag=True, help="Run the verifier after every pass.")
 @workers_option
 @no_cache_option
+@report_options
+@click.option("--provenance", type=click.Path(), metavar="FILE",
+              help="Also write what it was made of and how: an in-toto statement with SLSA provenance.")  # fmt: skip
+@click.option("--bom", type=click.Path(), metavar="FILE", help="Also write a bill of materials: CycloneDX, with a model card.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(models: tuple[str, ...], output: str | None, plan_file: str | None, no_evaluate: bool, as_json: bool,
             quiet: bool, tune_time: float, skip: tuple[str, ...], strict: tuple[str, ...], workers: int, no_cache: bool,
+            html: str | None, markdown: str | None, provenance: str | None, bom: str | None,
             **options: Any) -> int:  # fmt: skip
     """Compile each MODEL: rewrite it, lower it, compare it with the source, and write it with its report.
 
@@ -69,6 +76,9 @@ def command(models: tuple[str, ...], output: str | None, plan_file: str | None, 
         raise click.UsageError("-O3 chooses by measurement: it cannot go with --no-evaluate")
     if plan_file is not None and len(models) > 1:
         raise click.UsageError("--plan is of one model: give that one only")
+    others = report_files(html, markdown, provenance, bom)
+    if others and len(models) > 1:
+        raise click.UsageError(f"{next(iter(others))} would be of one model: give that one only, or olc report for each")
     settings = frozen(
         options, level=level, evaluate=not no_evaluate, seconds=tune_time, skip=frozenset(skip),
         unassumed=frozenset(ASSUMPTIONS if "all" in strict else strict), cache="renew" if no_cache else "on",
@@ -78,7 +88,7 @@ def command(models: tuple[str, ...], output: str | None, plan_file: str | None, 
     if len(models) > 1:
         return _several([Unit(m, o, settings) for m, o in zip(models, outputs, strict=True)], workers, quiet, as_json)
     with progress(quiet or as_json) as say:
-        report = compile(models[0], outputs[0], settings, say=say)
+        report = compile(models[0], outputs[0], settings, say=say, others=others)
     if as_json:
         click.echo(report.dumps(), nl=False)
     elif not quiet:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ._options import frozen, input_options, progress, quantize_options, rules_option, target_option
+
+if TYPE_CHECKING:
+    from ..strategy.search import Trial
 
 
 @click.command()
@@ -23,8 +27,9 @@ from ._options import frozen, input_options, progress, quantize_options, rules_o
 def command(model: str, output: str | None, level: int, tune_time: float, **options: Any) -> None:
     """Say what -O3 would do with MODEL, and why: measures as olc compile does, and writes no model.
 
-    The plan is text. Edit it, and carry it out with olc compile MODEL --plan FILE. Levels below 3 choose nothing:
-    their plan says only what they are.
+    The plan is text: each choice with its gain and error, and as comments what was measured and the front of speed and
+    error. Edit it, and carry it out with olc compile MODEL --plan FILE. Levels below 3 choose nothing: their plan says
+    only what they are.
     """
     from ..driver import plan
     from ..files import write_text
@@ -36,9 +41,28 @@ def command(model: str, output: str | None, level: int, tune_time: float, **opti
         text = Plan(options["target"], level).dumps()
     else:
         with progress(False) as say:
-            found, _ = plan(model, frozen(options, seconds=tune_time), say=say)
-        text = found.dumps()
+            found, trials = plan(model, frozen(options, seconds=tune_time), say=say)
+        text = found.dumps() + _measured(trials)
     if output is None:
         click.echo(text, nl=False)
     else:
         write_text(output, text)
+
+
+def _measured(trials: Sequence[Trial]) -> str:
+    """What was tried and the front of speed and error, as tables in comments."""
+    from ..strategy.search import front
+
+    width = max((len(t.what) for t in trials), default=0)
+
+    def row(what: str, speed: float, between: str, error: float | None, outcome: str) -> str:
+        told = "" if error is None else f"{error:.2g}"
+        return f"# {what:<{width}}  {speed:6.2f}  {between:<14}  {told:<8}  {' '.join(outcome.split())}".rstrip()
+
+    lines = ["", f"# {'tried':<{width}}   speed  {'95 %':<14}  error"] if trials else []
+    lines += [row(t.what, t.ratio, f"{t.low:.2f} to {t.high:.2f}", t.error, "kept" if t.kept else f"taken back {t.why}".strip())
+              for t in trials]  # fmt: skip
+    best = front(trials)
+    if best:
+        lines += ["", "# front of speed and error", *(row(f["what"], f["speed"], "", f["error"], "") for f in best)]
+    return "".join(f"{line}\n" for line in lines)

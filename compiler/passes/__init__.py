@@ -10,12 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that a pass or rule did. ``number`` is set for rule rewrites, which are numbered from 1."""
+    """One thing that a pass or rule did. ``number`` is set for rule rewrites, which are numbered from 1.
+
+    ``module``: the module that the node was exported from, "" where that is not known.
+    """
 
     by: str
     site: str
     detail: str = ""
     number: int | None = None
+    module: str = ""
 
 
 @dataclass
@@ -44,6 +48,6 @@ class Context:
         barred = sorted(self.unassumed.intersection(assumed))
         return f"it would assume {barred[0]}, which --strict forbids" if barred else None
 
-    def record(self, by: str, site: str | None, detail: str = "", number: int | None = None) -> None:
+    def record(self, by: str, site: str | None, detail: str = "", number: int | None = None, module: str = "") -> None:
         """Note that ``by`` changed the node or value called ``site``."""
-        self.events.append(Event(by, site or "?", detail, number))
+        self.events.append(Event(by, site or "?", detail, number, module))

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..errors import BadInput
+
 SCHEMA = 1
 """Version of the JSON layout."""
 
@@ -73,10 +75,23 @@ class Report:
 
     @classmethod
     def loads(cls, text: str) -> Report:
-        """Read what ``dumps`` wrote."""
-        data = json.loads(text)
-        data.pop("schema", None)
-        return cls(**data)
+        """Read what ``dumps`` wrote.
+
+        Raises:
+            BadInput: it is not JSON, or no report, or one of another version.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as e:
+            raise BadInput(f"the report is not JSON: {e}", hint="give the .olc.json that olc compile wrote") from e
+        if not isinstance(data, dict) or "artifact" not in data:
+            raise BadInput("this JSON is not a report", hint="give the .olc.json that olc compile wrote")
+        if (schema := data.pop("schema", SCHEMA)) != SCHEMA:
+            raise BadInput(f"the report has layout {schema!r}, this olc reads {SCHEMA}", hint="compile again")
+        try:
+            return cls(**data)
+        except TypeError as e:
+            raise BadInput(f"the report does not fit: {e}", hint="compile again with this version") from e
 
     def applied(self) -> Counter[str]:
         """How often each rule fired."""

@@ -15,29 +15,12 @@ from rich.text import Text
 
 from ..errors import OlcError
 from . import Report
+from .numbers import count, duration, size
 
 
 def _console() -> Console:
     """Where the output is a file or a pipe there is no width to fit."""
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
-
-
-def count(n: int) -> str:
-    return f"{n:,}"
-
-
-def size(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(n) < 1000 or unit == "GB":
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return ""
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def show(report: Report, console: Console | None = None) -> None:
@@ -73,14 +56,14 @@ def _summary(report: Report, out: Console) -> None:
         table.add_row("nodes", f"{count(before)} -> {count(after)}")
     table.add_row("size", f"{size(report.source['bytes'])} -> {size(report.artifact['bytes'])}")
     if e is not None:
-        table.add_row("load time", f"{_duration(e['a']['load_s'])} -> {_duration(e['b']['load_s'])}")
+        table.add_row("load time", f"{duration(e['a']['load_s'])} -> {duration(e['b']['load_s'])}")
         if e["a"]["peak_bytes"] and e["b"]["peak_bytes"]:
             table.add_row("peak memory", " -> ".join(_peak(e[side]) for side in "ab"))
     chosen = report.session_options
     if chosen:
         threads = f", {chosen['threads']} threads" if chosen.get("threads") else ""
         table.add_row("open with", f"olc.session: runtime level {chosen['optimization']}{threads}")
-    table.add_row("compile time", _duration(sum(report.seconds.values())))
+    table.add_row("compile time", duration(sum(report.seconds.values())))
     out.print(table)
 
 
@@ -129,8 +112,8 @@ def _trials(report: Report, out: Console) -> None:
 
 def _layers(report: Report, out: Console, limit: int = 8) -> None:
     """What was rounded, as counts; the layers that stay as they are, worst first; and the front of speed and error."""
-    for body in dict.fromkeys(r["body"] for r in report.layers):
-        kept = Counter(r["rule"] for r in report.layers if r["kept"] and r["body"] == body)
+    for body in dict.fromkeys(r.get("body", "") for r in report.layers):
+        kept = Counter(r["rule"] for r in report.layers if r["kept"] and r.get("body", "") == body)
         if kept:
             when = f" for {body}" if body else ""
             out.print(f"rounded{when}: " + ", ".join(f"{rule} {n}" for rule, n in kept.most_common()))
@@ -234,8 +217,8 @@ def show_evaluation(e: dict[str, Any], console: Console | None = None) -> None:
     table.add_row("size", size(a["bytes"]), size(b["bytes"]))
     timing = e["paired"]
     if timing is not None:
-        table.add_row("latency", _duration(timing["a"]["median"]), _duration(timing["b"]["median"]))
-    table.add_row("load time", _duration(a["load_s"]), _duration(b["load_s"]))
+        table.add_row("latency", duration(timing["a"]["median"]), duration(timing["b"]["median"]))
+    table.add_row("load time", duration(a["load_s"]), duration(b["load_s"]))
     table.add_row("peak memory", _peak(a), _peak(b))
     out.print(table)
     out.print(f"B gives {e['verdict']}")

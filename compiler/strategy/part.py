@@ -203,7 +203,7 @@ class Part:
                 own = self.errors.get(site)
                 alone = "" if own is None else f"error at its own output {own:.2g}; "
                 if won is not None and site in won.sites:
-                    made[site] = Choice(True, f"{alone}all that is kept together is {won.paired.text}", won.paired.ratio)
+                    made[site] = Choice(True, f"{alone}all that is kept together is {won.paired.text}", won.paired.ratio, own)
                 else:
-                    made[site] = Choice(False, alone + self.verdicts.get(scheme, "not tried: no time was left"))
+                    made[site] = Choice(False, alone + self.verdicts.get(scheme, "not tried: no time was left"), error=own)
         return made

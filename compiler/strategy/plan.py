@@ -20,11 +20,13 @@ class Choice:
 
     Attributes:
         gain: measured speed with it over speed without it, or None where nothing was measured.
+        error: relative squared error of a layer at its own output, or None where that was not estimated.
     """
 
     keep: bool
     why: str
     gain: float | None = None
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -201,10 +203,11 @@ def _q(text: str) -> str:
 
 
 def _choice(c: Choice) -> list[str]:
-    lines = [f"keep = {'true' if c.keep else 'false'}", f"why = {_q(c.why)}"]
-    return lines if c.gain is None else [*lines, f"gain = {c.gain:.4f}"]
+    numbers = [f"gain = {c.gain:.4f}"] if c.gain is not None else []
+    numbers += [f"error = {c.error:.4g}"] if c.error is not None else []
+    return [f"keep = {'true' if c.keep else 'false'}", f"why = {_q(c.why)}", *numbers]
 
 
 def _read(data: dict[str, Any]) -> Choice:
-    gain = data.get("gain")
-    return Choice(bool(data["keep"]), str(data.get("why", "")), None if gain is None else float(gain))
+    gain, error = (None if data.get(k) is None else float(data[k]) for k in ("gain", "error"))
+    return Choice(bool(data["keep"]), str(data.get("why", "")), gain, error)

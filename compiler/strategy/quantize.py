@@ -78,6 +78,7 @@ def choose(
         note(best.model, s.facts)
     found = sites(s, best.model)
     s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.model.graph if n.inputs and n.inputs[0] is not None}
+    s.modules = {ir.site(n): ir.module_of(n) for n in best.model.graph}
     if not found:
         return {}, None, best
     job = _Job(s, folder, groups, best, found)

@@ -82,7 +82,7 @@ class Search:
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget.
-        reads: of each node that might be rounded the activation's name.
+        reads, modules: of each node that might be rounded the activation's name, and the module it was exported from.
         errors, arrived: of each (rule, node) its error alone, and what of it arrives at the outputs.
         times: of each node its microseconds in float and in the model chosen.
         say: called with a line on what is being tried.
@@ -110,6 +110,7 @@ class Search:
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
     reads: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
     errors: dict[tuple[str, str], float] = field(default_factory=dict)
     arrived: dict[tuple[str, str], float] = field(default_factory=dict)
     times: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
@@ -241,14 +242,16 @@ def next_best(plan: Plan, fits: Sequence[Fit], error: float) -> tuple[Plan, floa
     fit = better[0]
     text = f"the fastest choice before it exceeded the budget where it was judged; with this one {fit.speed:.2f} times the speed"
     sites = {s: replace(c, keep=False, why=text) for s, c in plan.sites.items() if s not in fit.sites}
-    return replace(plan, sites=sites | {s: Choice(True, text, fit.speed) for s in fit.sites}, smooth=fit.smooth, few=None), fit.error
+    chosen = {s: Choice(True, text, fit.speed, plan.sites[s].error if s in plan.sites else None) for s in fit.sites}
+    return replace(plan, sites=sites | chosen, smooth=fit.smooth, few=None), fit.error
 
 
 def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
     """For the report: each place that a LOSSY rule could have acted at, what became of it, its error and its time.
 
     ``body``: of a model with two bodies, when the second runs; "" for the first. ``arrives``: the part of the outputs' error
-    that the layer's is foretold to make. ``outliers``: largest magnitude of a channel of its activation over the median one, where there was calibration.
+    that the layer's is foretold to make. ``outliers``: largest magnitude of a channel of its activation over the median one,
+    where there was calibration.
     """
     bodies = {"": plan.sites} | ({} if plan.few is None else {plan.few.what: plan.few.sites})
     rows = []
@@ -258,7 +261,8 @@ def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
         middle = 0.0 if channels is None else float(np.median(channels))
         before, after = (None if body else t.get(node) for t in found.times)
         rows.append({
-            "body": body, "rule": rule, "node": node, "kept": choice.keep, "why": choice.why,
+            "body": body, "rule": rule, "node": node, "module": found.modules.get(node, ""),
+            "kept": choice.keep, "why": choice.why,
             "error": None if body else found.errors.get((rule, node)),
             "arrives": None if body else found.arrived.get((rule, node)),
             "outliers": float(channels.max()) / middle if channels is not None and middle > 0 else None,
