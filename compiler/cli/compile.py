@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from ._options import frozen, input_options, level_option, progress, quantize_options, rules_option, target_option
+from ._options import (
+    frozen,
+    input_options,
+    level_option,
+    metric_options,
+    progress,
+    quantize_options,
+    rules_option,
+    target_option,
+)
 
 
 @click.command()
@@ -19,6 +28,7 @@ from ._options import frozen, input_options, level_option, progress, quantize_op
 @click.option("--plan", "plan_file", type=click.Path(), help="Carry out this plan (see olc plan) instead of searching.")
 @input_options
 @quantize_options
+@metric_options
 @click.option("--tune-time", type=click.FloatRange(min=1), default=120.0, show_default=True,
               help="Seconds of wall time for the search of -O3.")  # fmt: skip
 @click.option("--no-evaluate", is_flag=True, help="Do not run source and artifact to compare them (not at -O3).")
@@ -49,6 +59,8 @@ def command(model: str, output: str | None, plan_file: str | None, no_evaluate: 
     level = options.pop("level")
     if no_evaluate and level == 3 and plan_file is None:
         raise click.UsageError("-O3 chooses by measurement: it cannot go with --no-evaluate")
+    if no_evaluate and options["metrics"]:
+        raise click.UsageError("--metric runs source and artifact: it cannot go with --no-evaluate")
     target = output if output is not None else str(Path(model).with_suffix("")) + ".olc.onnx"
     with progress(quiet or as_json) as say:
         report = compile(

@@ -1,6 +1,7 @@
 """Inputs that the user gives: an .npz file, a folder of them, or a Python function that yields feeds.
 
 Feeds are read one at a time, so a folder may be larger than memory, and each is checked against the model's inputs.
+A key that begins with ``label`` and is no input of the model is a label: it is never fed, and is there for metrics.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from .. import ir
 
 Feed = dict[str, Any]
+
+LABEL = "label"
+"""How the key of a label begins."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,33 @@ class Data:
         self._inputs = inputs
 
     def __iter__(self) -> Iterator[Feed]:
+        return self._read(False)
+
+    def labelled(self) -> Labelled:
+        """The same with labels beside the inputs; may be iterated any number of times, too."""
+        return Labelled(lambda: self._read(True))
+
+    def _read(self, with_labels: bool) -> Iterator[Feed]:
         empty = True
         for where, feed in self._source():
             empty = False
-            yield dict(feed) if self._inputs is None else check(feed, self._inputs, where)
+            inputs = dict(feed) if self._inputs is None else check(feed, self._inputs, where)
+            yield inputs | labels(feed, inputs) if with_labels else inputs
         if empty:
             raise BadInput("holds no sample", where=self.spec, hint="give at least one feed")
 
     def to_dict(self) -> dict[str, Any]:
         return {"synthesised": False, "data": self.spec}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Samples, inputs and labels in one dict."""
+
+    read: Callable[[], Iterator[Feed]]
+
+    def __iter__(self) -> Iterator[Feed]:
+        return self.read()
 
 
 def load(spec: str | os.PathLike[str], inputs: Sequence[Expected] | ir.Model | None = None) -> Data:
@@ -119,10 +141,9 @@ def load(spec: str | os.PathLike[str], inputs: Sequence[Expected] | ir.Model | N
         return Data(text, lambda: ((str(f), _read(f)) for f in files), inputs)
     if path.is_file():
         return Data(text, lambda: [(text, _read(path))], inputs)
-    module, colon, name = text.partition(":")
-    if colon and module and name.isidentifier() and all(p.isidentifier() for p in module.split(".")):
-        function = _function(module, name, text)
-        return Data(text, lambda: _called(function, text), inputs)
+    if _names_function(text):
+        found = function(text)
+        return Data(text, lambda: _called(found, text), inputs)
     raise BadInput(
         "no such file or folder", where=text,
         hint="give an .npz file, a folder of .npz files, or module:function yielding dicts of arrays",
@@ -142,7 +163,20 @@ def _read(file: Path) -> Feed:
                    hint="save it with numpy.savez(file, input_name=array)")  # fmt: skip
 
 
-def _function(module: str, name: str, spec: str) -> Callable[[], Any]:
+def _names_function(text: str) -> bool:
+    module, _, name = text.partition(":")
+    return name.isidentifier() and all(p.isidentifier() for p in module.split("."))
+
+
+def function(spec: str) -> Callable[..., Any]:
+    """The function ``module:function``; the current folder is importable.
+
+    Raises:
+        BadInput: there is none, or its module cannot be imported.
+    """
+    if not _names_function(spec):
+        raise BadInput("is not module:function", where=spec, hint="name a function of a module in the current folder")
+    module, _, name = spec.partition(":")
     here = os.getcwd()
     added = here not in sys.path
     if added:
@@ -176,19 +210,26 @@ def _called(function: Callable[[], Any], spec: str) -> Iterator[tuple[str, Mappi
 def check(feed: Mapping[str, Any], inputs: Sequence[Expected], where: str | None = None) -> Feed:
     """The feed with each array in the model's dtype.
 
+    Labels are left out.
+
     Raises:
         BadInput: a name is missing or unknown, a rank or fixed size differs, or a value does not survive the cast.
     """
     names = [i.name for i in inputs]
     missing = [n for n in names if n not in feed]
-    unknown = [n for n in feed if n not in names]
+    unknown = [n for n in feed if n not in names and not n.startswith(LABEL)]
     if missing:
         raise BadInput(f"input {missing[0]!r} is missing", where=where,
                        hint=f"the model takes {', '.join(names)}; given were {', '.join(feed) or 'none'}")  # fmt: skip
     if unknown:
         raise BadInput(f"the model has no input {unknown[0]!r}", where=where,
-                       hint=f"it takes {', '.join(names) or 'none'}")  # fmt: skip
+                       hint=f"it takes {', '.join(names) or 'none'}; the key of a label begins with {LABEL!r}")  # fmt: skip
     return {i.name: _fitted(feed[i.name], i, where) for i in inputs}
+
+
+def labels(feed: Mapping[str, Any], inputs: Mapping[str, Any]) -> Feed:
+    """What a feed holds beside the inputs: labels."""
+    return {name: value for name, value in feed.items() if name.startswith(LABEL) and name not in inputs}
 
 
 def _fitted(value: Any, item: Expected, where: str | None) -> Any:

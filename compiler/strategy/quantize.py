@@ -218,7 +218,7 @@ class _Job:
         s = self.s
         p = s.pair(self.best.session, candidate.session)
         differences = s.differences(candidate.session)
-        breach, error = s.budget.breach(differences), Budget.error(differences)
+        breach, error = s.breach(candidate.session, differences), Budget.error(differences)
         s.record(what, p, p.verdict == "faster" and breach is None, error, breach or "")
         if p.verdict != "faster":
             self.verdicts[scheme] = f"as {scheme} the model is {p.text}"
@@ -243,7 +243,7 @@ class _Job:
             middle = (low + high) // 2
             s.say(f"trying the {middle} of {len(order)} layers with the smallest error as {scheme}")
             candidate = self.build(self.with_closer(order[:middle]), smooth)
-            if s.budget.breach(s.differences(candidate.session)) is not None:
+            if s.breach(candidate.session, s.differences(candidate.session)) is not None:
                 high = middle
                 s.drop(candidate)
                 continue
@@ -278,7 +278,7 @@ class _Job:
             candidate = self.build(both, self.winner.smooth)
             p = s.pair(self.winner.candidate.session, candidate.session)
             differences = s.differences(candidate.session)
-            breach = s.budget.breach(differences)
+            breach = s.breach(candidate.session, differences)
             kept = p.verdict == "faster" and breach is None
             what, against = f"{len(rest)} more layers {scheme}", f"{len(taken)} layers {self.winner.scheme}"
             s.record(what, p, kept, Budget.error(differences), breach or "", against)
