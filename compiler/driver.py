@@ -454,7 +454,7 @@ class _Compile:
             options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
                      "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,
                      "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
-                     "shared_cache": s.shared_cache},
+                     "shared_cache": s.shared_cache, "metrics": list(s.metrics)},
             plan=plan.dumps() if plan is not None else "",
             trials=[t.to_dict() for t in self.trials],
             layers=self.layers,

@@ -50,7 +50,11 @@ class DebianPackage:
     @cached_property
     def files(self) -> dict[str, bytes]:
         """What it installs: path without the leading slash -> content."""
-        done = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(self.file())], capture_output=True, check=True)
+        command = ["dpkg-deb", "--fsys-tarfile", str(self.file())]
+        try:
+            done = subprocess.run(command, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ModelsError(f"the package cannot be unpacked: {error}", self.filename, "install dpkg") from error
         with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
             members = [(m, archive.extractfile(m)) for m in archive if m.isfile()]
             return {m.name.removeprefix("./"): file.read() for m, file in members if file is not None}

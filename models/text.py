@@ -1,4 +1,4 @@
-"""Comparing texts: word errors for speech, character errors for pages."""
+"""Texts as they are compared: words of speech, letters of pages."""
 
 from __future__ import annotations
 

@@ -188,6 +188,7 @@ def test_cosine_is_with_the_source() -> None:
 
 def test_word_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert edits("kitten", "sitting") == 3
+    assert edits([], ["a", "b"]) == 2
     assert words("Don't — stop, Élan!") == ["don't", "stop", "élan"]
     (tmp_path / "speak.py").write_text(
         "WORDS = ['the', 'cat', 'sat', 'down']\ndef decode(outputs, sample):\n"
