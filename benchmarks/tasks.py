@@ -220,12 +220,16 @@ def compiled(case: Case, folder: Path, seconds: float, options: dict[str, Any]) 
 
 
 def numbers(report: Report) -> str:
-    """Layers rounded of those that might be, lowest cosine and speed, as the compile measured them."""
+    """Layers rounded of those that might be, lowest cosine and speed, as the compile measured them; why where there are none."""
     assert report.evaluation is not None
     kept = {r["node"] for r in report.layers if r["kept"]}
     rules = sorted({r["rule"] for r in report.layers if r["kept"]})
     cosines = [d["cosine_min"] for d in report.evaluation["outputs"] if d["cosine_min"] is not None]
-    rounded = f"{len(kept)} of {len({r['node'] for r in report.layers})} ({', '.join(rules)})" if kept else "none"
+    rounded = f"{len(kept)} of {len({r['node'] for r in report.layers})} ({', '.join(rules)})"
+    if not kept:
+        tried = [t for t in report.trials if "layers" in t["what"]]
+        whys = [f"{t['what']}: {t['why'] or 'speed {:.2f}'.format(t['ratio'])}" for t in tried]
+        rounded = f"none ({'; '.join(whys) or 'nothing fits'})"
     return f"rounded {rounded}, cosine {min(cosines):.4f}, speed {report.evaluation['paired']['ratio']:.2f}"
 
 

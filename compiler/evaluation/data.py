@@ -83,39 +83,27 @@ class Data:
     """
 
     def __init__(self, spec: str, source: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]],
-                 inputs: Sequence[Expected] | None) -> None:  # fmt: skip
+                 inputs: Sequence[Expected] | None, with_labels: bool = False) -> None:  # fmt: skip
         self.spec = spec
         self._source = source
         self._inputs = inputs
+        self._with_labels = with_labels
+
+    def labelled(self) -> Data:
+        """The same with labels beside the inputs."""
+        return Data(self.spec, self._source, self._inputs, with_labels=True)
 
     def __iter__(self) -> Iterator[Feed]:
-        return self._read(False)
-
-    def labelled(self) -> Labelled:
-        """The same with labels beside the inputs; may be iterated any number of times, too."""
-        return Labelled(lambda: self._read(True))
-
-    def _read(self, with_labels: bool) -> Iterator[Feed]:
         empty = True
         for where, feed in self._source():
             empty = False
             inputs = dict(feed) if self._inputs is None else check(feed, self._inputs, where)
-            yield inputs | labels(feed, inputs) if with_labels else inputs
+            yield inputs | labels(feed, inputs) if self._with_labels else inputs
         if empty:
             raise BadInput("holds no sample", where=self.spec, hint="give at least one feed")
 
     def to_dict(self) -> dict[str, Any]:
         return {"synthesised": False, "data": self.spec}
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Samples, inputs and labels in one dict."""
-
-    read: Callable[[], Iterator[Feed]]
-
-    def __iter__(self) -> Iterator[Feed]:
-        return self.read()
 
 
 def load(spec: str | os.PathLike[str], inputs: Sequence[Expected] | ir.Model | None = None) -> Data:

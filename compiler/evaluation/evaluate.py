@@ -178,7 +178,7 @@ def evaluate(
     judged = [Kept(metrics, data or "samples") for _ in opened]
     count = 0
     for sample in source:
-        feed = {i.name: sample[i.name] for i in expected[0]}
+        feed = {i.name: sample[i.name] for i in expected[0] if i.name in sample}
         outputs = [run(s, feed, where=p) for s, p in zip(opened, paths, strict=True)]
         comparison.add(*(keep(feed, found) for found in outputs))
         for side, found in zip(judged, outputs, strict=True):
@@ -191,12 +191,13 @@ def evaluate(
     differences = comparison.results()
     if accept is not None:
         accept(differences)
+    measured_by = list(scores(*judged))
     paired = timed(opened, kept, time_s, seed) if time_s > 0 else None
     opened.clear()
     problems: list[str] = []
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]
     facts = [_facts(*of) for of in zip(paths, loads, options, measured, strict=True)]
-    return Evaluation(facts[0], facts[1], origin, count, differences, paired, threads, seed, problems, list(scores(*judged)))
+    return Evaluation(facts[0], facts[1], origin, count, differences, paired, threads, seed, problems, measured_by)
 
 
 def _options(path: str, given: SessionOptions | None, threads: int | None) -> SessionOptions:

@@ -125,7 +125,7 @@ def test_perplexity_beyond_float64_is_a_breach_and_no_warning() -> None:
     json.dumps(score.to_dict(Drop()), allow_nan=False)
 
 
-@pytest.mark.parametrize("ids", [np.zeros((1, 5), int), np.zeros((3,), int)])
+@pytest.mark.parametrize("ids", [np.zeros((1, 5), int), np.zeros((3,), int), np.full((1, 3), 4)])
 def test_ids_that_do_not_fit_the_logits(ids: np.ndarray) -> None:
     with pytest.raises(BadInput, match="sample 0: 'input_ids' has shape"):
         value("perplexity", [{"logits": np.zeros((1, 3, 4))}], [{"input_ids": ids}])
@@ -181,6 +181,13 @@ def test_scores_that_are_no_pairs(score: Any) -> None:
 def test_cosine_is_with_the_source() -> None:
     source, found = [{"v": np.array([[1.0, 0], [0, 2]])}], [{"v": np.array([[5.0, 0], [3, 3]])}]
     assert value("cosine", found, [{}], source) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+
+
+@pytest.mark.parametrize(("metric", "shape"), [("cosine", (2, 2)), ("top1", (2, 2)), ("token-agreement", (1, 2, 2))])
+def test_models_that_answer_otherwise_cannot_agree(metric: str, shape: tuple[int, ...]) -> None:
+    longer = np.ones((shape[0], shape[1] + 1, *shape[2:]) if len(shape) == 3 else (3, 2))
+    with pytest.raises(BadInput, match=f"{metric}' compares"):
+        value(metric, [{"y": longer}], [{}], [{"y": np.ones(shape)}])
 
 
 # --- words ---------------------------------------------------------------------------------------------------------

@@ -260,13 +260,27 @@ def floating(outputs: Outputs, ranks: Sequence[int], metric: str) -> tuple[str, 
                    hint=f"the model gives {has}; write a metric of your own: --metric module:function")  # fmt: skip
 
 
+def joined(found: list[np.ndarray], source: list[np.ndarray], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """What was kept of all samples of a model and of its source, along the first axis.
+
+    Raises:
+        BadInput: the two are not of one shape.
+    """
+    a, b = np.concatenate(found), np.concatenate(source)
+    if a.shape != b.shape:
+        raise BadInput(f"the metric {metric!r} compares {list(a.shape)} answers with {list(b.shape)}", where="--metric",
+                       hint="the two models, or outputs and labels, must have the same shapes")  # fmt: skip
+    return a, b
+
+
 def mask(sample: Sample, shape: tuple[int, ...]) -> np.ndarray:
     """Tokens that count, bool [batch, seq]: those that an input called a mask keeps, all where there is none.
 
     A mask over past and present tokens is longer; its end belongs to these.
     """
     for name, value in sample.items():
-        array = np.asarray(value)
-        if "mask" in name and array.ndim == 2 and len(array) == shape[0] and array.shape[1] >= shape[1]:
-            return array[:, array.shape[1] - shape[1] :] != 0
+        if "mask" in name and not name.startswith(data.LABEL):
+            array = np.asarray(value)
+            if array.ndim == 2 and len(array) == shape[0] and array.shape[1] >= shape[1]:
+                return array[:, array.shape[1] - shape[1] :] != 0
     return np.ones(shape, bool)

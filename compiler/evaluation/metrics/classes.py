@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import BadInput
 from ..numerics import is_distribution
-from . import Metric, Outputs, Sample, floating
+from . import Metric, Outputs, Sample, floating, joined
 
 Answers = tuple[np.ndarray, np.ndarray | None]
 """Best class of each row, -1 where it has a NaN, int [rows]; and the right ones, where the sample has labels."""
@@ -40,9 +40,9 @@ def _share(found: list[Answers], source: list[Answers]) -> float:
     labelled = {label is not None for _, label in found}
     if len(labelled) > 1:
         raise BadInput("some samples have a 'label', others have none", where="--data", hint="label all of them, or none")
-    right = np.concatenate([label if label is not None else of_source for (of_source, label) in source])
-    given = np.concatenate([answer for answer, _ in found])
-    return float(((given == right) & (given >= 0)).mean())
+    right = [label if label is not None else of_source for of_source, label in source]
+    given, wanted = joined([answer for answer, _ in found], right, "top1")
+    return float(((given == wanted) & (given >= 0)).mean())
 
 
 METRICS: dict[str, Any] = {"top1": Metric("top1", _answers, _share)}

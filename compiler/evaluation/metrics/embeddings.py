@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import BadInput
-from . import Metric, Outputs, Sample, floating, mask
+from . import Metric, Outputs, Sample, floating, joined, mask
 
 Pairs = tuple[np.ndarray, np.ndarray]
 """Cosines and scores of pairs, float64 [pairs] each."""
@@ -68,7 +68,8 @@ def _correlation(measure: Any, name: str) -> Metric:
 
 
 def _cosine(found: list[np.ndarray], source: list[np.ndarray]) -> float:
-    return float((np.concatenate(found) * np.concatenate(source)).sum(axis=1).mean())
+    a, b = joined(found, source, "cosine")
+    return float((a * b).sum(axis=1).mean())
 
 
 METRICS: dict[str, Any] = {

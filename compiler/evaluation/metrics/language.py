@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import BadInput
-from . import Metric, Outputs, Sample, floating, mask
+from . import Metric, Outputs, Sample, floating, joined, mask
 from .classes import best
 
 ROWS = 64
@@ -21,7 +21,7 @@ def _tokens(outputs: Outputs, sample: Sample) -> np.ndarray:
 
 
 def _agreement(found: list[np.ndarray], source: list[np.ndarray]) -> float:
-    a, b = np.concatenate(found), np.concatenate(source)
+    a, b = joined(found, source, "token-agreement")
     return float(((a == b) & (a >= 0)).mean())
 
 
@@ -29,9 +29,11 @@ def _surprise(outputs: Outputs, sample: Sample) -> tuple[float, int]:
     """Negative log-likelihood of the tokens that follow others, in nats, and their number."""
     _, logits = floating(outputs, (3,), "perplexity")
     ids = np.asarray(sample["input_ids"])
-    if logits.shape[:2] != ids.shape:
-        raise BadInput(f"'input_ids' has shape {list(ids.shape)}, the logits {list(logits.shape)}",
-                       hint="perplexity needs logits at each token")  # fmt: skip
+    if logits.shape[:2] != ids.shape or ids.max(initial=0) >= logits.shape[2]:
+        raise BadInput(
+            f"'input_ids' has shape {list(ids.shape)} and ids up to {ids.max(initial=0)}, the logits {list(logits.shape)}",
+            hint="perplexity needs logits of all ids at each token",
+        )  # fmt: skip
     counts = mask(sample, ids.shape)
     follows = counts[:, :-1] & counts[:, 1:]
     rows, following, total = logits[:, :-1][follows], ids[:, 1:][follows], 0.0
