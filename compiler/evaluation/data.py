@@ -171,8 +171,8 @@ def function(spec: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise BadInput(f"module {module!r} cannot be imported: {error}", where=spec,
+    except Exception as error:  # a stranger's module may raise anything, and may not even be Python
+        raise BadInput(f"module {module!r} cannot be imported: {type(error).__name__}: {error}", where=spec,
                        hint="run olc in the module's folder, or install it") from error  # fmt: skip
     finally:
         if added:
