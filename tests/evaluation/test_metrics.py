@@ -255,7 +255,8 @@ def test_own_function_that_fails_is_named(own: Path) -> None:
         ("bleu", "there is no metric 'bleu' (one of cosine, pearson"), ("", "there is no metric ''"),
         ("top1=mine:good", "'top1' takes no function"), ("wer", "'wer' needs a function"), ("wer=", "'wer' needs a function"),
         ("wer=decode", "is not module:function"), ("mine:absent", "has no function 'absent'"),
-        ("mine:", "is not module:function"), ("unfinished:f", "cannot be imported: SyntaxError"), ("nowhere:f", "module 'nowhere' cannot be imported"),
+        ("mine:", "is not module:function"), ("unfinished:f", "cannot be imported: SyntaxError"),
+        ("nowhere:f", "module 'nowhere' cannot be imported"),
     ],
 )  # fmt: skip
 def test_unknown_metrics(own: Path, spec: str, says: str) -> None:
