@@ -129,6 +129,11 @@ class Whisper(Case):
     data = ("calibrated on 7 clips of cards and numbers; judged on 6 other clips (79 words, prose but for one), each as it is, "
             "half a second later, and with white noise at 20 and 10 dB")  # fmt: skip
 
+    @cached_property
+    def sources(self) -> dict[str, Path]:
+        """Without the decoder that has no cache."""
+        return {role: path for role, path in self.recipe.build(self.variant).items() if role != "decoder"}
+
     def clips(self, judge: bool) -> list[tuple[np.ndarray, str | None]]:
         return [c for name, c in labelled.speech().items() if (name.startswith("librivox") or name == "goforward") == judge]
 
