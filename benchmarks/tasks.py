@@ -261,7 +261,7 @@ def table(case: Case, seconds: float) -> None:
     for way in [*WAYS, "quantize_dynamic"]:
         if "max_drop" in WAYS.get(way, {}) and case.chooses is None:
             continue
-        with tempfile.TemporaryDirectory(prefix="olc-tasks-", dir=".") as work:
+        with tempfile.TemporaryDirectory(prefix="olc-tasks-") as work:
             folder = Path(work) / "made"
             folder.mkdir()
             try:
