@@ -237,7 +237,7 @@ def numbers(report: Report) -> str:
     if not kept:
         tried = [t for t in report.trials if "layers" in t["what"]]
         whys = [f"{t['what']}: {t['why'] or 'speed {:.2f}'.format(t['ratio'])}" for t in tried]
-        rounded = f"none ({'; '.join(whys) or 'nothing fits'})"
+        rounded = f"none ({'; '.join(whys) or 'none tried'})"
     return f"rounded {rounded}, cosine {min(cosines):.4f}, speed {report.evaluation['paired']['ratio']:.2f}"
 
 
