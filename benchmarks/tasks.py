@@ -126,7 +126,7 @@ class SmolLM2(Case):
 class Whisper(Case):
     name, variant = "whisper-tiny-en", "dynamo_op18"
     metrics = [word_error_rate(lambda outputs, sample: outputs["text"])]
-    data = ("calibrated on 7 clips of cards and numbers; judged on 6 other clips (79 words, prose but for one), each as it is, "
+    data = ("calibrated on 7 clips of cards and numbers; judged on 6 other clips (75 words, prose but for one), each as it is, "
             "half a second later, and with white noise at 20 and 10 dB")  # fmt: skip
 
     @cached_property

@@ -66,9 +66,6 @@ class Drop:
             raise ValueError(text)
         return cls(amount, relative)
 
-    def __str__(self) -> str:
-        return f"{self.amount * 100:g}%" if self.relative else f"{self.amount:g}"
-
     def scaled(self, part: float) -> Drop:
         """That part of it."""
         return Drop(self.amount * part, self.relative)
@@ -99,7 +96,7 @@ class Score:
             return None
         turn = "below" if self.higher else "above"
         lost = f"more than {allowed:.3g} {turn} the source's {self.source:.5g}"
-        return f"{self.name} is {self.value:.5g}, {lost} (--max-drop {most})"
+        return f"{self.name} is {self.value:.5g}, {lost}"
 
     def to_dict(self, most: Drop | None = None) -> dict[str, Any]:
         """JSON-able; a value that is not finite is None."""
