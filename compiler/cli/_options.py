@@ -56,6 +56,8 @@ def input_options(f: F) -> F:
 def _accuracy(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
     from ..strategy.budget import Budget
 
+    if not value:
+        return None
     try:
         return Budget.parse(",".join(value))
     except ValueError as e:
@@ -64,7 +66,7 @@ def _accuracy(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 
 def quantize_options(f: F) -> F:
     """What -O3 may round, and how far that may move the outputs."""
-    bounds = "How far outputs may move: cosine>=0.995, top1>=0.99, or both with a comma [default: 0.99 each]."
+    bounds = "How far outputs may move: cosine>=0.995, top1>=0.99, or both with a comma [default: 0.99 each, none with --metric]."
     what = "Round layers to these; auto: what is measured to be fastest within --accuracy. fp16 has no kernels on CPUs."
     keep = "Round no layer whose node, weight or module matches; * and ? stand for anything. May be repeated."
     ranges = "Ranges of activations: read from FILE where it exists, else written there by calibration on --data."
@@ -117,11 +119,37 @@ def report_files(
     return found
 
 
+def _drop(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    from ..evaluation.metrics import Drop
+
+    if value is None:
+        return None
+    try:
+        return Drop.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is neither a number from 0, as in 0.5, nor a percentage, as in 1%") from error
+
+
+def metric_options(f: F) -> F:
+    """How well a model does its task."""
+    what = "Measure the task on --data: top1, token-agreement, perplexity, cosine, ... or module:function. May be repeated."
+    most = "How much worse than the source's a metric may be: 0.5, or 1% of the source's value"
+    f = click.option("--max-drop", callback=_drop, metavar="DROP", help=f"{most} [default: 1%; olc evaluate: any].")(f)
+    return click.option("--metric", "metrics", multiple=True, metavar="METRIC", help=what)(f)
+
+
+def check_metrics(options: dict[str, Any]) -> None:
+    """Raise where a drop is bounded of which there is no metric."""
+    if options["max_drop"] is not None and not options["metrics"]:
+        raise click.UsageError("--max-drop is about a metric: give --metric too")
+
+
 def frozen(options: dict[str, Any], **others: Any) -> Any:
     """``driver.Settings`` from a command's options, those that it has."""
     from ..driver import Settings
 
-    values = {**options, **others}
+    values = {k: v for k, v in {**options, **others}.items() if k != "max_drop" or v is not None}
+    check_metrics(options)
     known = {f.name for f in fields(Settings)}
     return Settings(**{k: v for k, v in values.items() if k in known})
 

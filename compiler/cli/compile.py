@@ -11,6 +11,7 @@ from ._options import (
     frozen,
     input_options,
     level_option,
+    metric_options,
     no_cache_option,
     progress,
     quantize_options,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_file", type=click.Path(), help="Carry out this plan (see olc plan) instead of searching.")
 @input_options
 @quantize_options
+@metric_options
 @click.option("--tune-time", type=click.FloatRange(min=1), default=120.0, show_default=True,
               help="Seconds of wall time for the search of -O3.")  # fmt: skip
 @click.option("--no-evaluate", is_flag=True, help="Do not run source and artifact to compare them (not at -O3).")
@@ -74,6 +76,8 @@ def command(models: tuple[str, ...], output: str | None, plan_file: str | None, 
     level = options.pop("level")
     if no_evaluate and level == 3 and plan_file is None:
         raise click.UsageError("-O3 chooses by measurement: it cannot go with --no-evaluate")
+    if no_evaluate and options["metrics"]:
+        raise click.UsageError("--metric runs source and artifact: it cannot go with --no-evaluate")
     if plan_file is not None and len(models) > 1:
         raise click.UsageError("--plan is of one model: give that one only")
     others = report_files(html, markdown, provenance, bom)

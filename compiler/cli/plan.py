@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import frozen, input_options, progress, quantize_options, rules_option, target_option
+from ._options import frozen, input_options, metric_options, progress, quantize_options, rules_option, target_option
 
 if TYPE_CHECKING:
     from ..strategy.search import Trial
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--exact", is_flag=True, help="Forbid rewrites that are only close by measurement (int8).")
 @input_options
 @quantize_options
+@metric_options
 @click.option("--tune-time", type=click.FloatRange(min=1), default=120.0, show_default=True,
               help="Seconds of wall time for the search.")  # fmt: skip
 @rules_option

@@ -1,6 +1,7 @@
 """Inputs that the user gives: an .npz file, a folder of them, or a Python function that yields feeds.
 
 Feeds are read one at a time, so a folder may be larger than memory, and each is checked against the model's inputs.
+A key that begins with ``label`` and is no input of the model is a label: it is never fed, and is there for metrics.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from .. import ir
 
 Feed = dict[str, Any]
+
+LABEL = "label"
+"""How the key of a label begins."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,22 @@ class Data:
     """
 
     def __init__(self, spec: str, source: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]],
-                 inputs: Sequence[Expected] | None) -> None:  # fmt: skip
+                 inputs: Sequence[Expected] | None, with_labels: bool = False) -> None:  # fmt: skip
         self.spec = spec
         self._source = source
         self._inputs = inputs
+        self._with_labels = with_labels
+
+    def labelled(self) -> Data:
+        """The same with labels beside the inputs."""
+        return Data(self.spec, self._source, self._inputs, with_labels=True)
 
     def __iter__(self) -> Iterator[Feed]:
         empty = True
         for where, feed in self._source():
             empty = False
-            yield dict(feed) if self._inputs is None else check(feed, self._inputs, where)
+            inputs = dict(feed) if self._inputs is None else check(feed, self._inputs, where)
+            yield inputs | labels(feed, inputs) if self._with_labels else inputs
         if empty:
             raise BadInput("holds no sample", where=self.spec, hint="give at least one feed")
 
@@ -119,10 +129,9 @@ def load(spec: str | os.PathLike[str], inputs: Sequence[Expected] | ir.Model | N
         return Data(text, lambda: ((str(f), _read(f)) for f in files), inputs)
     if path.is_file():
         return Data(text, lambda: [(text, _read(path))], inputs)
-    module, colon, name = text.partition(":")
-    if colon and module and name.isidentifier() and all(p.isidentifier() for p in module.split(".")):
-        function = _function(module, name, text)
-        return Data(text, lambda: _called(function, text), inputs)
+    if _names_function(text):
+        found = function(text)
+        return Data(text, lambda: _called(found, text), inputs)
     raise BadInput(
         "no such file or folder", where=text,
         hint="give an .npz file, a folder of .npz files, or module:function yielding dicts of arrays",
@@ -142,15 +151,28 @@ def _read(file: Path) -> Feed:
                    hint="save it with numpy.savez(file, input_name=array)")  # fmt: skip
 
 
-def _function(module: str, name: str, spec: str) -> Callable[[], Any]:
+def _names_function(text: str) -> bool:
+    module, _, name = text.partition(":")
+    return name.isidentifier() and all(p.isidentifier() for p in module.split("."))
+
+
+def function(spec: str) -> Callable[..., Any]:
+    """The function ``module:function``; the current folder is importable.
+
+    Raises:
+        BadInput: there is none, or its module cannot be imported.
+    """
+    if not _names_function(spec):
+        raise BadInput("is not module:function", where=spec, hint="name a function of a module in the current folder")
+    module, _, name = spec.partition(":")
     here = os.getcwd()
     added = here not in sys.path
     if added:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise BadInput(f"module {module!r} cannot be imported: {error}", where=spec,
+    except Exception as error:  # a stranger's module may raise anything, and may not even be Python
+        raise BadInput(f"module {module!r} cannot be imported: {type(error).__name__}: {error}", where=spec,
                        hint="run olc in the module's folder, or install it") from error  # fmt: skip
     finally:
         if added:
@@ -176,19 +198,26 @@ def _called(function: Callable[[], Any], spec: str) -> Iterator[tuple[str, Mappi
 def check(feed: Mapping[str, Any], inputs: Sequence[Expected], where: str | None = None) -> Feed:
     """The feed with each array in the model's dtype.
 
+    Labels are left out.
+
     Raises:
         BadInput: a name is missing or unknown, a rank or fixed size differs, or a value does not survive the cast.
     """
     names = [i.name for i in inputs]
     missing = [n for n in names if n not in feed]
-    unknown = [n for n in feed if n not in names]
+    unknown = [n for n in feed if n not in names and not n.startswith(LABEL)]
     if missing:
         raise BadInput(f"input {missing[0]!r} is missing", where=where,
                        hint=f"the model takes {', '.join(names)}; given were {', '.join(feed) or 'none'}")  # fmt: skip
     if unknown:
         raise BadInput(f"the model has no input {unknown[0]!r}", where=where,
-                       hint=f"it takes {', '.join(names) or 'none'}")  # fmt: skip
+                       hint=f"it takes {', '.join(names) or 'none'}; the key of a label begins with {LABEL!r}")  # fmt: skip
     return {i.name: _fitted(feed[i.name], i, where) for i in inputs}
+
+
+def labels(feed: Mapping[str, Any], inputs: Mapping[str, Any]) -> Feed:
+    """What a feed holds beside the inputs: labels."""
+    return {name: value for name, value in feed.items() if name.startswith(LABEL) and name not in inputs}
 
 
 def _fitted(value: Any, item: Expected, where: str | None) -> Any:

@@ -14,6 +14,7 @@ from ..session import SessionOptions, prepared, recommended, run, session
 from . import data as data_module
 from . import inputs, latency, numerics, process
 from .latency import Paired
+from .metrics import Kept, Metric, Score, scores
 from .numerics import OutputDifference
 from .padding import Keep, as_it_is
 from .process import Measured
@@ -64,6 +65,7 @@ class Evaluation:
         outputs: one record per output, over all samples.
         paired: the timing of the two; None where it was not asked for.
         problems: measurements that could not be made, in words.
+        metrics: the metrics that were asked for.
     """
 
     a: ModelFacts
@@ -75,6 +77,7 @@ class Evaluation:
     threads: int | None
     seed: int
     problems: list[str] = field(default_factory=list)
+    metrics: list[Score] = field(default_factory=list)
 
     @property
     def within(self) -> bool:
@@ -122,6 +125,7 @@ class Evaluation:
             "outputs": [o.to_dict() for o in self.outputs], "within": self.within, "equal": self.equal,
             "paired": None if self.paired is None else self.paired.to_dict(), "threads": self.threads,
             "seed": self.seed, "problems": list(self.problems), "verdict": self.verdict,
+            "metrics": [score.to_dict() for score in self.metrics],
         }  # fmt: skip
 
 
@@ -141,6 +145,7 @@ def evaluate(
     options_b: SessionOptions | None = None,
     keep: Keep = as_it_is,
     accept: Callable[[list[OutputDifference]], None] | None = None,
+    metrics: Sequence[Metric] = (),
 ) -> Evaluation:
     """Compare a candidate with a reference.
 
@@ -150,6 +155,7 @@ def evaluate(
         threads: for both; each model's recommendation where None.
         time_s: seconds for the paired timing; 0 leaves it out.
         keep: the part of each side's outputs that is compared (``padding.py``).
+        metrics: measured on the samples, which hold the labels that they need.
         accept: sees the differences before anything is timed, and may raise.
         options_a, options_b: session options; those recorded beside each model where None.
 
@@ -169,23 +175,29 @@ def evaluate(
     source, origin = _source(paths[0], opened[0], expected[0], feeds, dims, data, seed, samples)
     comparison = numerics.Comparison()
     kept: list[Feed] = []
+    judged = [Kept(metrics, data or "samples") for _ in opened]
     count = 0
-    for feed in source:
-        comparison.add(*(keep(feed, run(s, feed, where=p)) for s, p in zip(opened, paths, strict=True)))
+    for sample in source:
+        feed = {i.name: sample[i.name] for i in expected[0] if i.name in sample}
+        outputs = [run(s, feed, where=p) for s, p in zip(opened, paths, strict=True)]
+        comparison.add(*(keep(feed, found) for found in outputs))
+        for side, found in zip(judged, outputs, strict=True):
+            side.add(found, sample)
         if len(kept) < TIMED:
             kept.append(feed)
         count += 1
     if not count:
         raise BadInput("there are no samples", where=data, hint="give at least one feed")
-    outputs = comparison.results()
+    differences = comparison.results()
     if accept is not None:
-        accept(outputs)
+        accept(differences)
+    measured_by = list(scores(*judged))
     paired = timed(opened, kept, time_s, seed) if time_s > 0 else None
     opened.clear()
     problems: list[str] = []
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]
     facts = [_facts(*of) for of in zip(paths, loads, options, measured, strict=True)]
-    return Evaluation(facts[0], facts[1], origin, count, outputs, paired, threads, seed, problems)
+    return Evaluation(facts[0], facts[1], origin, count, differences, paired, threads, seed, problems, measured_by)
 
 
 def _options(path: str, given: SessionOptions | None, threads: int | None) -> SessionOptions:
@@ -214,15 +226,19 @@ def _source(
 ) -> tuple[Iterable[Feed], dict[str, Any]]:
     """The samples, and what to say of where they come from."""
     if feeds is not None:
-        checked = (data_module.check(f, expected, f"sample {i}") for i, f in enumerate(feeds))
+        checked = (_labelled(f, data_module.check(f, expected, f"sample {i}")) for i, f in enumerate(feeds))
         return checked, {"synthesised": False, "data": "given by the caller"}
     if data is not None:
         loaded = data_module.load(data, expected)
-        return loaded, loaded.to_dict()
+        return loaded.labelled(), loaded.to_dict()
     from ..frontend import load
 
     plan = inputs.plan(load(path), dims, seed, lambda feed: run(opened, feed, where=path))
     return (plan.make(i) for i in range(max(1, samples))), plan.to_dict()
+
+
+def _labelled(feed: Feed, inputs: Feed) -> Feed:
+    return inputs | data_module.labels(feed, inputs)
 
 
 def timed(opened: Sequence[Any], kept: Sequence[Feed], time_s: float, seed: int) -> Paired:

@@ -33,6 +33,8 @@ class Report:
         quarantined: rules that were taken out, and why.
         changes: the ``Diff`` between source and artifact.
         evaluation: numbers from running both, or None where the user asked for none.
+        metrics: of each metric its name, whether more is better, the value of source and artifact, the drop and what of it
+            was allowed.
         executed: operators that the runtime runs of ``source`` and ``artifact``, most time first, and those that it made
             itself of the artifact's (``by_runtime``).
         inputs: how the inputs that were run were made.
@@ -59,6 +61,7 @@ class Report:
     quarantined: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
     executed: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     session_options: dict[str, Any] = field(default_factory=dict)

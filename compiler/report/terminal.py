@@ -37,6 +37,7 @@ def show(report: Report, console: Console | None = None) -> None:
     _executed(report.executed, out)
     if report.evaluation is not None:
         _outputs(report.evaluation, out)
+    _metrics(report.metrics, out)
     for name, a in report.assumed.items():
         out.print(f"assumed by {a['rewrites']} rewrites (--strict {name} forbids it): {a['what']}")
     for name, why in report.quarantined.items():
@@ -202,6 +203,15 @@ def _outputs(e: dict[str, Any], out: Console) -> None:
         out.print(f"  … and {len(outputs) - 6} more outputs, all closer")
 
 
+def _metrics(metrics: list[dict[str, Any]], out: Console) -> None:
+    """The task's own numbers, of the two models."""
+    for m in metrics:
+        value = "no finite value" if m["value"] is None else f"{m['value']:.5g}"
+        better = "more" if m["higher"] else "less"
+        allowed = "" if m["allowed"] is None else f", a drop of {m['allowed']:.3g} is allowed"
+        out.print(Text(f"metric {m['name']}: {m['source']:.5g} -> {value} ({better} is better{allowed})"))
+
+
 def _g(x: float | None) -> str:
     return "" if x is None else f"{x:.2g}"
 
@@ -225,3 +235,4 @@ def show_evaluation(e: dict[str, Any], console: Console | None = None) -> None:
     for problem in e["problems"]:
         out.print(f"note: {problem}")
     _outputs(e, out)
+    _metrics(e["metrics"], out)

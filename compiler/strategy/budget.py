@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from ..evaluation.metrics import Drop, Score
 
 MARGIN = 0.85
 """The part of the room that choosing may use."""
@@ -17,10 +19,14 @@ class Budget:
     Attributes:
         cosine: lowest cosine of any floating-point output, in the worst sample.
         top1: lowest share of rows that keep their best class, where an output is a distribution over classes.
+        drop: how much worse than the source's a metric may be, where there are metrics.
+
+    Where cosine and top1 are None metrics alone say how near outputs must be.
     """
 
-    cosine: float = 0.99
-    top1: float = 0.99
+    cosine: float | None = 0.99
+    top1: float | None = 0.99
+    drop: Drop = field(default_factory=Drop)
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -42,22 +48,26 @@ class Budget:
 
     def for_choosing(self) -> Budget:
         """The bounds while choosing, a little inside these: the inputs that judge afterwards are others."""
-        return Budget(*(1.0 - MARGIN * (1.0 - bound) for bound in (self.cosine, self.top1)))
+        cosine, top1 = (None if bound is None else 1.0 - MARGIN * (1.0 - bound) for bound in (self.cosine, self.top1))
+        return Budget(cosine, top1, self.drop.scaled(MARGIN))
 
-    def breach(self, differences: Iterable[Any]) -> str | None:
-        """The first output that is outside the budget, in words, or None. Takes ``numerics.OutputDifference``."""
+    def breach(self, differences: Iterable[Any], scores: Iterable[Score] = ()) -> str | None:
+        """The first output or metric that is outside the budget, in words, or None. Takes ``numerics.OutputDifference``.
+
+        No score is asked for where an output is outside.
+        """
         for d in differences:
             if d.problem is not None:
                 return f"output {d.name!r}: {d.problem}"
             if d.misplaced:
                 return f"output {d.name!r}: {d.misplaced} elements are NaN or infinite on one side only"
-            if d.cosine is None and d.mismatches:
+            if d.cosine is None and d.mismatches and self.cosine is not None:
                 return f"output {d.name!r}: {d.mismatches} of {d.elements} elements differ"
-            if d.cosine_min is not None and d.cosine_min < self.cosine:
+            if self.cosine is not None and d.cosine_min is not None and d.cosine_min < self.cosine:
                 return f"output {d.name!r}: cosine {d.cosine_min:.4f} is below {self.cosine}"
-            if d.top1 is not None and d.top1 < self.top1:
+            if self.top1 is not None and d.top1 is not None and d.top1 < self.top1:
                 return f"output {d.name!r}: top-1 agreement {d.top1:.1%} is below {self.top1:.0%}"
-        return None
+        return next((why for s in scores if (why := s.breach(self.drop)) is not None), None)
 
     @staticmethod
     def error(differences: Iterable[Any]) -> float:

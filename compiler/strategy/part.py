@@ -88,7 +88,7 @@ class Part:
         s = self.s
         p = s.pair(self.best.session, candidate.session, self.samples)
         differences = s.differences(candidate.session, self.samples)
-        breach, error = s.budget.breach(differences), Budget.error(differences)
+        breach, error = s.breach(candidate.session, differences), Budget.error(differences)
         against = f"float{self.what}" if self.what else ""
         s.record(f"{label}{self.what}", p, p.verdict == "faster" and breach is None, error, breach or "", against)
         if p.verdict != "faster":
@@ -137,7 +137,8 @@ class Part:
             bound = sum(o.time for node, what in taken.items() for o in options[node] if o.what == what)
             high = next((k for k in range(high) if sum(o.time for o in after(start, steps, k).values()) >= bound), high)
         told = [sum(o.error for o in after(start, steps, k).values() if o.error < float("inf")) for k in range(len(steps) + 1)]
-        room, guesses = 1 - s.budget.cosine, 2
+        allowed = 0.0 if s.budget.cosine is None else 1 - s.budget.cosine
+        room, guesses = allowed, 0 if s.budget.cosine is None else 2
         while high - low > max(1, len(steps) // 32) and s.time_left("more mixtures of schemes were"):
             # The errors add up well enough to say where to look first, and, corrected by what came out, second.
             guess = next((k for k in range(low + 1, high) if told[k] <= room), high - 1)
@@ -146,8 +147,8 @@ class Part:
             s.say(f"trying {self.counted(chosen)}{self.what}")
             candidate = self.build(chosen, self.smooth)
             differences = s.differences(candidate.session, self.samples)
-            room = (1 - s.budget.cosine) * told[middle] / max(Budget.error(differences), 1e-9)
-            if s.budget.breach(differences) is not None:
+            room = allowed * told[middle] / max(Budget.error(differences), 1e-9)
+            if s.breach(candidate.session, differences) is not None:
                 low = middle
                 s.drop(candidate)
                 continue

@@ -22,6 +22,7 @@ from .. import storage
 from ..errors import OlcError
 from ..evaluation import latency, numerics, turns
 from ..evaluation.evaluate import timed
+from ..evaluation.metrics import Task
 from ..evaluation.padding import Keep, as_it_is
 from ..ir import Model
 from ..passes import Context
@@ -79,6 +80,7 @@ class Search:
         keep_float: patterns of names of layers that are not rounded.
         real: the feeds are a user's, not synthesised: smoothing and rounding may learn from them.
         calibrate: gives what values of a model range over, or None where there is no data to see that on.
+        task: metrics that the budget holds to, on the samples that choose.
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget.
@@ -105,6 +107,7 @@ class Search:
     keep: Keep = as_it_is
     real: bool = False
     calibrate: Callable[[Model], dict[str, Observed]] | None = None
+    task: Task | None = None
     facts: dict[str, Observed] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -175,6 +178,10 @@ class Search:
         part = range(len(self.feeds)) if part is None else part
         made = [self.keep(self.feeds[i], run(session, self.feeds[i])) for i in part]
         return numerics.compare([self.reference[i] for i in part], made)
+
+    def breach(self, session: Any, differences: Sequence[numerics.OutputDifference]) -> str | None:
+        """Why a model is outside the budget, or None."""
+        return self.budget.breach(differences, () if self.task is None else self.task.scores(session))
 
     def time_left(self, what: str, share: float = 1.0) -> bool:
         if turns.clock() - self.started < self.seconds * share:

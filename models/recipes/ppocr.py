@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from olc.evaluation.metrics.words import edits
 
 from models import images, text
 from models.packages import Package
@@ -115,7 +116,7 @@ class PpOcr(Recipe):
         reader = open_session(paths["rec"])
         found = [self.read(reader, feed) for feed in self.crops(page, boxes)]
         wanted = text.letters("".join(truth))
-        score = 1 - text.edits(wanted, text.letters("".join(found))) / len(wanted)
+        score = 1 - edits(wanted, text.letters("".join(found))) / len(wanted)
         first = found[0] if found else ""
         told = f"{len(boxes)} of {len(truth)} lines found, {score:.1%} of their letters read; the first is {first!r}"
         passed = bool(score >= 0.95 and len(boxes) == len(truth))

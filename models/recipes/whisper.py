@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from olc.evaluation.metrics.words import edits
 
 from models import audio, text
 from models.packages import Package
@@ -134,7 +135,7 @@ class Whisper(Recipe):
             total += len(text.words(said))
             for name, transcribe in decoders.items():
                 heard = transcribe(hidden)
-                wrong[name] += text.edits(text.words(said), text.words(heard))
+                wrong[name] += edits(text.words(said), text.words(heard))
         score = max(wrong.values()) / total
         told = ", ".join(f"{count} of {total} words wrong by the {name}" for name, count in wrong.items())
         return CheckResult(score <= 0.2, score, f"{told}; the last clip came back as {heard.strip()!r}")

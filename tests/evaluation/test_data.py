@@ -133,3 +133,28 @@ def test_split_keeps_samples_apart() -> None:
     assert split(feeds[:1]) == ([], feeds[:1])
     lazy = split(f for f in feeds)[1]
     assert [f["x"] for f in lazy] == [0, 2, 4, 6]
+
+
+def test_labels_are_kept_beside_the_inputs_and_never_fed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((1, 3), np.float32), label=np.array([3]), label_text=np.array("what is said"))
+    data = load(tmp_path, INPUTS[:1])
+    assert [list(f) for f in data] == [["x"]]
+    for _ in range(2):  # it may be iterated again
+        (sample,) = data.labelled()
+        assert list(sample) == ["x", "label", "label_text"]
+        assert str(sample["label_text"]) == "what is said"
+    calibrating, judging = split(data.labelled())
+    assert not list(calibrating)
+    assert [list(f) for f in judging] == [["x", "label", "label_text"]]
+
+
+def test_an_input_called_label_is_an_input() -> None:
+    inputs = [Expected("labels", "int64", (None,))]
+    assert list(check({"labels": np.arange(2), "label": 1}, inputs)) == ["labels"]
+    with pytest.raises(BadInput, match="input 'labels' is missing"):
+        check({"label": np.arange(2)}, inputs)
+
+
+def test_a_key_that_is_neither_input_nor_label() -> None:
+    with pytest.raises(BadInput, match=r"no input 'score' .*the key of a label begins with 'label'"):
+        check({"x": np.ones((1, 3)), "score": 1}, INPUTS[:1])
