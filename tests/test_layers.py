@@ -27,8 +27,9 @@ ORDER = [
     {"decoding"},
     {"targets", "evaluation"},
     {"pipeline"},
-    {"strategy", "summary", "fusions", "soundness", "rulepage", "report"},
+    {"strategy", "summary", "fusions", "soundness", "rulepage", "report", "culprits"},
     {"driver"},
+    {"bisect"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}

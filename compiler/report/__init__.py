@@ -29,6 +29,7 @@ class Report:
         assumed: what rewrites took for granted, by name: how many did, and what it is.
         refused: how often each rule's pattern matched but it declined, with the reason.
         quarantined: rules that were taken out, and why.
+        taken_back: what made the compile fail its own check and was left out: rule (or pass), node (None: everywhere), why.
         changes: the ``Diff`` between source and artifact.
         evaluation: numbers from running both, or None where the user asked for none.
         executed: operators that the runtime runs of ``source`` and ``artifact``, most time first, and those that it made
@@ -54,6 +55,7 @@ class Report:
     assumed: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: list[dict[str, Any]] = field(default_factory=list)
     quarantined: dict[str, str] = field(default_factory=dict)
+    taken_back: list[dict[str, Any]] = field(default_factory=list)
     changes: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
     executed: dict[str, Any] = field(default_factory=dict)
