@@ -281,4 +281,4 @@ def _storable(feed: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
         if array.dtype.kind == "O":
             yield name, array.astype(np.str_)
         else:  # bfloat16 and smaller, which .npz does not hold, lose nothing in float32
-            yield name, array if array.dtype.isbuiltin else array.astype(np.float32)
+            yield name, array.astype(np.float32) if array.dtype.kind == "V" else array

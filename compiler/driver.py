@@ -20,7 +20,7 @@ from . import __version__, frontend, storage, targets
 from .assumptions import ASSUMPTIONS
 from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
-from .errors import BadInput, OlcError, OutputError, VerificationFailed
+from .errors import BadInput, OlcError, OutputError, Unsupported, VerificationFailed
 from .evaluation import data as data_files
 from .evaluation import executed
 from .evaluation import inputs as sample_inputs
@@ -208,7 +208,7 @@ class Job:
                 return plan, result, built, self.evaluate(built, plan, level) if self.settings.evaluate else None
             except OlcError as e:
                 wrong = isinstance(e, VerificationFailed)
-                if not wrong and e.where != str(built):
+                if not wrong and not isinstance(e, Unsupported) and e.where != str(built):
                     raise
                 if not wrong or plan is None or not plan.kept():
                     self.take_back(e, plan, level)
@@ -244,7 +244,7 @@ class Job:
             self.path, feeds, lambda d: self.breach(d, lossy), keep, SessionOptions(threads=threads), options
         )  # fmt: skip
 
-    def take_back(self, failure: OlcError, plan: Plan | None, level: int, trials: Trials | None = None) -> None:
+    def take_back(self, failure: OlcError, plan: Plan | None, level: int, judge: Judge | None = None) -> None:
         """Find what makes the artifact fail, and leave it out from here on; the same rule a second time: everywhere.
 
         Raises:
@@ -253,9 +253,12 @@ class Job:
         if len(self.taken_back) == MOST_TAKEN_BACK:
             raise failure
         self.say("looking for the rewrite at fault")
-        found = find(trials if trials is not None else self.trials_of(plan, level), self.say)
+        try:
+            found = find(self.trials_of(plan, level, judge), self.say)
+        except OlcError as e:  # the source itself does not run, say
+            raise failure from e
         if found is None or found.skip is None or found.between is not None:
-            if found is not None:
+            if found is not None and not isinstance(failure, Unsupported):
                 failure.hint = f"at fault: {found.text}; olc bisect writes a small model that shows it"
             raise failure
         again = any(t["rule"] == found.by for t in self.taken_back)
@@ -302,7 +305,7 @@ class Job:
                 return replace(found, notes=(*found.notes, *self.notes)) if self.taken_back else found
             except CandidateFailed as e:
                 judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=True)
-                self.take_back(e, e.plan, 3, self.trials_of(e.plan, 3, judge))
+                self.take_back(e.cause, e.plan, 3, judge)
 
     def searched(self, seconds: float) -> Plan:
         s = self.settings

@@ -211,10 +211,11 @@ class _Search:
 
 
 def _near_the_middle(low: int, high: int) -> Iterator[int]:
-    """The middle, then places ever farther from it, few: what cannot be told mostly lies together."""
+    """The middle, places ever farther from it, and the ends; few, for what cannot be told mostly lies together."""
     middle = (low + high) // 2
     yield middle
     distance = 1
     while distance < high - low:
         yield from (x for x in (middle - distance, middle + distance) if low < x < high)
         distance *= 2
+    yield from (low + 1, high - 1)

@@ -62,7 +62,7 @@ class CandidateFailed(VerificationFailed):
 
     def __init__(self, cause: OlcError, plan: Plan) -> None:
         super().__init__(f"a candidate of the search fails: {cause.what}", where=cause.where, hint=cause.hint)
-        self.plan = plan
+        self.cause, self.plan = cause, plan
 
 
 @dataclass
