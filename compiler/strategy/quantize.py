@@ -127,7 +127,8 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
         if fired:
             known.setdefault(scheme, []).extend(fired)
     for scheme, found in known.items():
-        known[scheme] = [site for site in found if not any(kept_float(nodes[site[1]], p) for p in s.keep_float)]
+        known[scheme] = [site for site in found if not any(kept_float(nodes[site[1]], p) for p in s.keep_float)
+                         and not s.ctx.skip & {site[0], "@".join(site)}]  # fmt: skip
     order = [*(ASKED.get(s.quantize) or SCHEMES), *sorted(known.keys() - SCHEMES.keys())]
     return {scheme: sorted(set(known[scheme])) for scheme in order if known.get(scheme)}
 
@@ -230,7 +231,8 @@ class _Job:
         return Tried(scheme, chosen, candidate, p, error, smooth), breach
 
     def longest_prefix(self, scheme: str, breach: str, smooth: dict[str, float]) -> Tried | None:
-        """As many of the layers with the smallest errors of their own as the budget allows, by bisection, to a 32nd of all."""
+        """As many of the layers with the smallest errors of their own as the budget allows, by bisection, to a 32nd of all;
+        or all but the 32nd that breaks it."""
         found, s = self.found[scheme], self.s
         s.say(f"ordering layers by their own error as {scheme}")
         self.errors |= errors(self.best.model, found, s.feeds, s.target, s.threads, smooth)
@@ -250,14 +252,24 @@ class _Job:
             if fits is not None:
                 s.drop(fits)
             low, fits = middle, candidate
+        taken, left = order[:low], order[low:]
+        if high < len(order) and s.time_left(f"{scheme} but for {order[low][1]!r} was"):
+            # What breaks the budget may do so alone: then the layers after it in the order need not go with it.
+            s.say(f"trying all but {high - low} of {len(order)} layers as {scheme}")
+            others = [*taken, *order[high:]]
+            candidate = self.build(self.with_closer(others), smooth)
+            if s.budget.breach(s.differences(candidate.session)) is None:
+                taken, left, fits, candidate = others, order[low:high], candidate, fits
+            if candidate is not None:
+                s.drop(candidate)
         if fits is None:
             self.verdicts[scheme] = f"no number of layers as {scheme} was found that fits the budget: {breach}"
             return None
-        chosen = self.with_closer(order[:low])
-        beside = f", {len(chosen) - low} as int8-block" if len(chosen) > low else ""
-        tried, _ = self.judge(scheme, fits, chosen, smooth, f"{low} of {len(order)} layers {scheme}{beside}")
+        chosen = self.with_closer(taken)
+        beside = f", {len(chosen) - len(taken)} as int8-block" if len(chosen) > len(taken) else ""
+        tried, _ = self.judge(scheme, fits, chosen, smooth, f"{len(taken)} of {len(order)} layers {scheme}{beside}")
         if tried is not None:
-            tried.left = dict.fromkeys(order[low:], "with it the budget is exceeded")
+            tried.left = dict.fromkeys(left, "with it the budget is exceeded")
         return tried
 
     def with_closer(self, chosen: list[Site]) -> list[Site]:
