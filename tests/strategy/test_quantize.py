@@ -11,6 +11,7 @@ import onnx
 import pytest
 from olc import ir, storage, targets
 from olc.analysis import shapes
+from olc.driver import Settings, compile
 from olc.evaluation.latency import Paired, Side
 from olc.passes import Context
 from olc.pipeline import Options, optimize
@@ -306,3 +307,14 @@ def test_a_weight_that_two_layers_read_is_rounded_to_the_nearest() -> None:
     feeds = [{"x": random.normal(size=(200, WIDTH)).astype(np.float32), "r": FAR[:1]} for _ in range(3)]
     made = least_squares(m, ["h1", "h2", "h3"], feeds, lambda feed, values: dict(values), TARGET, 1)
     assert "w0" not in made
+
+
+def test_a_lossy_site_that_the_runtime_refuses_is_taken_back_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = "op.Add(op.MatMul(m.x, m.w), op.Gather(op.constant(np.ones(3, np.float32)), op.constant(np.array(9))))"
+    m, _ = planted(tmp_path, monkeypatch, bad)
+    storage.save(m, tmp_path / "source.onnx")
+    (tmp_path / "planted.py").write_text("import numpy as np\n" + (tmp_path / "planted.py").read_text())
+    monkeypatch.setattr(search, "PAIR_SECONDS", 0.01)
+    settings = Settings(level=3, rules=[str(tmp_path / "planted.py")], measure=False, seconds=600, dims={"B": 2})
+    made = compile(tmp_path / "source.onnx", tmp_path / "out.onnx", settings)
+    assert [(t["rule"], t["node"]) for t in made.taken_back] == [("flip-linear", "h2")]
