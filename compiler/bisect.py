@@ -43,7 +43,8 @@ class Finding:
 
     Attributes:
         rewrites, compiles: how many the compile makes, and how many compiles it took to find the one at fault.
-        model, inputs, plan: the model that shows it, a sample for it, and the plan that it was compiled by, or None.
+        model, inputs, plan: the model that shows it, a sample for it (None: a command judged, and none could be made up),
+            and the plan that it was compiled by, or None.
         nodes: of how many the model consists.
         whole: no part of the source showed the fault, so ``model`` is all of it.
     """
@@ -52,7 +53,7 @@ class Finding:
     rewrites: int
     compiles: int
     model: Path
-    inputs: Path
+    inputs: Path | None
     plan: Path | None
     nodes: int
     whole: bool
@@ -79,11 +80,11 @@ def bisect(
     """
     chosen = replace(settings if settings is not None else Settings(), measure=False)
     out = _output(source, output)
-    if judging is None:
-        judging = _judging(check, slower)
     folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
     try:
-        return _Bisection(Job(source, folder / "model.onnx", chosen, folder, say), judging, out).run()
+        job = Job(source, folder / "model.onnx", chosen, folder, say)
+        judging = judging if judging is not None else _judging(check, slower)
+        return _Bisection(job, judging, out, needs_inputs=check is None).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -116,8 +117,8 @@ def _judging(check: str | None, slower: bool) -> Judging:
 
 
 class _Bisection:
-    def __init__(self, job: Job, judging: Judging, out: Path) -> None:
-        self.job, self.judging, self.out = job, judging, out
+    def __init__(self, job: Job, judging: Judging, out: Path, needs_inputs: bool) -> None:
+        self.job, self.judging, self.out, self.needs_inputs = job, judging, out, needs_inputs
 
     def run(self) -> Finding:
         job, s = self.job, self.job.settings
@@ -144,7 +145,7 @@ class _Bisection:
         job.say("looking for a small model that shows it")
         part = self.smallest(found, feeds)
         if part is None:
-            sample = next((f for f in feeds if self.bad(job, f) == found.kind), feeds[0])
+            sample = next((f for f in feeds if self.bad(job, f) == found.kind), feeds[0] if feeds else None)
             return self.write(found, job.model, sample, whole=True, rewrites=rewrites, compiles=trials.compiles)
         return self.write(found, *part, whole=False, rewrites=rewrites, compiles=trials.compiles)
 
@@ -152,27 +153,35 @@ class _Bisection:
         """The inputs that a compile judges on; the data's other half too."""
         job, s = self.job, self.job.settings
         if s.data is not None:
-            return list(islice(data_files.load(s.data, data_files.declared(job.model)), 2 * s.samples))
+            found = list(islice(data_files.load(s.data, data_files.declared(job.model)), 2 * s.samples))
+            if not found:
+                raise BadInput("there are no samples", where=s.data, hint="give at least one feed")
+            return found
         options = SessionOptions(threads=s.threads)
-        made = sample_inputs.plan(job.model, s.dims, s.seed + 1, lambda feed: process.outputs(job.path, [feed], options=options))
+        try:
+            made = sample_inputs.plan(job.model, s.dims, s.seed + 1, lambda f: process.outputs(job.path, [f], options=options))
+        except OlcError:
+            if self.needs_inputs:
+                raise
+            return []
         return [made.make(i) for i in range(s.samples)]
 
     def refuse_bad_source(self, judge: Judge) -> None:
-        what, hint = "the source is bad before anything is compiled", "bisect needs a good source and a bad compile"
+        where, hint = str(self.job.source), "bisect needs a good source and a bad compile"
         try:
             found = judge(self.job.path)
         except BadInput:
             raise
         except OlcError as e:
-            raise BadInput(f"{what}: {e.what}", where=str(self.job.source), hint=hint) from e
+            raise BadInput(f"the source itself does not run: {e.what}", where=where, hint=hint) from e
         if not found.good:
-            raise BadInput(f"{what}: {found.why}", where=str(self.job.source), hint=hint)
+            raise BadInput(f"the source is bad before anything is compiled: {found.why}", where=where, hint=hint)
 
     # --- a small model -----------------------------------------------------------------------------------------------
 
     def smallest(self, found: Culprit, feeds: Sequence[Feed]) -> tuple[Model, Feed] | None:
         """The smallest part of the graph before the culprit whose compile is bad in the same way, with a sample for it."""
-        if found.node is None:
+        if found.node is None or not feeds:
             return None
         before = self.job.candidate(self.plan, self.level, found.before, self.job.context()).model
         shapes.infer(before)
@@ -225,7 +234,7 @@ class _Bisection:
     # --- what is handed over -----------------------------------------------------------------------------------------
 
     def write(
-        self, found: Culprit, model: Model, sample: Feed, *, whole: bool, rewrites: int, compiles: int
+        self, found: Culprit, model: Model, sample: Feed | None, *, whole: bool, rewrites: int, compiles: int
     ) -> Finding:
         """Everything is made beside the folder first, then moved into it."""
         ready = self.job.folder / "ready"
@@ -233,11 +242,13 @@ class _Bisection:
         copied = not whole or self.job.path.is_relative_to(self.job.folder)
         if copied:
             storage.save(model, ready / "model.onnx")
-        _save_feed(ready / "inputs.npz", sample)
+        if sample is not None:
+            _save_feed(ready / "inputs.npz", sample)
         if self.plan is not None:
             write_text(ready / "plan.toml", self.plan.dumps())
         made = Finding(
-            found, rewrites, compiles, self.out / "model.onnx" if copied else self.job.path, self.out / "inputs.npz",
+            found, rewrites, compiles, self.out / "model.onnx" if copied else self.job.path,
+            self.out / "inputs.npz" if sample is not None else None,
             self.out / "plan.toml" if self.plan is not None else None, len(model.graph), whole,
         )  # fmt: skip
         write_text(ready / "bisect.json", json.dumps(made.to_dict(), indent=1, ensure_ascii=False) + "\n")

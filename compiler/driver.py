@@ -39,7 +39,7 @@ from .rules import Registry, registry
 from .session import SessionOptions, run, sidecar
 from .strategy.budget import Budget
 from .strategy.calibrate import calibrate
-from .strategy.plan import Plan
+from .strategy.plan import Choice, Plan
 from .strategy.quantize import STATIC, Fit
 from .strategy.rounding import least_squares
 from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
@@ -211,20 +211,24 @@ class Job:
                 if not wrong and not isinstance(e, Unsupported) and e.where != str(built):
                     raise
                 if not wrong or plan is None or not plan.kept():
-                    self.take_back(e, plan, level)
+                    plan = self.take_back(e, plan, level)
                     continue
-                bare = plan.without_sites("the model is wrong without what is rounded, too")
+                bare = plan.without_sites("")
                 if self.trials_of(bare, level)(Limits()).verdict.good is False:
-                    self.take_back(e, bare, level)
+                    self.take_back(e, bare, level)  # it is wrong without what is rounded, too
                     continue
                 if self.settings.plan is not None:
                     raise
                 # What chose was inside the budget, what judges is not: the next choice with a smaller error.
                 self.notes.append(f"a choice of layers that was inside the budget was not where it was judged: {e.what}")
                 plan, error = next_best(plan, self.fits, error)
-                for row in self.layers:
-                    choice = plan.sites[row["rule"], row["node"]]
-                    row |= {"kept": choice.keep, "why": choice.why, "microseconds": [row["microseconds"][0], None]}
+                self.tell_layers(plan)
+
+    def tell_layers(self, plan: Plan) -> None:
+        """Bring what the report says of layers up to a plan that was changed."""
+        for row in self.layers:
+            choice = plan.sites[row["rule"], row["node"]]
+            row |= {"kept": choice.keep, "why": choice.why, "microseconds": [row["microseconds"][0], None]}
 
     def trials_of(self, plan: Plan | None, level: int, judge: Judge | None = None) -> Trials:
         """Candidates of this compile; judged as the artifact is, where no judge is given."""
@@ -244,8 +248,9 @@ class Job:
             self.path, feeds, lambda d: self.breach(d, lossy), keep, SessionOptions(threads=threads), options
         )  # fmt: skip
 
-    def take_back(self, failure: OlcError, plan: Plan | None, level: int, judge: Judge | None = None) -> None:
-        """Find what makes the artifact fail, and leave it out from here on; the same rule a second time: everywhere.
+    def take_back(self, failure: OlcError, plan: Plan | None, level: int, judge: Judge | None = None) -> Plan | None:
+        """Find what makes the artifact fail, and leave it out from here on; the same rule a second time: everywhere. Gives
+        the plan without it.
 
         Raises:
             OlcError: the failure, where nothing was found or enough has been taken back.
@@ -268,6 +273,11 @@ class Job:
         self.taken_back.append({"rule": found.by, "node": None if everywhere else found.node, "why": why})
         where = "everywhere" if everywhere else f"at {found.node!r}"
         self.notes.append(f"taken back {where}: {found.by} ({why}); olc bisect with the same options shows it in a small model")
+        gone = set() if plan is None else {s for s in plan.kept() if self.skip & {s[0], "@".join(s)}}
+        if plan is not None and gone:
+            plan = replace(plan, sites=plan.sites | {s: Choice(False, f"taken back: {why}") for s in gone})
+            self.tell_layers(plan)
+        return plan
 
     def load(self) -> None:
         """Read the source, and put it into a file where it is not one, so that the runtime can open it."""

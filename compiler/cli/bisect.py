@@ -58,7 +58,8 @@ def command(
 
 def _again(found: Finding, settings: Any, check: str | None, slower: bool) -> str:
     """The command that finds the same in the small model."""
-    words = ["olc", "bisect", str(found.model), f"-O{settings.level}", "--data", str(found.inputs)]
+    words = ["olc", "bisect", str(found.model), f"-O{settings.level}"]
+    words += ["--data", str(found.inputs)] if found.inputs is not None else []
     words += ["--plan", str(found.plan)] if found.plan is not None else []
     words += ["--target", settings.target] if settings.target != "onnxruntime-cpu" else []
     words += ["--exact"] if settings.exact else []
@@ -74,9 +75,10 @@ def _show(found: Finding, again: str) -> None:
     click.echo(f"  what is bad: {culprit.why}")
     click.echo(f"  found among {found.rewrites} rewrites in {found.compiles} compiles")
     if culprit.skip is not None:
-        rest = "the compile is good" if culprit.alone else "the compile is still bad: there is another fault"
+        rest = "the compile is good" if culprit.alone else "the compile is still bad, by another fault"
         click.echo(f"  without it {rest}: olc compile {shlex.join(['--skip', culprit.skip])}")
     if found.whole:
         click.echo("  no part of the graph around it shows the fault: it takes the whole model")
-    click.echo(f"  small model: {found.model} ({found.nodes} nodes), inputs: {found.inputs}")
+    inputs = "" if found.inputs is None else f", inputs: {found.inputs}"
+    click.echo(f"  {'model' if found.whole else 'small model'}: {found.model} ({found.nodes} nodes){inputs}")
     click.echo(f"  shown again by: {again}")

@@ -21,6 +21,9 @@ from ..pipeline import Result
 from ..session import SessionOptions, sidecar
 from .judges import Judge, Verdict
 
+LOADING = "loading and saving"
+"""In place of a pass, where a model is bad that was only loaded and saved. It may be random."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -74,6 +77,8 @@ class Culprit:
         if self.between is not None:
             what = "rewrites" if self.number is not None else "steps"
             return f"one of {what} {self.between[0] + 1} to {self.between[1]}, the last {self.by!r}: the others cannot be told"
+        if self.by == LOADING:
+            return f"{LOADING}, before any pass"
         at = "" if self.node is None else f" at {self.node!r}"
         if self.number is None:
             return f"pass {self.by!r}{at}"
@@ -198,7 +203,7 @@ class _Search:
         ctx = self.trials(Limits(**limits)).ctx
         verdict = self.whole.verdict
         if not ctx.steps or self.good(**limits, halt_after=0) is False:
-            return Culprit("load and save", None, None, verdict.kind, verdict.why, None, False, Limits(halt_after=0))
+            return Culprit(LOADING, None, None, verdict.kind, verdict.why, None, False, Limits(halt_after=0))
         low, high = self.halve_steps(limits, 0)
         step = ctx.steps[high - 1]
         following = ctx.steps[high].event if high < len(ctx.steps) else len(ctx.events)
