@@ -264,7 +264,7 @@ class Job:
             raise failure from e
         if found is None or found.skip is None or found.between is not None:
             if found is not None and not isinstance(failure, Unsupported):
-                failure.hint = f"at fault: {found.text}; olc bisect writes a small model that shows it"
+                failure.hint = f"at fault: {found.text}"
             raise failure
         again = any(t["rule"] == found.by for t in self.taken_back)
         everywhere = again or found.number is None
@@ -312,7 +312,7 @@ class Job:
         while True:
             try:
                 found = self.searched(max(1.0, until - time.perf_counter()))
-                return replace(found, notes=(*found.notes, *self.notes)) if self.taken_back else found
+                return replace(found, notes=(*found.notes, *(n for n in self.notes if n.startswith("taken back"))))
             except CandidateFailed as e:
                 judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=True)
                 self.take_back(e.cause, e.plan, 3, judge)

@@ -78,7 +78,7 @@ class Culprit:
             what = "rewrites" if self.number is not None else "steps"
             return f"one of {what} {self.between[0] + 1} to {self.between[1]}, the last {self.by!r}: the others cannot be told"
         if self.by == LOADING:
-            return f"{LOADING}, before any pass"
+            return f"{LOADING}, before any pass; a model that is random differs from itself too"
         at = "" if self.node is None else f" at {self.node!r}"
         if self.number is None:
             return f"pass {self.by!r}{at}"
