@@ -308,12 +308,14 @@ class Job:
 
     def search(self) -> Plan:
         """The plan of -O3. A candidate that fails ends no search: what makes it fail is taken back, and it begins anew."""
-        until = time.perf_counter() + self.settings.seconds
+        left = self.settings.seconds
         while True:
+            start = time.perf_counter()
             try:
-                found = self.searched(max(1.0, until - time.perf_counter()))
+                found = self.searched(left)
                 return replace(found, notes=(*found.notes, *(n for n in self.notes if n.startswith("taken back"))))
             except CandidateFailed as e:
+                left = max(1.0, left - (time.perf_counter() - start))  # looking for what is at fault does not count
                 judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=True)
                 self.take_back(e.cause, e.plan, 3, judge)
 
