@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,9 @@ from typing import Any
 
 from . import __version__, cache, frontend, storage, targets
 from .assumptions import ASSUMPTIONS
+from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
-from .errors import BadInput, OlcError, OutputError, VerificationFailed
+from .errors import BadInput, OlcError, OutputError, Unsupported, VerificationFailed
 from .evaluation import data as data_files
 from .evaluation import executed
 from .evaluation import inputs as sample_inputs
@@ -43,7 +45,10 @@ from .strategy.part import Fit
 from .strategy.plan import Choice, Plan
 from .strategy.quantize import STATIC
 from .strategy.rounding import least_squares
-from .strategy.search import Search, Trial, front, layers, next_best
+from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
+
+MOST_TAKEN_BACK = 5
+"""Rewrites that a compile takes back because its own check fails, before it gives up."""
 
 PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy")
 
@@ -138,7 +143,7 @@ def compile(
         kept = cache.entry(source, out, chosen) if chosen.cache != "off" else None
         report = kept.read(folder / out.name) if kept is not None and chosen.cache == "on" else None
         if report is None:
-            report = _Compile(source, out, chosen, folder, say).run()
+            report = Job(source, out, chosen, folder, say).run()
             write_text(sidecar(folder / out.name), report.dumps())
             why_not = kept.write(_finished(folder)) if kept is not None else None
             report.notes += [why_not] if why_not is not None else []
@@ -157,7 +162,7 @@ def plan(
     """What ``compile`` would do at -O3, with the comparisons that it rests on; writes nothing."""
     chosen = replace(settings if settings is not None else Settings(), level=3)
     with tempfile.TemporaryDirectory(prefix="olc-plan-") as folder:
-        job = _Compile(source, Path(folder) / "model.onnx", chosen, Path(folder), say)
+        job = Job(source, Path(folder) / "model.onnx", chosen, Path(folder), say)
         job.load()
         found = job.search()
         return found, job.trials
@@ -189,7 +194,9 @@ def _check_others(source: Any, out: Path, others: Iterable[str]) -> None:
         taken.add(path.resolve())
 
 
-class _Compile:
+class Job:
+    """One compile, stage by stage; what ``compile``, ``plan`` and ``bisect.py`` are made of."""
+
     def __init__(self, source: Any, out: Path, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
         self.source, self.out, self.settings, self.folder, self.say = source, out, settings, folder, say
         self.target = targets.get(settings.target)
@@ -208,6 +215,8 @@ class _Compile:
         self.scores: list[Score] = []
         if self.metrics and settings.data is None:
             raise BadInput("a metric needs real inputs", where="--metric", hint="give --data, with labels where it needs some")
+        self.skip = settings.skip
+        self.taken_back: list[dict[str, Any]] = []
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
@@ -219,24 +228,7 @@ class _Compile:
         if level == 3 and plan is None:
             plan = self.search()
         self.say(f"compiling at -O{level}")
-        result = self.optimize(plan, level)
-        built = self.save(result.model, plan)
-        error = min((f.error for f in self.fits if plan is not None and set(f.sites) == plan.kept()), default=float("inf"))
-        while True:
-            try:
-                evaluation = self.evaluate(built, plan, level) if s.evaluate else None
-                break
-            except VerificationFailed as e:
-                if plan is None or s.plan is not None or not plan.kept():
-                    raise
-                # What chose was inside the budget, what judges is not: the next choice with a smaller error.
-                self.notes.append(f"a choice of layers that was inside the budget was not where it was judged: {e.what}")
-                plan, error = next_best(plan, self.fits, error)
-                for row in self.layers:
-                    choice = Choice(False, "one body is given instead") if row["body"] else plan.sites[row["rule"], row["node"]]
-                    row |= {"kept": choice.keep, "why": choice.why, "microseconds": [row["microseconds"][0], None]}
-                result = self.optimize(plan, level)
-                built = self.save(result.model, plan)
+        plan, result, built, evaluation = self.checked(plan, level)
         while s.evaluate and s.level == 3 and s.plan is None and level > 0 and _slower(evaluation):
             # The search looked at parts, on other inputs. The whole has the last word, down to the source as it was.
             assert evaluation is not None
@@ -245,11 +237,96 @@ class _Compile:
             self.notes.append(f"in the final check -O{level} was {evaluation.paired.text}; -O{lower} is given instead")
             plan, level = None, lower
             self.layers = [{**row, "kept": False, "why": f"-O{lower} is given instead"} for row in self.layers]
-            result = self.optimize(None, level)
-            built = self.save(result.model, None)
-            evaluation = self.evaluate(built, None, level)
+            _, result, built, evaluation = self.checked(None, level)
         self.profile(result.model, built, plan)
         return self.report(result, built, plan, level, evaluation)
+
+    def checked(self, plan: Plan | None, level: int) -> tuple[Plan | None, Result, Path, Evaluation | None]:
+        """An artifact that passes its check: what makes it fail is taken back, one thing after the other.
+
+        Raises:
+            OlcError: it fails, and nothing was found that can be taken back.
+        """
+        built = self.folder / self.out.name
+        error = min((f.error for f in self.fits if plan is not None and set(f.sites) == plan.kept()), default=float("inf"))
+        while True:
+            try:
+                result = self.optimize(plan, level)
+                self.save(result.model, plan)
+                return plan, result, built, self.evaluate(built, plan, level) if self.settings.evaluate else None
+            except OlcError as e:
+                wrong = isinstance(e, VerificationFailed)
+                if not wrong and not isinstance(e, Unsupported) and e.where != str(built):
+                    raise
+                if not wrong or plan is None or not plan.kept():
+                    plan = self.take_back(e, plan, level)
+                    continue
+                bare = plan.without_sites("")
+                if self.trials_of(bare, level)(Limits()).verdict.good is False:
+                    self.take_back(e, bare, level)  # it is wrong without what is rounded, too
+                    continue
+                if self.settings.plan is not None:
+                    raise
+                # What chose was inside the budget, what judges is not: the next choice with a smaller error.
+                self.notes.append(f"a choice of layers that was inside the budget was not where it was judged: {e.what}")
+                plan, error = next_best(plan, self.fits, error)
+                self.tell_layers(plan)
+
+    def tell_layers(self, plan: Plan) -> None:
+        """Bring what the report says of layers up to a plan that was changed."""
+        for row in self.layers:
+            sites = plan.sites if not row["body"] else plan.few.sites if plan.few is not None else {}
+            choice = sites.get((row["rule"], row["node"]), Choice(False, "one body is given instead"))
+            row |= {"kept": choice.keep, "why": choice.why, "microseconds": [row["microseconds"][0], None]}
+
+    def trials_of(self, plan: Plan | None, level: int, judge: Judge | None = None) -> Trials:
+        """Candidates of this compile; judged as the artifact is, where no judge is given."""
+        if judge is None and self.settings.evaluate:
+            judge = self.judge(self.sample(self.settings.seed + 1), plan, plan is not None and bool(plan.kept()))
+        return Trials(
+            lambda limits, ctx: self.candidate(plan, level, limits, ctx), self.context,
+            judge if judge is not None else lambda path: GOOD, self.folder / "candidates", self.session_options(plan),
+        )  # fmt: skip
+
+    def judge(self, feeds: Sequence[Mapping[str, Any]], plan: Plan | None, lossy: bool) -> Outputs:
+        """Whether a candidate gives the source's outputs, within what the level promises."""
+        threads = self.settings.threads
+        keep = without_padding(self.model)[1] if lossy else as_it_is
+        options = replace(self.session_options(plan), threads=threads)
+        return Outputs(
+            self.path, feeds, lambda d: self.breach(d, lossy), keep, SessionOptions(threads=threads), options
+        )  # fmt: skip
+
+    def take_back(self, failure: OlcError, plan: Plan | None, level: int, judge: Judge | None = None) -> Plan | None:
+        """Find what makes the artifact fail, and leave it out from here on; the same rule a second time: everywhere. Gives
+        the plan without it.
+
+        Raises:
+            OlcError: the failure, where nothing was found or enough has been taken back.
+        """
+        if len(self.taken_back) == MOST_TAKEN_BACK:
+            raise failure
+        self.say("looking for the rewrite at fault")
+        try:
+            found = find(self.trials_of(plan, level, judge), self.say)
+        except OlcError as e:  # the source itself does not run, say
+            raise failure from e
+        if found is None or found.skip is None or found.between is not None:
+            if found is not None and not isinstance(failure, Unsupported):
+                failure.hint = f"at fault: {found.text}"
+            raise failure
+        again = any(t["rule"] == found.by for t in self.taken_back)
+        everywhere = again or found.number is None
+        self.skip |= {found.by if everywhere else found.skip}
+        why = f"{found.why}{', as at another place before' if again else ''}"
+        self.taken_back.append({"rule": found.by, "node": None if everywhere else found.node, "why": why})
+        where = "everywhere" if everywhere else f"at {found.node!r}"
+        self.notes.append(f"taken back {where}: {found.by} ({why}); olc bisect with the same options shows it in a small model")
+        gone = set() if plan is None else {s for s in plan.kept() if self.skip & {s[0], "@".join(s)}}
+        if plan is not None and gone:
+            plan = replace(plan, sites=plan.sites | {s: Choice(False, f"taken back: {why}") for s in gone})
+            self.tell_layers(plan)
+        return plan
 
     def load(self) -> None:
         """Read the source, and put it into a file where it is not one, so that the runtime can open it."""
@@ -290,6 +367,19 @@ class _Compile:
         return Task(self.metrics, chosen, opened, s.data)
 
     def search(self) -> Plan:
+        """The plan of -O3. A candidate that fails ends no search: what makes it fail is taken back, and it begins anew."""
+        left = self.settings.seconds
+        while True:
+            start = time.perf_counter()
+            try:
+                found = self.searched(left)
+                return replace(found, notes=(*found.notes, *(n for n in self.notes if n.startswith("taken back"))))
+            except CandidateFailed as e:
+                left = max(1.0, left - (time.perf_counter() - start))  # looking for what is at fault does not count
+                judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=True)
+                self.take_back(e.cause, e.plan, 3, judge)
+
+    def searched(self, seconds: float) -> Plan:
         s = self.settings
         self.say("running the source model")
         feeds = self.sample(s.seed)
@@ -301,12 +391,14 @@ class _Compile:
         base = self.model.clone()
         optimize(base, self.options(1), ctx, self.rules)
         search = Search(
-            base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, s.seconds,
+            base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, seconds,
             self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
             self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
         )  # fmt: skip
-        found = search.run(f"sha256:{self.described['sha256']}")
-        self.trials, self.facts, self.weights, self.fits = search.trials, search.facts, search.weights, search.fits
+        try:
+            found = search.run(f"sha256:{self.described['sha256']}")
+        finally:
+            self.trials, self.facts, self.weights, self.fits = search.trials, search.facts, search.weights, search.fits
         self.layers = layers(search, found)
         return found
 
@@ -336,24 +428,32 @@ class _Compile:
         unknown = sorted(self.settings.unassumed - ASSUMPTIONS.keys())
         if unknown:
             raise BadInput(f"no assumption is called {unknown[0]!r}", where="--strict", hint=f"one of: {', '.join(ASSUMPTIONS)}")
-        return Context(target=self.target, skip=self.settings.skip, unassumed=self.settings.unassumed)
+        return Context(target=self.target, skip=self.skip, unassumed=self.settings.unassumed)
 
     def options(self, level: int) -> Options:
         s = self.settings
         return Options(
-            level=level, exact=s.exact, simplify=s.simplify, skip=s.skip, stop_after=s.stop_after,
+            level=level, exact=s.exact, simplify=s.simplify, skip=self.skip, stop_after=s.stop_after,
             verify_each=s.verify_each, shared_cache=s.shared_cache and level >= 2,
         )  # fmt: skip
 
-    def optimize(self, plan: Plan | None, level: int) -> Result:
+    def candidate(self, plan: Plan | None, level: int, limits: Limits, ctx: Context) -> Result:
+        """The source compiled within the limits."""
         options = self.options(level)
+        stops = [n for n in (options.stop_after, limits.stop_after) if n is not None]
+        options = replace(
+            options, stop_after=min(stops, default=None), halt_after=limits.halt_after, skip=options.skip | limits.skip
+        )
         if plan is not None:
             carried = plan.options(r.group for r in self.rules)
             options = replace(
                 options, level=carried.level, groups=carried.groups, sites=carried.sites, smooth=carried.smooth,
-                few=carried.few,                facts=self.known_facts(plan, level), weights=self.weights,
+                few=carried.few, facts=self.known_facts(plan, level), weights=self.weights,
             )  # fmt: skip
-        result = optimize(self.model.clone(), options, self.context(), self.rules)
+        return optimize(self.model.clone(), options, ctx, self.rules)
+
+    def optimize(self, plan: Plan | None, level: int) -> Result:
+        result = self.candidate(plan, level, Limits(), self.context())
         fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None}
         idle = sorted(plan.kept() - fired) if plan is not None else []
         if idle:
@@ -416,23 +516,25 @@ class _Compile:
 
     def accept(self, outputs: Sequence[OutputDifference], lossy: bool, built: Path, plan: Plan | None) -> None:
         """Raise where outputs differ by more than the level promises, or metrics drop by more than the budget allows."""
-        budget = self.settings.bounds()
-        if lossy:
-            breach = budget.breach(outputs)
-        else:
-            breach = next((f"output {d.name!r}: {w}" for d in outputs if (w := d.why_not()) is not None), None)
+        breach = self.breach(outputs, lossy)
         if breach is None and self.metrics:
             if self.judging is None:
                 self.judging = self.task(choosing=False)
             assert self.judging is not None
             opened = self.target.session(built, threads=self.settings.threads, options=self.session_options(plan))
             self.scores = list(self.judging.scores(opened))
-            breach = budget.breach((), self.scores)
+            breach = self.settings.bounds().breach((), self.scores)
         if breach is not None:
             raise VerificationFailed(
                 f"the compiled model differs from the source: {breach}", where=str(self.source),
                 hint="report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites",
             )  # fmt: skip
+
+    def breach(self, outputs: Sequence[OutputDifference], lossy: bool) -> str | None:
+        """The first output that differs by more than the level promises, in words."""
+        if lossy:
+            return self.settings.bounds().breach(outputs)
+        return next((f"output {d.name!r}: {w}" for d in outputs if (w := d.why_not()) is not None), None)
 
     def profile(self, model: Model, built: Path, plan: Plan | None) -> None:
         """Note what the runtime executes of source and artifact, and what it fuses although that does not pay."""
@@ -501,6 +603,7 @@ class _Compile:
                       "reason": why, "count": n}
                      for (r, why), n in sorted(result.outcome.refused.items(), key=lambda kv: (-kv[1], kv[0]))],
             quarantined=result.outcome.quarantined,
+            taken_back=self.taken_back,
             fusions=[f.to_dict() for f in fusions],
             changes=diff(self.model, result.model).to_dict(),
             evaluation=None if evaluation is None else evaluation.to_dict(),

@@ -36,11 +36,12 @@ from onnx_ir import (
     Value,
     serde,
 )
+from onnx_ir.convenience import extract
 
 __all__ = [
     "Attr", "AttributeType", "DataType", "ExternalTensor", "Function", "Graph", "LazyTensor", "Model", "Node",
     "OptionalType", "PackedTensor", "SequenceType", "Shape", "SparseTensorType", "StringTensor", "SymbolicDim",
-    "Tensor", "TensorProtoTensor", "TensorType", "TypeAndShape", "Value", "all_graphs", "array", "attr", "graph_of",
+    "Tensor", "TensorProtoTensor", "TensorType", "TypeAndShape", "Value", "all_graphs", "array", "attr", "extract", "graph_of",
     "is_constant", "make_attr", "make_constant", "make_node", "opset_of", "owner", "replace_value", "scalar",
     "schema_of", "serde", "subgraphs", "tensor", "with_bodies",
 ]  # fmt: skip

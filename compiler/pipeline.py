@@ -12,6 +12,7 @@ from . import ir, verifier
 from .ir import Model
 from .passes import (
     Context,
+    Step,
     cse,
     dce,
     dedupe_initializers,
@@ -70,8 +71,10 @@ class Options:
         facts: what calibration saw of values, by name, for LOSSY rules and smoothing.
         weights: weights that were rounded with care, by name of initializer and form.
         shared_cache: give attentions with a cache the form in which past and present are one buffer.
-        skip: rules not to apply, ``name`` or ``name@node``.
-        stop_after: number of the last rewrite to apply.
+        skip: rules and passes not to apply, ``name`` or ``name@node``.
+        stop_after: number of the last rewrite to apply; passes go on.
+        halt_after: steps after which nothing more is done, so that the model can be looked at as it stands there. A rewrite
+            is a step, and so is a run of a pass that changed something.
         verify_each: run the verifier after every pass.
         strict: raise where a rule is at fault, instead of going on without it.
     """
@@ -89,6 +92,7 @@ class Options:
     shared_cache: bool = False
     skip: frozenset[str] = frozenset()
     stop_after: int | None = None
+    halt_after: int | None = None
     verify_each: bool = False
     strict: bool = False
 
@@ -118,7 +122,10 @@ class _Run:
         self.model, self.options, self.ctx, self.rules = model, options, ctx, rules
         self.result = Result(model, ctx, Outcome(), {}) if result is None else result
 
-    def step(self, name: str, action: Callable[[], int]) -> int:
+    def halted(self) -> bool:
+        return self.options.halt_after is not None and len(self.ctx.steps) >= self.options.halt_after
+
+    def timed(self, name: str, action: Callable[[], int]) -> int:
         start = time.perf_counter()
         changes = action()
         self.result.seconds[name] = self.result.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -126,16 +133,34 @@ class _Run:
             verifier.check(self.model, f"after {name}")
         return changes
 
+    def step(self, name: str, action: Callable[[], int]) -> int:
+        """Run a pass. One that raises is the last step; one that changes nothing is none."""
+        if self.halted():
+            return 0
+        steps = self.ctx.steps
+        steps.append(Step(name, len(self.ctx.events)))
+        changes = self.timed(name, action)
+        if not changes:
+            steps.pop()
+        return changes
+
     def run_pass(self, module: Any, *args: Any) -> int:
-        return self.step(module.__name__.rsplit(".", 1)[-1], lambda: module.run(self.model, self.ctx, *args))
+        name = getattr(module, "NAME", module.__name__.rsplit(".", 1)[-1])
+        return 0 if name in self.ctx.skip else self.step(name, lambda: module.run(self.model, self.ctx, *args))
 
     def rewrite(self, name: str, rules: Iterable[Rule], sites: dict[str, frozenset[str]] | None = None) -> int:
-        return self.step(name, lambda: self._rewrite(list(rules), sites))
+        return 0 if self.halted() else self.timed(name, lambda: self._rewrite(list(rules), sites))
 
     def _rewrite(self, rules: list[Rule], sites: dict[str, frozenset[str]] | None) -> int:
         o = self.options
-        run = Rewriter(self.model, rules, self.ctx, strict=o.strict, stop_after=o.stop_after, sites=sites)
+        ctx = self.ctx
+        run = Rewriter(self.model, rules, ctx, strict=o.strict, stop_after=o.stop_after, sites=sites)
+        if o.halt_after is not None:
+            last = run.number + o.halt_after - len(ctx.steps)
+            run.stop_after = last if run.stop_after is None else min(last, run.stop_after)
+        known = len(ctx.events)
         outcome = run.run()
+        ctx.steps += [Step(e.by, i, e.number) for i, e in enumerate(ctx.events[known:], known) if e.number is not None]
         total = self.result.outcome
         total.applied.update(outcome.applied)
         # A refusal stands as long as the rounds go on meeting it: keep the last round's count, not the sum.

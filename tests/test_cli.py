@@ -93,7 +93,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", [*BAD, "missing", "folder"])
-@pytest.mark.parametrize("command", ["compile", "analyze", "plan", "why"])
+@pytest.mark.parametrize("command", ["compile", "analyze", "plan", "why", "bisect"])
 def test_bad_files_are_refused_with_code_3_and_no_traceback(
     kind: str, command: str, model: Path, tmp_path: Path
 ) -> None:

@@ -27,9 +27,9 @@ ORDER = [
     {"decoding"},
     {"targets", "evaluation"},
     {"pipeline"},
-    {"strategy", "summary", "fusions", "soundness", "rulepage", "report"},
+    {"strategy", "summary", "fusions", "soundness", "rulepage", "report", "culprits"},
     {"driver", "cache"},
-    {"batch"},
+    {"batch", "bisect"},
     {"check"},
     {"cli"},
 ]

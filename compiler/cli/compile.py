@@ -44,7 +44,7 @@ if TYPE_CHECKING:
               help="Let past and present of a decoder's cache be one buffer, for the loop olc.decoder (-O2, -O3).")  # fmt: skip
 @click.option("--simplify", is_flag=True, help="Let onnxsim have a go first; kept only where it verifies and is smaller.")
 @rules_option
-@click.option("--skip", multiple=True, metavar="RULE[@NODE]", help="Leave out a rule, everywhere or at one node.")
+@click.option("--skip", multiple=True, metavar="RULE[@NODE]", help="Leave out a rule (or pass), everywhere or at one node.")
 @click.option("--strict", multiple=True, metavar="ASSUMPTION",
               help="Rely on no such assumption (mask-keeps-a-key, ...; 'all' for none).")  # fmt: skip
 @click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Apply no rewrite numbered above N.")

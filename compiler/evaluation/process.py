@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,29 +76,55 @@ def measure(
     Raises:
         OlcError: inference fails, the child crashes, or a limit is reached; the message says which.
     """
-    where = os.fspath(path)
     with tempfile.TemporaryDirectory(prefix="olc-") as folder:
-        request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        dtypes = _store(feed, Path(folder) / "feed.npz")
-        request.write_text(json.dumps({
-            "path": os.path.abspath(where), "feed": str(Path(folder) / "feed.npz"), "dtypes": dtypes,
-            "threads": threads, "options": None if options is None else options.to_dict(), "runs": runs,
-            "memory_bytes": memory_bytes, "answer": str(answer),
-        }))  # fmt: skip
-        command = [sys.executable, "-m", __name__, str(request)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise OlcError(
-                f"did not load and run within {timeout_s:g} s",
-                where=where,
-                hint="allow more time, or give smaller inputs",
-            ) from error
-        found = json.loads(answer.read_text()) if answer.is_file() else None
+        return Measured(**_child(path, [feed], Path(folder), False, threads, options, runs, timeout_s, memory_bytes)["measured"])
+
+
+def outputs(
+    path: str | os.PathLike[str],
+    feeds: Sequence[Mapping[str, Any]],
+    *,
+    threads: int | None = None,
+    options: SessionOptions | None = None,
+    timeout_s: float = 600.0,
+) -> list[dict[str, Any]]:
+    """The outputs for each feed, by name, of a model that runs in a child process: a crash of the runtime ends only that.
+
+    Raises:
+        OlcError: as ``measure``.
+    """
+    with tempfile.TemporaryDirectory(prefix="olc-") as folder:
+        kinds = _child(path, feeds, Path(folder), True, threads, options, 1, timeout_s, None)["outputs"]
+        return [_restore(str(Path(folder) / f"outputs{i}.npz"), k) for i, k in enumerate(kinds)]
+
+
+def _child(
+    path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]], folder: Path, outputs: bool, threads: int | None,
+    options: SessionOptions | None, runs: int, timeout_s: float, memory_bytes: int | None,
+) -> dict[str, Any]:
+    """Have a child process open and run the model, and give its answer; its outputs lie in the folder, one file a feed."""
+    where = os.fspath(path)
+    request, answer = folder / "request.json", folder / "answer.json"
+    dtypes = [_store(feed, folder / f"feed{i}.npz") for i, feed in enumerate(feeds)]
+    request.write_text(json.dumps({
+        "path": os.path.abspath(where), "folder": str(folder), "dtypes": dtypes, "outputs": outputs, "threads": threads,
+        "options": None if options is None else options.to_dict(), "runs": runs, "memory_bytes": memory_bytes,
+        "answer": str(answer),
+    }))  # fmt: skip
+    command = [sys.executable, "-m", __name__, str(request)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OlcError(
+            f"did not load and run within {timeout_s:g} s",
+            where=where,
+            hint="allow more time, or give smaller inputs",
+        ) from error
+    found = json.loads(answer.read_text()) if answer.is_file() else None
     if done.returncode == 0 and found is not None and "error" not in found:
-        return Measured(**found)
+        return dict(found)
     if found is not None and "error" in found:
         raise OlcError(found["error"], where=where, hint=found["hint"])
     raise OlcError(f"the process that ran it {_end(done.returncode)}{_last_words(done.stderr)}", where=where,
@@ -133,7 +159,7 @@ def _store(feed: Mapping[str, Any], file: Path) -> dict[str, str]:
     stored, dtypes = {}, {}
     for name, value in feed.items():
         if isinstance(value, list):
-            raise OlcError(f"input {name!r} is a sequence, which is not passed to a child process", where=name,
+            raise OlcError(f"{name!r} is a sequence, which is not passed to or from a child process", where=name,
                            hint="measure without memory")  # fmt: skip
         array = np.asarray(value)
         if array.dtype.kind == "O":
@@ -197,7 +223,8 @@ def child(request: str) -> None:
     from ..session import run, session
 
     asked = json.loads(Path(request).read_text())
-    feed = _restore(asked["feed"], asked["dtypes"])
+    folder = Path(asked["folder"])
+    feeds = [_restore(str(folder / f"feed{i}.npz"), kinds) for i, kinds in enumerate(asked["dtypes"])]
     _limit(asked["memory_bytes"])
     base, _ = resident()
     options = None if asked["options"] is None else SessionOptions.from_dict(asked["options"])
@@ -206,16 +233,20 @@ def child(request: str) -> None:
         begin = time.perf_counter()
         opened = session(asked["path"], asked["threads"], options=options)
         load_s = time.perf_counter() - begin
-        times = []
-        for _ in range(max(1, asked["runs"])):
-            begin = time.perf_counter()
-            run(opened, feed)
-            times.append(time.perf_counter() - begin)
+        times, kinds = [], []
+        for i, feed in enumerate(feeds):
+            for _ in range(max(1, asked["runs"])):
+                begin = time.perf_counter()
+                found = run(opened, feed)
+                times.append(time.perf_counter() - begin)
+            if asked["outputs"]:
+                kinds.append(_store(found, folder / f"outputs{i}.npz"))
     except OlcError as error:
         answer = {"error": error.what, "hint": error.hint}
     else:
         later = min(times[1:]) if len(times) > 1 else None
-        answer = asdict(Measured(load_s, times[0], later, resident()[1], base))
+        measured = Measured(load_s, times[0], later, resident()[1], base)
+        answer = {"measured": asdict(measured), "outputs": kinds}
     partial = Path(asked["answer"] + ".part")
     partial.write_text(json.dumps(answer))
     partial.replace(asked["answer"])

@@ -22,6 +22,15 @@ class Event:
     module: str = ""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One rewrite, or one run of a pass that changed something; its events begin at ``event`` of the context's."""
+
+    by: str
+    event: int
+    number: int | None = None
+
+
 @dataclass
 class Context:
     """What a pass may read and where it reports.
@@ -30,9 +39,10 @@ class Context:
         target: the target compiled for (``targets.Target``), or None for target-free cleaning.
         fold_bytes: largest output in bytes that constant folding may create, where it exceeds its inputs' size.
         fold_total: total bytes that folding may add to the model.
-        skip: rule or pass names, ``name`` or ``name@node``, that must not act.
+        skip: rule or pass names, ``name`` or (of a rule or of fold) ``name@node``, that must not act.
         unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
         relied: how many rewrites relied on each assumption.
+        steps: what the pipeline did, in order, in the steps that ``Options.halt_after`` counts.
     """
 
     target: Any = None
@@ -42,6 +52,7 @@ class Context:
     unassumed: frozenset[str] = frozenset()
     events: list[Event] = field(default_factory=list)
     relied: Counter[str] = field(default_factory=Counter)
+    steps: list[Step] = field(default_factory=list)
 
     def why_not(self, assumed: Iterable[str]) -> str | None:
         """Why a rewrite that rests on these assumptions may not happen, or None where it may."""

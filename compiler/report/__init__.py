@@ -31,6 +31,7 @@ class Report:
         assumed: what rewrites took for granted, by name: how many did, and what it is.
         refused: how often each rule's pattern matched but it declined, with the reason.
         quarantined: rules that were taken out, and why.
+        taken_back: what made the compile fail its own check and was left out: rule (or pass), node (None: everywhere), why.
         changes: the ``Diff`` between source and artifact.
         evaluation: numbers from running both, or None where the user asked for none.
         metrics: of each metric its name, whether more is better, the value of source and artifact, the drop and what of it
@@ -59,6 +60,7 @@ class Report:
     assumed: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: list[dict[str, Any]] = field(default_factory=list)
     quarantined: dict[str, str] = field(default_factory=dict)
+    taken_back: list[dict[str, Any]] = field(default_factory=list)
     changes: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)

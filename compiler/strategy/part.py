@@ -155,6 +155,15 @@ class Part:
             if fits is not None:
                 s.drop(fits[0])
             high, fits = middle, (candidate, chosen)
+        unknown = any(o.error == float("inf") for o in start.values())
+        if fits is not None and unknown and low > 0 and s.time_left("a mixture without what breaks the budget was"):
+            # Where nothing is known of errors the order says nothing: what comes before the step that helps need not go.
+            alone = sorted(o.what for o in (start | dict(steps[low:high])).values() if o.what is not None)
+            s.say(f"trying {self.counted(alone)}{self.what}")
+            candidate = self.build(alone, self.smooth)
+            if s.breach(candidate.session, s.differences(candidate.session, self.samples)) is None:
+                candidate, fits = fits[0], (candidate, alone)
+            s.drop(candidate)
         if fits is None:
             return
         tried, _ = self.judge("mix", *fits, self.smooth, self.counted(fits[1]))

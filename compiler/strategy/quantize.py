@@ -110,7 +110,8 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
         if fired:
             known.setdefault(scheme, []).extend(fired)
     for scheme, found in known.items():
-        known[scheme] = [site for site in found if not any(kept_float(nodes[site[1]], p) for p in s.keep_float)]
+        known[scheme] = [site for site in found if not any(kept_float(nodes[site[1]], p) for p in s.keep_float)
+                         and not s.ctx.skip & {site[0], "@".join(site)}]  # fmt: skip
     order = [*(ASKED.get(s.quantize) or SCHEMES), *sorted(known.keys() - SCHEMES.keys())]
     return {scheme: sorted(set(known[scheme])) for scheme in order if known.get(scheme)}
 

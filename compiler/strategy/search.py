@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import storage
-from ..errors import OlcError
+from ..errors import OlcError, OutputError, VerificationFailed
 from ..evaluation import latency, numerics, turns
 from ..evaluation.evaluate import timed
 from ..evaluation.metrics import Task
@@ -56,6 +56,14 @@ class Trial:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class CandidateFailed(VerificationFailed):
+    """A candidate cannot be built, opened or run, or is wrong before anything is rounded; ``plan`` makes it again."""
+
+    def __init__(self, cause: OlcError, plan: Plan) -> None:
+        super().__init__(f"a candidate of the search fails: {cause.what}", where=cause.where, hint=cause.hint)
+        self.cause, self.plan = cause, plan
 
 
 @dataclass
@@ -133,6 +141,9 @@ class Search:
     def _run(self, source: str, folder: Path) -> Plan:
         self.say("building the fused model")
         best = self.build(folder, None, {})
+        breach = self.budget.breach(self.differences(best.session))
+        if breach is not None:
+            raise CandidateFailed(VerificationFailed(breach), self.plan_of(None, {}, {}))
         groups, kept, best = self._groups(folder, best)
         sites: dict[tuple[str, str], Choice] = {}
         few: Body | None = None
@@ -156,12 +167,28 @@ class Search:
             level=3, start=1 if fused is None else 2, groups=groups, sites=sites, smooth=smooth or {}, few=few, facts=self.facts,
             weights=self.weights, shared_cache=o.shared_cache, skip=o.skip, strict=o.strict,
         )  # fmt: skip
-        result = optimize(model, options, ctx, self.rules)
         self.built += 1
         path = folder / f"candidate{self.built}" / "model.onnx"
         path.parent.mkdir()
-        storage.save(model, path)
-        return Candidate(path, model, self.open(path, SessionOptions()), dict(result.outcome.applied))
+        try:
+            result = optimize(model, options, ctx, self.rules)
+            storage.save(model, path)
+            opened = self.open(path, SessionOptions())
+            for feed in self.feeds:
+                run(opened, feed, where=str(path))
+        except OutputError:
+            raise
+        except OlcError as e:
+            raise CandidateFailed(e, self.plan_of(groups, sites, options.smooth)) from e
+        return Candidate(path, model, opened, dict(result.outcome.applied))
+
+    def plan_of(
+        self, groups: frozenset[str] | None, sites: Mapping[str, frozenset[str]], smooth: Mapping[str, float]
+    ) -> Plan:
+        """What ``build`` was asked for, as a plan."""
+        without = set() if groups is None else {r.group for r in self.rules} - groups
+        kept = {(rule, node): Choice(True, "tried") for rule, nodes in sites.items() for node in nodes}
+        return Plan(self.target.name, 3, "", {g: Choice(False, "tried") for g in sorted(without)}, kept, dict(smooth))
 
     def open(self, path: Path, options: SessionOptions) -> Any:
         return self.target.session(path, threads=self.threads, options=options)

@@ -126,7 +126,7 @@ def test_metrics_hold_below_o3_too(model: Path) -> None:
     report = olc.compile("m.onnx", "out.onnx", level=2, data=f"{model.name}:samples", metrics=("top1",), measure=False)
     assert report.metrics[0]["value"] == 1.0
     settings = driver.Settings(data=f"{model.name}:samples", metrics=("top1",))
-    broken = driver._Compile("m.onnx", Path("x.onnx"), settings, Path(), print)
+    broken = driver.Job("m.onnx", Path("x.onnx"), settings, Path(), print)
     broken.load()
     opened = onnx.load("m.onnx")
     opened.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(-np.load("w.npy"), "w"))

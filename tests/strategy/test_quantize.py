@@ -11,12 +11,13 @@ import onnx
 import pytest
 from olc import ir, storage, targets
 from olc.analysis import shapes
+from olc.driver import Settings, compile
 from olc.evaluation.latency import Paired, Side
 from olc.passes import Context
 from olc.pipeline import Options, optimize
 from olc.quantization import Observed, emulate, quantize_linear_weight
 from olc.quantization.facts import note
-from olc.rules import registry
+from olc.rules import Registry, registry
 from olc.session import run, session
 from olc.strategy import layers, quantize, search
 from olc.strategy.budget import Budget
@@ -85,12 +86,14 @@ class Bench(search.Search):
         return Paired(ratio, ratio, ratio, ratio, verdict, 8, 1, side, side, 0.0, 0)
 
 
-def searched(m: ir.Model, tmp_path: Path, cosine: float = 0.99, data: bool = False, **options: object) -> tuple[Plan, Bench]:
+def searched(
+    m: ir.Model, tmp_path: Path, cosine: float = 0.99, data: bool = False, rules: Registry | None = None, **options: object
+) -> tuple[Plan, Bench]:
     storage.save(m, tmp_path / "source.onnx")
     opened = session(tmp_path / "source.onnx", threads=1)
     bench = Bench(
-        m, Context(target=TARGET), registry(), TARGET, FEEDS, [run(opened, f) for f in FEEDS], Budget(cosine=cosine), False, 1,
-        600.0, Options(level=3, strict=True), lambda text: None, **options,  # type: ignore[arg-type]
+        m, Context(target=TARGET), rules or registry(), TARGET, FEEDS, [run(opened, f) for f in FEEDS], Budget(cosine=cosine),
+        False, 1, 600.0, Options(level=3, strict=True), lambda text: None, **options,  # type: ignore[arg-type]
     )  # fmt: skip
     bench.real = data
     if data:
@@ -188,6 +191,53 @@ def test_what_breaks_the_budget_goes_to_a_closer_scheme(tmp_path: Path) -> None:
     assert ("int8-row-linear", f"h{LAYERS}") in plan.kept()
     alone = {node: e for (rule, node), e in bench.errors.items() if rule == "int8-linear"}
     assert max(alone, key=lambda n: alone[n]) == f"h{LAYERS}"
+
+
+PLANTED = '''
+from olc import ir
+from olc.rules import LOSSY, Case, f32, rule
+from olc.patterns import Const
+
+@rule(group="planted", safety=LOSSY("test"), since=13)
+class FlipLinear:
+    """Wrong where the first weight is 9."""
+
+    def pattern(op, x, w: Const):
+        return op.MatMul(x, w)
+
+    def rewrite(op, m):
+        nine = ir.array(m.w).flat[0] == 9
+        return NINE if nine else op.domain("com.microsoft").FusedMatMul(m.x, m.w, alpha=1.0)
+
+    cases = [Case("plain", x=f32["N", 4], w=f32[4, 4])]
+'''
+
+
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine: str) -> tuple[ir.Model, Registry]:
+    """Four layers that a LOSSY rule makes much faster, wrongly so at the second."""
+    monkeypatch.setitem(SPEED, "FusedMatMul", 8.0)
+    (tmp_path / "planted.py").write_text(PLANTED.replace("NINE", nine))
+    m = model()
+    w = ir.array(m.graph.initializers["w1"]).copy()
+    w[0, 0] = 9
+    m.graph.initializers["w1"].const_value = ir.Tensor(w, name="w1")
+    return m, registry([tmp_path / "planted.py"])
+
+
+def test_the_layer_that_breaks_the_budget_stays_float_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of the rule's errors, so that the order of layers says nothing: h3 and h4 come after h2."""
+    m, rules = planted(tmp_path, monkeypatch, 'op.domain("com.microsoft").FusedMatMul(m.x, m.w, alpha=-1.0)')
+    plan, _ = searched(m, tmp_path, rules=rules)
+    assert {node for rule, node in plan.kept() if rule == "flip-linear"} == {"h1", "h3", "h4"}
+    assert "with it the budget is exceeded" in plan.sites["flip-linear", "h2"].why
+
+
+def test_a_layer_that_was_skipped_is_no_site() -> None:
+    ctx = Context(target=TARGET, skip=frozenset({"int8-linear@h2", "int4-block-linear"}))
+    asking = SimpleNamespace(rules=registry(), target=TARGET, quantize="auto", keep_float=(), ctx=ctx)
+    found = quantize.sites(asking, model())  # type: ignore[arg-type]
+    assert found["int8"] == [("int8-linear", f"h{i}") for i in (1, 3, 4)]
+    assert not found.get("int4-block")
 
 
 def test_with_data_the_channel_is_smoothed(tmp_path: Path) -> None:
@@ -327,3 +377,14 @@ def test_a_weight_that_two_layers_read_is_rounded_to_the_nearest() -> None:
     feeds = [{"x": random.normal(size=(200, WIDTH)).astype(np.float32), "r": FAR[:1]} for _ in range(3)]
     made = least_squares(m, ["h1", "h2", "h3"], feeds, lambda feed, values: dict(values), TARGET, 1)
     assert "w0" not in made
+
+
+def test_a_lossy_site_that_the_runtime_refuses_is_taken_back_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = "op.Add(op.MatMul(m.x, m.w), op.Gather(op.constant(np.ones(3, np.float32)), op.constant(np.array(9))))"
+    m, _ = planted(tmp_path, monkeypatch, bad)
+    storage.save(m, tmp_path / "source.onnx")
+    (tmp_path / "planted.py").write_text("import numpy as np\n" + (tmp_path / "planted.py").read_text())
+    monkeypatch.setattr(search, "PAIR_SECONDS", 0.01)
+    settings = Settings(level=3, rules=[str(tmp_path / "planted.py")], measure=False, seconds=600, dims={"B": 2})
+    made = compile(tmp_path / "source.onnx", tmp_path / "out.onnx", settings)
+    assert [(t["rule"], t["node"]) for t in made.taken_back] == [("flip-linear", "h2")]
