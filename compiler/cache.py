@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from . import targets
-from .errors import OlcError
+from .errors import BadInput, OlcError
 from .evaluation import data as data_files
 from .report import Report
 from .session import sidecar
@@ -35,7 +35,7 @@ from .session import sidecar
 MOST_BYTES = 4 << 30
 LAYOUT = 1
 PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy", "ml-dtypes", "onnxsim", "onnx-graphsurgeon")
-_BROKEN = (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError, AttributeError,
+_BROKEN = (BadInput, OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError, AttributeError,
            NotImplementedError, RuntimeError)  # fmt: skip
 """What reading and parsing an archive of any content may raise."""
 

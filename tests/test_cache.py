@@ -38,13 +38,13 @@ def model(tmp_path: Path) -> Path:
 def compiles(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The sources that were really compiled."""
     seen: list[Path] = []
-    run = driver._Compile.run
+    run = driver.Job.run
 
     def counted(self: Any) -> Any:
         seen.append(self.source)
         return run(self)
 
-    monkeypatch.setattr(driver._Compile, "run", counted)
+    monkeypatch.setattr(driver.Job, "run", counted)
     return seen
 
 

@@ -30,6 +30,9 @@ Site = tuple[str, str]
 LISTENING = 0.1
 """The part of the search's time that may be spent on how much of each layer's error arrives at the outputs."""
 
+UNKNOWN = 1.0
+"""Error of a layer of which there is no estimate: all of its output, so that it is among the first to go."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -136,7 +139,7 @@ class Part:
             taken = dict.fromkeys(nodes) | {site[1]: site for site in won.sites}
             bound = sum(o.time for node, what in taken.items() for o in options[node] if o.what == what)
             high = next((k for k in range(high) if sum(o.time for o in after(start, steps, k).values()) >= bound), high)
-        told = [sum(o.error for o in after(start, steps, k).values() if o.error < float("inf")) for k in range(len(steps) + 1)]
+        told = [sum(o.error for o in after(start, steps, k).values()) for k in range(len(steps) + 1)]
         allowed = 0.0 if s.budget.cosine is None else 1 - s.budget.cosine
         room, guesses = allowed, 0 if s.budget.cosine is None else 2
         while high - low > max(1, len(steps) // 32) and s.time_left("more mixtures of schemes were"):
@@ -155,7 +158,7 @@ class Part:
             if fits is not None:
                 s.drop(fits[0])
             high, fits = middle, (candidate, chosen)
-        unknown = any(o.error == float("inf") for o in start.values())
+        unknown = any(o.what is not None and o.what not in self.errors for o in start.values())
         if fits is not None and unknown and low > 0 and s.time_left("a mixture without what breaks the budget was"):
             # Where nothing is known of errors the order says nothing: what comes before the step that helps need not go.
             alone = sorted(o.what for o in (start | dict(steps[low:high])).values() if o.what is not None)
@@ -195,9 +198,9 @@ class Part:
             left = 1 - (1 - 1 / ratio) * total / wholes[scheme] if wholes[scheme] else 1.0
             for site in self.found[scheme]:
                 own = found[site[1]]
-                error = self.errors.get(site, float("inf")) * arriving[site[1]]
-                own.append(Option(site, left * own[0].time, error))
-                self.arrived[site] = error
+                if site in self.errors:
+                    self.arrived[site] = self.errors[site] * arriving[site[1]]
+                own.append(Option(site, left * own[0].time, self.arrived.get(site, UNKNOWN)))
         return found
 
     def counted(self, chosen: Sequence[Site]) -> str:

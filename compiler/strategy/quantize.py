@@ -207,7 +207,7 @@ class _Job:
             first, won, few, candidate = self.joined(*self.split)
         for part in reversed(self.parts):
             s.errors |= part.errors
-            s.arrived |= {site: e for site, e in part.arrived.items() if e < float("inf")}
+            s.arrived |= part.arrived
         if won is None or candidate is None:
             return first.choices(None), None, self.best
         s.smooth = won.smooth
