@@ -14,7 +14,8 @@ from .compile import command as compiling
 if TYPE_CHECKING:
     from ..bisect import Finding
 
-OTHER = ("model", "output", "no_evaluate", "verify_each", "as_json", "quiet")
+OTHER = ("models", "output", "no_evaluate", "verify_each", "workers", "no_cache", "html", "markdown", "provenance", "bom",
+         "as_json", "quiet")  # fmt: skip
 """Parameters of ``olc compile`` that are not taken over."""
 
 

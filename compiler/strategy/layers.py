@@ -61,6 +61,7 @@ def errors(
     nodes = {ir.site(n): n for n in model.graph}
     wanted = [s for s in sites if s[1] in (layers if s[0] in ESTIMATES else nodes)]
     around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES}
+    wanted = [s for s in wanted if s not in around or around[s]]  # of others nothing is known
     total = {s: _weight_error(nodes[s[1]]) if s in around else 0.0 for s in wanted}
     reads = [name for s in wanted for name in (around[s] if s in around else [layers[s[1]].x.name or ""])]
     fed = feeds[:MAX_FEEDS]
