@@ -63,10 +63,12 @@ def report(hostile: str = "", **changes: Any) -> Report:
         },
         "evaluation": {
             "a": facts, "b": {**facts, "bytes": 500, "peak_bytes": 4000}, "inputs": {}, "samples": 8,
-            "within": False, "equal": False, "threads": None, "seed": 1, "problems": [f"memory was not measured{x}"], "verdict": "",
+            "within": False, "equal": False, "threads": None, "seed": 1, "verdict": "",
+            "problems": [f"memory was not measured{x}"],
             "outputs": [output, {**output, "name": "broken", "problem": f"another shape{x}", "cosine_min": None}],
             "paired": {"ratio": 2.0, "low": 1.8, "high": 2.2, "cpu_ratio": 1.9, "verdict": "faster", "pairs": 50, "runs": 1,
-                       "a": side, "b": {**side, "median": 0.002}, "seconds": 2.0, "seed": 1, "text": "faster: 2.00 times the speed"},
+                       "a": side, "b": {**side, "median": 0.002}, "seconds": 2.0, "seed": 1,
+                       "text": "faster: 2.00 times the speed"},
         },
         "executed": {
             "source": [{"operator": f"MatMul{x}", "count": 9, "microseconds": 900.0}],
