@@ -72,7 +72,7 @@ def _body(
                 v.replace_all_uses_with(twin)
                 outputs = [twin if o is v else o for o in outputs]
                 continue
-            graph.initializers.pop(v.name)
+            graph.initializers.pop(v.name or "")
             v.name = names.value(f"{v.name}_{suffix}")
             outer.initializers[v.name] = v
         for inner in ir.all_graphs(model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +27,9 @@ class Part:
     rules: Counter[str] = field(default_factory=Counter)
     rewrites: list[dict[str, Any]] = field(default_factory=list)
 
-    def same_as(self, other: Part) -> bool:
-        """Was the same done, wherever it was done?"""
-        mine, its = ((p.name, p.before, p.after, p.rules) for p in (self, other))
-        return mine == its
+    def done(self) -> Hashable:
+        """What was done, wherever it was done: equal for parts that were rewritten alike."""
+        return self.name, *(frozenset(c.items()) for c in (self.before, self.after, self.rules))
 
 
 @dataclass
@@ -74,15 +73,10 @@ def blocks(report: Report) -> list[Block]:
     for n in report.changes.get("added", []):
         part(n).after[n["op"]] += 1
     ordered = [(path, [found[path][rest] for rest in sorted(found[path], key=_natural)]) for path in sorted(found, key=_natural)]
-    alike: dict[str, list[tuple[list[str], list[Part]]]] = {}
+    alike: dict[Hashable, list[tuple[str, list[Part]]]] = {}
     for path, parts in ordered:
-        kinds = alike.setdefault(_kind(path), [])
-        paths = next((p for p, seen in kinds if _same(seen, parts)), None)
-        if paths is None:
-            kinds.append(([path], parts))
-        else:
-            paths.append(path)
-    return [Block(_title(paths), len(paths), parts) for kinds in alike.values() for paths, parts in kinds]
+        alike.setdefault((_kind(path), *(p.done() for p in parts)), []).append((path, parts))
+    return [Block(_title([path for path, _ in same]), len(same), same[0][1]) for same in alike.values()]
 
 
 def _split(module: str) -> tuple[str, str]:
@@ -96,10 +90,6 @@ def _kind(path: str) -> str:
     head, _, last = path.rpartition(".")
     index = _INDEX.fullmatch(last)
     return path if index is None else f"{head}.{index[1]}#"
-
-
-def _same(a: list[Part], b: list[Part]) -> bool:
-    return len(a) == len(b) and all(p.same_as(q) for p, q in zip(a, b, strict=True))
 
 
 def _title(paths: list[str]) -> str:

@@ -44,7 +44,7 @@ class Budget:
                 found[name] = -1.0
             if name not in ("cosine", "top1") or not 0 <= found[name] <= 1:
                 raise ValueError(f"{part!r} is not cosine>=BOUND or top1>=BOUND with a bound from 0 to 1")
-        return cls(**found)
+        return cls(found.get("cosine", cls.cosine), found.get("top1", cls.top1))
 
     def for_choosing(self) -> Budget:
         """The bounds while choosing, a little inside these: the inputs that judge afterwards are others."""

@@ -63,13 +63,13 @@ def sensitivities(
     reference = keep(feed, {name: clean[name] for name in given})
     random = np.random.default_rng(0)
     found: dict[str, float] = {}
-    for node, (name, noise) in names.items():
+    for site, (name, drawn_as) in names.items():
         if not more():
             break
         size = np.sqrt(np.square(clean[name], dtype=np.float64).mean() * NOISE)
         drawn = random.standard_normal(clean[name].shape, np.float32) * np.float32(size)
-        moved = keep(feed, run(opened, silent | {noise: drawn}, given))
+        moved = keep(feed, run(opened, silent | {drawn_as: drawn}, given))
         arrived = Budget.error(compare(reference, moved)) / NOISE
-        found[node] = max(arrived, OWN) if name in given else arrived
+        found[site] = max(arrived, OWN) if name in given else arrived
     middle = float(np.median([*found.values()])) if found else 1.0
     return {node: found.get(node, middle) for node in nodes}
