@@ -41,6 +41,7 @@ def reads(node: Node) -> Iterator[Value]:
     for body in ir.subgraphs(node):
         for n in body:
             yield from reads(n)
+        yield from body.outputs
 
 
 def _wider(region: set[Node]) -> set[Node]:
