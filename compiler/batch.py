@@ -106,6 +106,7 @@ def _listen(said: Any, units: Sequence[Unit], say: Say) -> None:
 
 _place: turns.Turns
 _queue: Any
+_ending = False
 
 
 def _enter(place: turns.Turns, said: Any) -> None:
@@ -118,9 +119,13 @@ def _enter(place: turns.Turns, said: Any) -> None:
 
 
 def _leave(number: int, frame: Any) -> None:
+    global _ending
+    _ending = True
     raise SystemExit(130)
 
 
 def _work(number: int, unit: Unit) -> Report | OlcError:
+    if _ending:  # the pool goes on to what it had handed out before, which nobody can call back
+        raise SystemExit(130)
     with _place.working():
         return _one(unit, lambda text: _queue.put((number, text)))

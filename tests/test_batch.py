@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from olc import batch
 from olc.batch import Unit, run
 from olc.cli import main
 from olc.driver import Settings
@@ -174,6 +175,19 @@ def test_where_several_go_must_be_clear(models: list[str], tmp_path: Path, capsy
     assert "both" in capsys.readouterr().err
     assert main(["compile", *models, "--plan", "p.toml"]) == 2
     assert main(["compile"]) == 2
+
+
+def test_a_worker_that_was_told_to_end_takes_no_more_work(
+    models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_ending", False, raising=False)
+    monkeypatch.setattr(batch, "_place", turns.Turns(threading, 1), raising=False)  # type: ignore[arg-type]
+    with pytest.raises(SystemExit):
+        batch._leave(signal.SIGTERM, None)
+    (unit,) = units(models[:1], tmp_path / "out")
+    with pytest.raises(SystemExit):
+        batch._work(0, unit)
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to handle")

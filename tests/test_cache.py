@@ -198,6 +198,11 @@ def test_a_rule_file_counts_by_its_content(root: Path, model: Path, tmp_path: Pa
     assert key(model, settings) != first
 
 
+@pytest.mark.parametrize(("metric", "kept"), [("top1", True), ("mine:score", False), ("wer=mine:decode", False)])
+def test_a_metric_of_the_users_own_code_is_measured_each_time(metric: str, kept: bool, root: Path, model: Path) -> None:
+    assert (cache.entry(model, Path("m.onnx"), replace(QUICK, metrics=(metric,))) is not None) == kept
+
+
 def test_external_data_counts(root: Path, model: Path) -> None:
     _put_weights_outside(model)
     first = key(model)
