@@ -638,13 +638,16 @@ def _slower(evaluation: Evaluation | None) -> bool:
 def _described(path: Path, name: str) -> dict[str, Any]:
     """A model file as the report names it, external data counted in; ``files`` are the two apart, where there is such data."""
     files = [path, *external_files(path)]
-    whole, parts = hashlib.sha256(), []
+    whole, total = hashlib.sha256(), 0
+    parts: list[dict[str, Any]] = []
     for file in files:
         digest = hashlib.sha256()
         with open(file, "rb") as f:
             while block := f.read(1 << 22):
                 digest.update(block)
                 whole.update(block)
-        parts.append({"path": name if file is path else file.name, "sha256": digest.hexdigest(), "bytes": file.stat().st_size})
-    found = {"path": name, "sha256": whole.hexdigest(), "bytes": sum(p["bytes"] for p in parts)}
+        size = file.stat().st_size
+        total += size
+        parts.append({"path": name if file is path else file.name, "sha256": digest.hexdigest(), "bytes": size})
+    found = {"path": name, "sha256": whole.hexdigest(), "bytes": total}
     return found if len(parts) == 1 else {**found, "files": parts}

@@ -248,7 +248,27 @@ def _foreign(raw: bytes) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("spoil", [_truncated, _flipped, _foreign, lambda raw: b"", lambda raw: b"PK\x05\x06" + bytes(18)])
+def _with_headers(raw: bytes, offset: int, value: int) -> bytes:
+    """A number of all headers changed: ``offset`` as in the header of a member, two more in that of the directory."""
+    made = bytearray(raw)
+    for signature, start in ((b"PK\x03\x04", offset), (b"PK\x01\x02", offset + 2)):
+        at = raw.find(signature)
+        while at >= 0:
+            made[at + start] = value
+            at = raw.find(signature, at + 4)
+    return bytes(made)
+
+
+def _encrypted(raw: bytes) -> bytes:
+    return _with_headers(raw, 6, 1)
+
+
+def _packed_otherwise(raw: bytes) -> bytes:
+    return _with_headers(raw, 8, 99)
+
+
+@pytest.mark.parametrize("spoil", [_truncated, _flipped, _foreign, _encrypted, _packed_otherwise,
+                                   lambda raw: b"", lambda raw: b"PK\x05\x06" + bytes(18)])  # fmt: skip
 def test_a_corrupt_entry_is_ignored_and_written_again(
     spoil: Callable[[bytes], bytes], root: Path, model: Path, tmp_path: Path, compiles: list[Path]
 ) -> None:

@@ -12,6 +12,7 @@ Every engine comes back to the context before each run, so that all have the sam
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ class OrtArrays(Engine):
         return dict(zip(self.names, self.found, strict=True))
 
 
-class Text(Engine):
-    """A decoder that is fed tokens; subclasses fill ``begin`` (from an empty cache), ``back`` and ``append``."""
+class Text(Engine, ABC):
+    """A decoder that is fed tokens."""
 
     def __init__(self) -> None:
         self.sample: Sample | None = None
@@ -89,18 +90,20 @@ class Text(Engine):
     def outputs(self) -> Sample:
         return {"logits": np.asarray(self.found, np.float32).reshape(-1, self.found.shape[-1])[-1:]}
 
+    @abstractmethod
     def begin(self) -> None:
-        raise NotImplementedError
+        """Back to an empty cache."""
 
     def keep(self) -> None:
         """Called once the context is in the cache."""
 
+    @abstractmethod
     def back(self) -> None:
-        raise NotImplementedError
+        """Back to the context."""
 
+    @abstractmethod
     def append(self, tokens: np.ndarray, length: int) -> Any:
         """Run on new tokens [1, new], which make the cache that long; the logits."""
-        raise NotImplementedError
 
 
 class OrtText(Text):

@@ -43,7 +43,7 @@ def bom(report: Report) -> str:
     else:
         data["metadata"]["timestamp"] = when.isoformat()
     # The library has no class for the model card; its schema does, and the tests hold the whole against that.
-    datasets = [c.bom_ref.value for c in others if c.type == ComponentType.DATA]
+    datasets = [c.bom_ref.value or "" for c in others if c.type == ComponentType.DATA]
     data["metadata"]["component"]["modelCard"] = _card(report, datasets)
     return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 

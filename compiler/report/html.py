@@ -102,9 +102,10 @@ def kept(report: Report, plan: Plan | None) -> tuple[list[str], list[str]]:
     return stands, back
 
 
-def facts(report: Report) -> list[tuple[str, str, str, str]]:
+def facts(report: Report) -> list[tuple[str, ...]]:
     """Rows of the summary: what, source, artifact, by how much."""
-    e, rows = report.evaluation, []
+    e = report.evaluation
+    rows: list[tuple[str, ...]] = []
     if e is not None and e["paired"] is not None:
         a, b = (e["paired"][s]["median"] for s in "ab")
         rows.append(("time of a run", numbers.duration(a), numbers.duration(b), numbers.change(a, b)))
