@@ -159,14 +159,17 @@ class Part:
                 s.drop(fits[0])
             high, fits = middle, (candidate, chosen)
         unknown = any(o.what is not None and o.what not in self.errors for o in start.values())
-        if fits is not None and unknown and low > 0 and s.time_left("a mixture without what breaks the budget was"):
+        if unknown and low > 0 and s.time_left("a mixture without what breaks the budget was"):
             # Where nothing is known of errors the order says nothing: what comes before the step that helps need not go.
+            # That step may be the one that was not built because everything up to it is no faster than the winner.
             alone = sorted(o.what for o in (start | dict(steps[low:high])).values() if o.what is not None)
             s.say(f"trying {self.counted(alone)}{self.what}")
             candidate = self.build(alone, self.smooth)
+            lost: Candidate | None = candidate
             if s.breach(candidate.session, s.differences(candidate.session, self.samples)) is None:
-                candidate, fits = fits[0], (candidate, alone)
-            s.drop(candidate)
+                lost, fits = None if fits is None else fits[0], (candidate, alone)
+            if lost is not None:
+                s.drop(lost)
         if fits is None:
             return
         tried, _ = self.judge("mix", *fits, self.smooth, self.counted(fits[1]))

@@ -67,6 +67,12 @@ FAR[7] = 300
 FEEDS = [{"x": np.random.default_rng(i).normal(size=(40, WIDTH)).astype(np.float32), "r": FAR} for i in range(3)]
 
 
+@pytest.fixture(autouse=True)
+def profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer takes the same time."""
+    monkeypatch.setattr("olc.strategy.part.node_times", lambda *_: {f"h{i + 1}": 1.0 for i in range(LAYERS)})
+
+
 class Bench(search.Search):
     """A search whose clock is a table."""
 
@@ -224,8 +230,12 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine: str) -> tuple
     return m, registry([tmp_path / "planted.py"])
 
 
-def test_the_layer_that_breaks_the_budget_stays_float_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is known of the rule's errors, so that the order of layers says nothing: h3 and h4 come after h2."""
+@pytest.mark.parametrize("slowest", [f"h{i + 1}" for i in range(LAYERS)])
+def test_the_layer_that_breaks_the_budget_stays_float_alone(
+    slowest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is known of the rule's errors, so that layers go by their time, the slowest last; h2 has to go."""
+    monkeypatch.setattr("olc.strategy.part.node_times", lambda *_: {f"h{i + 1}": i + 1.0 for i in range(LAYERS)} | {slowest: 9.0})
     m, rules = planted(tmp_path, monkeypatch, 'op.domain("com.microsoft").FusedMatMul(m.x, m.w, alpha=-1.0)')
     plan, _ = searched(m, tmp_path, rules=rules)
     assert {node for rule, node in plan.kept() if rule == "flip-linear"} == {"h1", "h3", "h4"}
