@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from . import cache
-from .driver import Settings, compile
+from .driver import compile
 from .errors import OlcError
 from .evaluation import turns
 from .report import Report
+from .settings import Settings
 
 Say = Callable[[str], None]
 Found = tuple[int, Report | OlcError]

@@ -19,16 +19,17 @@ from . import ir, storage
 from .analysis import dims as dim
 from .analysis import shapes
 from .culprits import Check, Culprit, Judge, Limits, Slower, around, find
-from .driver import Job, Settings
 from .errors import BadInput, OlcError, OutputError
 from .evaluation import data as data_files
 from .evaluation import inputs as sample_inputs
 from .evaluation import process
 from .files import write_text
 from .ir import Model
+from .job import Job
 from .matching import Match
 from .rewriter import why
 from .session import SessionOptions
+from .settings import Settings
 from .strategy.plan import Plan
 from .strategy.search import CandidateFailed
 

@@ -15,10 +15,10 @@ import pytest
 from olc import batch
 from olc.batch import Unit, run
 from olc.cli import main
-from olc.driver import Settings
 from olc.errors import BadInput, OlcError, Unsupported
 from olc.evaluation import turns
 from olc.report import Report
+from olc.settings import Settings
 
 from tests.checking import save
 

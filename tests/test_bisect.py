@@ -22,12 +22,13 @@ from olc import ir
 from olc.bisect import bisect
 from olc.cli import main
 from olc.culprits import GOOD, Limits, Trials, Verdict, find
-from olc.driver import Settings, compile
+from olc.driver import compile
 from olc.errors import BadInput, OlcError, OutputError
 from olc.evaluation import process
 from olc.passes import Context, cse
 from olc.pipeline import Options, Result, optimize
 from olc.session import run, session
+from olc.settings import Settings
 
 RULE = '''
 import numpy as np
@@ -314,7 +315,7 @@ def test_a_pass_that_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_compile_gives_up_with_code_5_and_says_what_is_at_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("olc.driver.MOST_TAKEN_BACK", 0)
+    monkeypatch.setattr("olc.job.MOST_TAKEN_BACK", 0)
     planted = rules(tmp_path, SIN)
     assert main(["compile", str(chain(tmp_path)), "--rules", planted, "-o", str(tmp_path / "out.onnx"), "-q"]) == 5
     assert "differs from the source" in capsys.readouterr().err

@@ -14,7 +14,9 @@ import numpy as np
 import onnx
 import pytest
 from olc import cache, driver
-from olc.driver import Settings
+from olc.job import Job
+from olc.settings import Settings
+from olc.strategy.budget import Budget
 from olc.strategy.plan import Plan
 
 from tests.checking import save
@@ -38,13 +40,13 @@ def model(tmp_path: Path) -> Path:
 def compiles(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The sources that were really compiled."""
     seen: list[Path] = []
-    run = driver.Job.run
+    run = Job.run
 
     def counted(self: Any) -> Any:
         seen.append(self.source)
         return run(self)
 
-    monkeypatch.setattr(driver.Job, "run", counted)
+    monkeypatch.setattr(Job, "run", counted)
     return seen
 
 
@@ -129,7 +131,7 @@ def _put_weights_outside(model: Path) -> None:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "level": {"level": 1}, "dims": {"dims": {"batch": 3}}, "skip": {"skip": frozenset({"erf-gelu"})}, "seed": {"seed": 1},
-    "measure": {"measure": True}, "threads": {"threads": 1}, "budget": {"budget": driver.Budget(cosine=0.5)},
+    "measure": {"measure": True}, "threads": {"threads": 1}, "budget": {"budget": Budget(cosine=0.5)},
     "plan": {"plan": Plan("onnxruntime-cpu", 2)}, "strict": {"unassumed": frozenset({"finite-scores"})},
 }  # fmt: skip
 

@@ -28,6 +28,8 @@ ORDER = [
     {"targets", "evaluation"},
     {"pipeline"},
     {"strategy", "summary", "fusions", "soundness", "rulepage", "report", "culprits"},
+    {"settings"},
+    {"job"},
     {"driver", "cache"},
     {"batch", "bisect"},
     {"check"},

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 from .. import targets
 from ..assumptions import ASSUMPTIONS
-from ..driver import Settings
 from ..errors import BadInput
 from ..fusions import KINDS as FUSIONS
+from ..settings import Settings
 from ..strategy.budget import Budget
 
 NAME = "olc.toml"

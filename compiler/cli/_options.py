@@ -145,8 +145,8 @@ def check_metrics(options: dict[str, Any]) -> None:
 
 
 def frozen(options: dict[str, Any], **others: Any) -> Any:
-    """``driver.Settings`` from a command's options, those that it has."""
-    from ..driver import Settings
+    """``Settings`` from a command's options, those that it has."""
+    from ..settings import Settings
 
     values = {k: v for k, v in {**options, **others}.items() if k != "max_drop" or v is not None}
     check_metrics(options)

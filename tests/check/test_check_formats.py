@@ -19,8 +19,8 @@ from olc.check.budgets import CODES
 from olc.check.config import _BUDGET, Budgets, Config, Job
 from olc.check.gate import Outcome, Result
 from olc.cli import main
-from olc.driver import Settings
 from olc.errors import BadInput
+from olc.settings import Settings
 
 from tests.checking import WEIRD, repository, save
 

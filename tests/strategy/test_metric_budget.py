@@ -9,12 +9,13 @@ import numpy as np
 import olc
 import onnx
 import pytest
-from olc import driver
 from olc.cli import main
 from olc.errors import BadInput, VerificationFailed
 from olc.evaluation import evaluate as evaluation
 from olc.evaluation.latency import Paired, Side
 from olc.evaluation.metrics import Drop
+from olc.job import Job
+from olc.settings import Settings
 from olc.strategy import search
 from olc.strategy.budget import MARGIN, Budget
 
@@ -125,8 +126,8 @@ def test_choosing_has_a_margin() -> None:
 def test_metrics_hold_below_o3_too(model: Path) -> None:
     report = olc.compile("m.onnx", "out.onnx", level=2, data=f"{model.name}:samples", metrics=("top1",), measure=False)
     assert report.metrics[0]["value"] == 1.0
-    settings = driver.Settings(data=f"{model.name}:samples", metrics=("top1",))
-    broken = driver.Job("m.onnx", Path("x.onnx"), settings, Path(), print)
+    settings = Settings(data=f"{model.name}:samples", metrics=("top1",))
+    broken = Job("m.onnx", Path("x.onnx"), settings, Path(), print)
     broken.load()
     opened = onnx.load("m.onnx")
     opened.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(-np.load("w.npy"), "w"))

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from olc import ir, storage, targets
 from olc.analysis import shapes
-from olc.driver import Settings, compile
+from olc.driver import compile
 from olc.evaluation.latency import Paired, Side
 from olc.passes import Context
 from olc.pipeline import Options, optimize
@@ -19,6 +19,7 @@ from olc.quantization import Observed, emulate, quantize_linear_weight
 from olc.quantization.facts import note
 from olc.rules import Registry, registry
 from olc.session import run, session
+from olc.settings import Settings
 from olc.strategy import layers, quantize, search
 from olc.strategy.budget import Budget
 from olc.strategy.calibrate import calibrate
