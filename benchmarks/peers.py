@@ -35,6 +35,7 @@ from olc.evaluation.latency import Rounds, interleaved
 from olc.session import SessionOptions, native_options, prepared, run, session, shorten
 
 import models
+from benchmarks._named import chosen
 from models import corpus
 
 #: Seconds that a candidate may take to make its file.
@@ -334,18 +335,6 @@ def sourced(stem: str, folder: Path) -> Path:
     return variant.files[role].build()
 
 
-def chosen(names: Sequence[str]) -> list[Case]:
-    """The cases whose names begin with one of ``names``; all where there are none.
-
-    Raises:
-        ValueError: a name that begins none of them.
-    """
-    for name in names:
-        if not any(c.stem.startswith(name) for c in CASES):
-            raise ValueError(f"no model is called {name!r}; there are: {', '.join(c.stem for c in CASES)}")
-    return [c for c in CASES if not names or c.stem.startswith(tuple(names))]
-
-
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables. ``arguments`` are those of the command line, after ``peers``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks peers")
@@ -353,10 +342,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="timing per model and size [30], but at least "
                         f"{latency.MIN_ROUNDS} rounds")  # fmt: skip
     given = parser.parse_args(arguments)
-    try:
-        cases = chosen(given.models)
-    except ValueError as error:
-        parser.error(str(error))
+    cases = chosen(parser, given.models, CASES, lambda c: c.stem)
     print("float32, one thread; speed: times that of plain ONNX Runtime on the source")
     lost: list[str] = []
     count = absent = 0

@@ -33,6 +33,7 @@ from olc.evaluation.padding import as_it_is, without_padding
 from olc.files import write_text
 from olc.frontend import load
 
+from benchmarks._named import chosen
 from benchmarks._quantized import environments
 from benchmarks._quantized.children import Child, Failed, Meter
 from benchmarks._quantized.engines import ROOM, OrtText, feeds
@@ -355,18 +356,6 @@ def verdict(found: Table) -> str:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def chosen(names: Sequence[str]) -> list[Row]:
-    """The rows whose names begin with one of ``names``; all where there are none.
-
-    Raises:
-        ValueError: a name that begins none of them.
-    """
-    for name in names:
-        if not any(row.name.startswith(name) for row in ROWS):
-            raise ValueError(f"no row is called {name!r}; there are: {', '.join(row.name for row in ROWS)}")
-    return [row for row in ROWS if not names or row.name.startswith(tuple(names))]
-
-
 def to_dict(found: Table) -> dict[str, Any]:
     lines = [
         {"name": line.name, "versions": line.versions, "made_s": line.made_s, "cosine": line.cosine, "top1": line.top1,
@@ -388,10 +377,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--only", nargs="+", metavar="WORD", default=[], help="only candidates with one of these in their names")
     parser.add_argument("--json", metavar="FILE", help="write everything that was found to FILE, after each row")
     given = parser.parse_args(arguments)
-    try:
-        rows = chosen(given.rows)
-    except ValueError as error:
-        parser.error(str(error))
+    rows = chosen(parser, given.rows, ROWS, lambda row: row.name)
     threads = given.threads or len(os.sched_getaffinity(0))
     np.seterr(all="ignore")  # calibration of peers divides by ranges of 0
     print(f"{threads} thread{'s' if threads > 1 else ''}; speed: times that of plain ONNX Runtime on the source")

@@ -8,7 +8,7 @@ on the samples that choose for olc too. All sessions of a table are live at once
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +27,7 @@ from olc.strategy.budget import Budget
 
 import models
 import models.feeds
+from benchmarks._named import chosen
 
 CASES = {
     "minilm-l6_dynamo_op18": 0.99, "efficientnet-lite0_dynamo_op18": 0.98, "ppocrv4-rec": 0.95,
@@ -88,17 +89,15 @@ def table(stem: str, cosine: float, folder: Path) -> None:
     print(f"  rounded by olc: {kept} sites; front: " + "; ".join(f"{f['speed']:.2f} at {f['error']:.2g}" for f in report.front))
 
 
-def main(names: Sequence[str] = ()) -> None:
-    unknown = [n for n in names if not any(stem.startswith(n) for stem in CASES)]
-    if unknown:
-        sys.exit(f"no model is called {unknown[0]!r}; there are: {', '.join(CASES)}")
+def main(arguments: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks rounding")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="beginning of a file's name; all where none is given")
+    stems = chosen(parser, parser.parse_args(arguments).models, CASES, str)
     np.seterr(all="ignore")  # the peers' calibration divides by ranges of 0
-    for stem, cosine in CASES.items():
-        if names and not stem.startswith(tuple(names)):
-            continue
-        print(f"{stem}, olc within cosine {cosine}", flush=True)
+    for stem in stems:
+        print(f"{stem}, olc within cosine {CASES[stem]}", flush=True)
         try:
             with tempfile.TemporaryDirectory(prefix="olc-rounding-") as folder:
-                table(stem, cosine, Path(folder))
+                table(stem, CASES[stem], Path(folder))
         except OlcError as e:
             print(f"  FAILED: {e}", flush=True)

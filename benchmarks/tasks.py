@@ -34,6 +34,7 @@ from olc.session import run, session
 from olc.strategy.budget import Budget
 
 import models
+from benchmarks._named import chosen
 from models import audio, images, labelled
 from models.errors import ModelsError
 from models.recipe import Feed
@@ -289,12 +290,10 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks tasks")
     parser.add_argument("model", nargs="*", help="beginning of a model's name; all if none")
     parser.add_argument("--seconds", type=float, default=120.0, help="wall time for each search of -O3")
-    chosen = parser.parse_args(arguments)
-    cases = [c for c in CASES if not chosen.model or any(c.name.startswith(m) for m in chosen.model)]
-    if not cases:
-        parser.error(f"no model begins so; there are: {', '.join(c.name for c in CASES)}")
+    given = parser.parse_args(arguments)
+    cases = chosen(parser, given.model, CASES, lambda c: c.name)
     for case in cases:
         try:
-            table(case(), chosen.seconds)
+            table(case(), given.seconds)
         except ModelsError as error:  # no apt, or no network: the others may do without
             print(f"{case.name} is left out: {error}", flush=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 import pytest
 from olc.evaluation.latency import Rounds
 
 from benchmarks.__main__ import split
-from benchmarks.peers import CASES, OLC, Row, Table, behind, chosen, reason
+from benchmarks._named import chosen
+from benchmarks.peers import CASES, OLC, Row, Table, behind, reason
 
 
 def table(**speeds: float | None) -> Table:
@@ -36,11 +39,14 @@ def test_reason_is_the_last_word() -> None:
     assert reason(-11, "") == "killed by SIGSEGV"
 
 
-def test_models_are_chosen_by_the_beginning_of_their_name() -> None:
-    assert chosen([]) == list(CASES)
-    assert {c.stem for c in chosen(["minilm", "keras"])} == {"minilm-l6_dynamo_op18", "minilm-l6_ts_op17", "keras-mlp"}
-    with pytest.raises(ValueError, match="no model is called 'gpt'"):
-        chosen(["gpt"])
+def test_models_are_chosen_by_the_beginning_of_their_name(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    assert chosen(parser, [], CASES, lambda c: c.stem) == list(CASES)
+    found = {c.stem for c in chosen(parser, ["minilm", "keras"], CASES, lambda c: c.stem)}
+    assert found == {"minilm-l6_dynamo_op18", "minilm-l6_ts_op17", "keras-mlp"}
+    with pytest.raises(SystemExit):
+        chosen(parser, ["gpt"], CASES, lambda c: c.stem)
+    assert "none is called 'gpt'; there are: minilm" in capsys.readouterr().err
 
 
 def test_what_follows_a_benchmarks_name_is_for_it() -> None:

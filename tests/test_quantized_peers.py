@@ -17,8 +17,8 @@ from benchmarks._quantized import environments, worker
 from benchmarks._quantized.children import Child, Failed, Meter
 from benchmarks._quantized.engines import ENGINES, Text
 from benchmarks._quantized.makers import MAKERS
-from benchmarks._quantized.rows import ROWS, Row
-from benchmarks.quantized import CANDIDATES, OLC, PLAIN, Candidate, Contest, Line, Place, Table, chosen, table, verdict
+from benchmarks._quantized.rows import Row
+from benchmarks.quantized import CANDIDATES, OLC, PLAIN, Candidate, Contest, Line, Place, Table, table, verdict
 
 SPEEDS = {"source": 0.012, "half": 0.006, "off": 0.004}
 """File -> seconds that a run of it takes, as the made-up child says."""
@@ -210,13 +210,6 @@ def test_every_candidate_has_what_it_names() -> None:
         assert all((candidate.engine, kind) in ENGINES for kind in candidate.kinds)
         for name in candidate.environments:
             assert name is None or (environments.REQUIREMENTS / f"{name}.txt").is_file()
-
-
-def test_rows_are_chosen_by_the_beginning_of_their_name() -> None:
-    assert chosen([]) == list(ROWS)
-    assert [row.name for row in chosen(["minilm"])] == ["minilm-b1", "minilm-b8"]
-    with pytest.raises(ValueError, match="no row is called 'gpt'"):
-        chosen(["gpt"])
 
 
 def test_rounds_compare_as_time_of_the_first_over_the_second() -> None:

@@ -1,0 +1,494 @@
+"""One compile, stage by stage: analysis, strategy, optimisation, evaluation, and the report of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from . import __version__, frontend, storage, targets
+from .assumptions import ASSUMPTIONS
+from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
+from .diff import diff
+from .errors import BadInput, OlcError, Unsupported, VerificationFailed
+from .evaluation import data as data_files
+from .evaluation import executed
+from .evaluation import inputs as sample_inputs
+from .evaluation.evaluate import Evaluation, evaluate, external_files
+from .evaluation.metrics import Metric, Score, Task
+from .evaluation.metrics import load as load_metric
+from .evaluation.numerics import OutputDifference
+from .evaluation.padding import as_it_is, without_padding
+from .fusions import survey
+from .ir import Model
+from .passes import Context
+from .pipeline import Options, Result, optimize
+from .quantization import Observed
+from .quantization.observers import load_ranges, save_ranges
+from .report import Report
+from .rules import Registry, registry
+from .session import SessionOptions, run
+from .settings import Settings
+from .strategy.calibrate import calibrate
+from .strategy.part import Fit
+from .strategy.plan import Choice, Plan
+from .strategy.quantize import STATIC
+from .strategy.rounding import least_squares
+from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
+
+MOST_TAKEN_BACK = 5
+"""Rewrites that a compile takes back because its own check fails, before it gives up."""
+
+PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy")
+
+
+class Job:
+    """One compile, stage by stage; what ``compile``, ``plan`` and ``bisect.py`` are made of."""
+
+    def __init__(self, source: Any, out: Path, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
+        self.source, self.out, self.settings, self.folder, self.say = source, out, settings, folder, say
+        self.target = targets.get(settings.target)
+        self.rules: Registry = registry(settings.rules)
+        self.trials: list[Trial] = []
+        self.layers: list[dict[str, Any]] = []
+        self.weights: dict[str, dict[str, Any]] = {}
+        self.fits: list[Fit] = []
+        self.notes: list[str] = []
+        self.inputs: dict[str, Any] = {}
+        self.feed: dict[str, Any] | None = None
+        self.executed: dict[str, Any] = {}
+        self.facts: dict[str, Observed] = {}
+        self.metrics: list[Metric] = [load_metric(name) for name in settings.metrics]
+        self.judging: Task | None = None
+        self.scores: list[Score] = []
+        if self.metrics and settings.data is None:
+            raise BadInput("a metric needs real inputs", where="--metric", hint="give --data, with labels where it needs some")
+        self.skip = settings.skip
+        self.taken_back: list[dict[str, Any]] = []
+
+    # --- stages ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> Report:
+        s = self.settings
+        self.load()
+        plan = s.plan
+        level = plan.level if plan is not None else s.level
+        if level == 3 and plan is None:
+            plan = self.search()
+        self.say(f"compiling at -O{level}")
+        plan, result, built, evaluation = self.checked(plan, level)
+        while s.evaluate and s.level == 3 and s.plan is None and level > 0 and _slower(evaluation):
+            # The search looked at parts, on other inputs. The whole has the last word, down to the source as it was.
+            assert evaluation is not None
+            assert evaluation.paired is not None
+            lower = 1 if level > 1 else 0
+            self.notes.append(f"in the final check -O{level} was {evaluation.paired.text}; -O{lower} is given instead")
+            plan, level = None, lower
+            self.layers = [{**row, "kept": False, "why": f"-O{lower} is given instead"} for row in self.layers]
+            _, result, built, evaluation = self.checked(None, level)
+        self.profile(result.model, built, plan)
+        return self.report(result, built, plan, level, evaluation)
+
+    def checked(self, plan: Plan | None, level: int) -> tuple[Plan | None, Result, Path, Evaluation | None]:
+        """An artifact that passes its check: what makes it fail is taken back, one thing after the other.
+
+        Raises:
+            OlcError: it fails, and nothing was found that can be taken back.
+        """
+        built = self.folder / self.out.name
+        error = min((f.error for f in self.fits if plan is not None and set(f.sites) == plan.kept()), default=float("inf"))
+        while True:
+            try:
+                result = self.optimize(plan, level)
+                self.save(result.model, plan)
+                return plan, result, built, self.evaluate(built, plan, level) if self.settings.evaluate else None
+            except OlcError as e:
+                wrong = isinstance(e, VerificationFailed)
+                if not wrong and not isinstance(e, Unsupported) and e.where != str(built):
+                    raise
+                if not wrong or plan is None or not plan.kept():
+                    plan = self.take_back(e, plan, level)
+                    continue
+                bare = plan.without_sites("")
+                if self.trials_of(bare, level)(Limits()).verdict.good is False:
+                    self.take_back(e, bare, level)  # it is wrong without what is rounded, too
+                    continue
+                if self.settings.plan is not None:
+                    raise
+                # What chose was inside the budget, what judges is not: the next choice with a smaller error.
+                self.notes.append(f"a choice of layers that was inside the budget was not where it was judged: {e.what}")
+                plan, error = next_best(plan, self.fits, error)
+                self.tell_layers(plan)
+
+    def tell_layers(self, plan: Plan) -> None:
+        """Bring what the report says of layers up to a plan that was changed."""
+        for row in self.layers:
+            sites = plan.sites if not row["body"] else plan.few.sites if plan.few is not None else {}
+            choice = sites.get((row["rule"], row["node"]), Choice(False, "one body is given instead"))
+            row |= {"kept": choice.keep, "why": choice.why, "microseconds": [row["microseconds"][0], None]}
+
+    def trials_of(self, plan: Plan | None, level: int, judge: Judge | None = None) -> Trials:
+        """Candidates of this compile; judged as the artifact is, where no judge is given."""
+        if judge is None and self.settings.evaluate:
+            judge = self.judge(self.sample(self.settings.seed + 1), plan, plan is not None and bool(plan.kept()))
+        return Trials(
+            lambda limits, ctx: self.candidate(plan, level, limits, ctx), self.context,
+            judge if judge is not None else lambda path: GOOD, self.folder / "candidates", self.session_options(plan),
+        )  # fmt: skip
+
+    def judge(self, feeds: Sequence[Mapping[str, Any]], plan: Plan | None, lossy: bool) -> Outputs:
+        """Whether a candidate gives the source's outputs, within what the level promises."""
+        threads = self.settings.threads
+        keep = without_padding(self.model)[1] if lossy else as_it_is
+        options = replace(self.session_options(plan), threads=threads)
+        return Outputs(
+            self.path, feeds, lambda d: self.breach(d, lossy), keep, SessionOptions(threads=threads), options
+        )  # fmt: skip
+
+    def take_back(self, failure: OlcError, plan: Plan | None, level: int, judge: Judge | None = None) -> Plan | None:
+        """Find what makes the artifact fail, and leave it out from here on; the same rule a second time: everywhere. Gives
+        the plan without it.
+
+        Raises:
+            OlcError: the failure, where nothing was found or enough has been taken back.
+        """
+        if len(self.taken_back) == MOST_TAKEN_BACK:
+            raise failure
+        self.say("looking for the rewrite at fault")
+        try:
+            found = find(self.trials_of(plan, level, judge), self.say)
+        except OlcError as e:  # the source itself does not run, say
+            raise failure from e
+        if found is None or found.skip is None or found.between is not None:
+            if found is not None and not isinstance(failure, Unsupported):
+                failure.hint = f"at fault: {found.text}"
+            raise failure
+        again = any(t["rule"] == found.by for t in self.taken_back)
+        everywhere = again or found.number is None
+        self.skip |= {found.by if everywhere else found.skip}
+        why = f"{found.why}{', as at another place before' if again else ''}"
+        self.taken_back.append({"rule": found.by, "node": None if everywhere else found.node, "why": why})
+        where = "everywhere" if everywhere else f"at {found.node!r}"
+        self.notes.append(f"taken back {where}: {found.by} ({why}); olc bisect with the same options shows it in a small model")
+        gone = set() if plan is None else {s for s in plan.kept() if self.skip & {s[0], "@".join(s)}}
+        if plan is not None and gone:
+            plan = replace(plan, sites=plan.sites | {s: Choice(False, f"taken back: {why}") for s in gone})
+            self.tell_layers(plan)
+        return plan
+
+    def load(self) -> None:
+        """Read the source, and put it into a file where it is not one, so that the runtime can open it."""
+        self.say("loading")
+        self.model = frontend.load(self.source)
+        if isinstance(self.source, str | os.PathLike) and str(self.source).endswith((".onnx", ".pb")):
+            self.path = Path(self.source)
+        else:
+            self.path = self.folder / "source" / "model.onnx"
+            self.path.parent.mkdir()
+            storage.save(self.model, self.path)
+        self.described = _described(self.path, self.path.name)
+
+    def sample(self, seed: int) -> list[dict[str, Any]]:
+        """Inputs to run: the user's data, or synthesised ones. Of the data every other sample judges, the rest chooses."""
+        s = self.settings
+        opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
+        if s.data is not None:
+            loaded = data_files.load(s.data, data_files.expected(opened))
+            choosing, judging = (list(islice(part, s.samples)) for part in data_files.split(loaded))
+            self.inputs = {**loaded.to_dict(), "choosing": len(choosing), "judging": len(judging)}
+            if not choosing:
+                self.notes.append("--data holds one sample: it both chose and judged")
+            return choosing if seed == s.seed and choosing else judging
+        made = sample_inputs.plan(self.model, s.dims, seed, lambda feed: run(opened, feed, where=str(self.path)))
+        self.inputs = made.to_dict()
+        return [made.make(i) for i in range(s.samples)]
+
+    def task(self, choosing: bool) -> Task | None:
+        """The metrics on one half of the data, as ``sample`` halves it."""
+        s = self.settings
+        if not self.metrics or s.data is None:
+            return None
+        self.say("measuring the metrics of the source model")
+        opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
+        parts = data_files.split(data_files.load(s.data, data_files.expected(opened)).labelled())
+        chosen = parts[0] if choosing and next(iter(parts[0]), None) is not None else parts[1]
+        return Task(self.metrics, chosen, opened, s.data)
+
+    def search(self) -> Plan:
+        """The plan of -O3. A candidate that fails ends no search: what makes it fail is taken back, and it begins anew."""
+        left = self.settings.seconds
+        while True:
+            start = time.perf_counter()
+            try:
+                found = self.searched(left)
+                return replace(found, notes=(*found.notes, *(n for n in self.notes if n.startswith("taken back"))))
+            except CandidateFailed as e:
+                left = max(1.0, left - (time.perf_counter() - start))  # looking for what is at fault does not count
+                judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=True)
+                self.take_back(e.cause, e.plan, 3, judge)
+
+    def searched(self, seconds: float) -> Plan:
+        s = self.settings
+        self.say("running the source model")
+        feeds = self.sample(s.seed)
+        opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
+        _, keep = without_padding(self.model)
+        reference = [keep(f, run(opened, f, where=str(self.path))) for f in feeds]
+        del opened
+        ctx = self.context()
+        base = self.model.clone()
+        optimize(base, self.options(1), ctx, self.rules)
+        search = Search(
+            base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, seconds,
+            self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
+            self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
+        )  # fmt: skip
+        try:
+            found = search.run(f"sha256:{self.described['sha256']}")
+        finally:
+            self.trials, self.facts, self.weights, self.fits = search.trials, search.facts, search.weights, search.fits
+        self.layers = layers(search, found)
+        return found
+
+    def calibrate(self, model: Model) -> dict[str, Observed]:
+        """What the values of a model range over: from the file of ranges, or on the part of the data that chooses.
+
+        Raises:
+            BadInput: there is neither data nor a file, or the file holds no ranges.
+        """
+        s = self.settings
+        if s.ranges is not None and Path(s.ranges).exists():
+            return load_ranges(s.ranges)
+        if s.data is None:
+            where, what = ("--ranges", "there is no such file") if s.ranges is not None else ("--plan", "it needs calibration")
+            raise BadInput(what, where=s.ranges or where, hint="give --data to calibrate on, or --ranges with a file that exists")
+        opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
+        feeds, _ = data_files.split(data_files.load(s.data, data_files.expected(opened)))
+        del opened
+        found = calibrate(model, feeds, self.target, s.threads, s.calibration)
+        if s.ranges is not None and found:
+            save_ranges(s.ranges, found)
+        return found
+
+    def context(self) -> Context:
+        if self.settings.shared_cache and self.settings.level < 2:
+            raise BadInput("the shared cache is a form of fused attention", where="--shared-cache", hint="give -O2 or -O3")
+        unknown = sorted(self.settings.unassumed - ASSUMPTIONS.keys())
+        if unknown:
+            raise BadInput(f"no assumption is called {unknown[0]!r}", where="--strict", hint=f"one of: {', '.join(ASSUMPTIONS)}")
+        return Context(target=self.target, skip=self.skip, unassumed=self.settings.unassumed)
+
+    def options(self, level: int) -> Options:
+        s = self.settings
+        return Options(
+            level=level, exact=s.exact, simplify=s.simplify, skip=self.skip, stop_after=s.stop_after,
+            verify_each=s.verify_each, shared_cache=s.shared_cache and level >= 2,
+        )  # fmt: skip
+
+    def candidate(self, plan: Plan | None, level: int, limits: Limits, ctx: Context) -> Result:
+        """The source compiled within the limits."""
+        options = self.options(level)
+        stops = [n for n in (options.stop_after, limits.stop_after) if n is not None]
+        options = replace(
+            options, stop_after=min(stops, default=None), halt_after=limits.halt_after, skip=options.skip | limits.skip
+        )
+        if plan is not None:
+            carried = plan.options(r.group for r in self.rules)
+            options = replace(
+                options, level=carried.level, groups=carried.groups, sites=carried.sites, smooth=carried.smooth,
+                few=carried.few, facts=self.known_facts(plan, level), weights=self.weights,
+            )  # fmt: skip
+        return optimize(self.model.clone(), options, ctx, self.rules)
+
+    def optimize(self, plan: Plan | None, level: int) -> Result:
+        result = self.candidate(plan, level, Limits(), self.context())
+        fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None}
+        idle = sorted(plan.kept() - fired) if plan is not None else []
+        if idle:
+            rule, node = idle[0]
+            self.notes.append(f"{len(idle)} places of the plan were not rewritten, the first: {rule} at {node!r} (olc why --at)")
+        return result
+
+    def known_facts(self, plan: Plan, level: int) -> dict[str, Observed]:
+        """What calibration saw; calibrated now where a plan is carried out that rests on it."""
+        s = self.settings
+        kept = plan.kept()
+        rounded = [node for rule, node in kept if rule == "int4-block-linear"] if plan.rounded else []
+        smooth = plan.smooth or (plan.few is not None and plan.few.smooth)
+        if level == 3 and not self.facts and (smooth or rounded or any(rule in STATIC for rule, _ in kept)):
+            self.say("calibrating")
+            carried = plan.options(r.group for r in self.rules)
+            fused = optimize(
+                self.model.clone(), replace(self.options(2), groups=carried.groups), self.context(), self.rules
+            ).model
+            self.facts = self.calibrate(fused)
+            if rounded:
+                if s.data is None:
+                    hint = "give the --data that it was made with"
+                    raise BadInput("the plan rounds weights by least squares", where="--plan", hint=hint)
+                _, keep = without_padding(self.model)
+                feeds = self.sample(s.seed)
+                self.weights = least_squares(fused, rounded, feeds, keep, self.target, s.threads, only=plan.rounded)
+        return self.facts
+
+    def save(self, model: Model, plan: Plan | None) -> Path:
+        built = self.folder / self.out.name
+        storage.save(model, built)
+        return built
+
+    def session_options(self, plan: Plan | None) -> SessionOptions:
+        return plan.session if plan is not None else self.target.session_options()
+
+    def evaluate(self, built: Path, plan: Plan | None, level: int) -> Evaluation:
+        """Compare artifact and source on inputs that did not choose the plan.
+
+        Raises:
+            VerificationFailed: the outputs differ by more than the level promises.
+        """
+        s = self.settings
+        self.say("comparing the artifact with the source")
+        feeds = self.sample(s.seed + 1)
+        measure = s.measure or level == 3
+        lossy = plan is not None and bool(plan.kept())
+        mask, keep = without_padding(self.model) if lossy else (None, as_it_is)
+        if mask is not None:
+            self.notes.append(f"what was rounded is judged at the tokens that {mask!r} keeps")
+        found = evaluate(
+            self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
+            time_s=2.0 if measure else 0.0, measure_memory=measure,
+            options_a=SessionOptions(threads=s.threads), options_b=self.session_options(plan),
+            keep=keep, accept=lambda outputs: self.accept(outputs, lossy, built, plan),
+        )  # fmt: skip
+        self.feed = feeds[0] if measure else None
+        return found
+
+    def accept(self, outputs: Sequence[OutputDifference], lossy: bool, built: Path, plan: Plan | None) -> None:
+        """Raise where outputs differ by more than the level promises, or metrics drop by more than the budget allows."""
+        breach = self.breach(outputs, lossy)
+        if breach is None and self.metrics:
+            if self.judging is None:
+                self.judging = self.task(choosing=False)
+            assert self.judging is not None
+            opened = self.target.session(built, threads=self.settings.threads, options=self.session_options(plan))
+            self.scores = list(self.judging.scores(opened))
+            breach = self.settings.bounds().breach((), self.scores)
+        if breach is not None:
+            raise VerificationFailed(
+                f"the compiled model differs from the source: {breach}", where=str(self.source),
+                hint="report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites",
+            )  # fmt: skip
+
+    def breach(self, outputs: Sequence[OutputDifference], lossy: bool) -> str | None:
+        """The first output that differs by more than the level promises, in words."""
+        if lossy:
+            return self.settings.bounds().breach(outputs)
+        return next((f"output {d.name!r}: {w}" for d in outputs if (w := d.why_not()) is not None), None)
+
+    def profile(self, model: Model, built: Path, plan: Plan | None) -> None:
+        """Note what the runtime executes of source and artifact, and what it fuses although that does not pay."""
+        if self.feed is None:
+            return
+        try:
+            rows = executed.executed(self.path, self.feed, SessionOptions(threads=self.settings.threads))
+            self.executed["source"] = executed.to_dicts(rows)
+            options = replace(self.session_options(plan), threads=self.settings.threads)
+            rows = executed.executed(built, self.feed, options)
+            self.executed["artifact"] = executed.to_dicts(rows)
+        except OlcError as e:
+            self.notes.append(f"what the runtime executes is not known: {e.what}")
+            return
+        made = executed.fused_by_the_runtime(model, rows)
+        self.executed["by_runtime"] = made
+        kernels = self.target.kernels()
+        slow = [f"{op} ({n})" for op, n in made.items() if not kernels.pays(f"com.microsoft::{op}")]
+        if slow:
+            self.notes.append(f"the runtime fuses {', '.join(slow)} although that is slower than the parts")
+
+    # --- report ----------------------------------------------------------------------------------------------------
+
+    def report(
+        self, result: Result, built: Path, plan: Plan | None, level: int, evaluation: Evaluation | None
+    ) -> Report:
+        s = self.settings
+        events = result.ctx.events
+        notes = list(dict.fromkeys([*self.notes, *(plan.notes if plan is not None else ())]))
+        if not result.settled:
+            notes.append("cleaning had not settled after its last round; compiling the artifact again may gain a little")
+        if result.slow:
+            shown = ", ".join(f"{rule} ({operator})" for rule, operator in sorted(result.slow.items()))
+            notes.append(f"left out, because what they emit is slower than its parts here (olc targets show): {shown}")
+        made = result.model if result.body is None else result.body
+        fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
+        overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
+        if overridable:
+            notes.append(
+                f"{len(overridable)} initializers are also inputs (first: {overridable[0]!r}); a caller may override them, "
+                "so nothing was folded into them"
+            )
+        if evaluation is not None:
+            notes += evaluation.problems
+            if s.data is None:
+                notes.append("no --data was given: accuracy was judged on synthesised inputs")
+        return Report(
+            source=self.described,
+            artifact=_described(built, self.out.name),
+            versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+            target={"name": self.target.name, **self.target.features()},
+            options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
+                     "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,
+                     "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
+                     "ranges": s.ranges, "accuracy": {"cosine": s.bounds().cosine, "top1": s.bounds().top1},
+                     "shared_cache": s.shared_cache, "metrics": list(s.metrics)},
+            plan=plan.dumps() if plan is not None else "",
+            trials=[t.to_dict() for t in self.trials],
+            layers=self.layers,
+            front=front(self.trials),
+            rewrites=[{"number": e.number, "rule": e.by, "site": e.site, "detail": e.detail, "module": e.module}
+                      for e in events if e.number is not None],
+            assumed={name: {"rewrites": n, "what": ASSUMPTIONS[name]} for name, n in sorted(result.ctx.relied.items())},
+            passes=dict(sorted(Counter(e.by for e in events if e.number is None).items())),
+            refused=[{"rule": r, "safety": self.rules[r].safety.level, "operators": self.rules[r].pattern.size,
+                      "reason": why, "count": n}
+                     for (r, why), n in sorted(result.outcome.refused.items(), key=lambda kv: (-kv[1], kv[0]))],
+            quarantined=result.outcome.quarantined,
+            taken_back=self.taken_back,
+            fusions=[f.to_dict() for f in fusions],
+            changes=diff(self.model, result.model).to_dict(),
+            evaluation=None if evaluation is None else evaluation.to_dict(),
+            metrics=[score.to_dict(s.max_drop) for score in self.scores],
+            executed=self.executed,
+            inputs=self.inputs,
+            session_options=self.session_options(plan).to_dict(),
+            notes=notes,
+            seconds=result.seconds,
+        )  # fmt: skip
+
+
+def _slower(evaluation: Evaluation | None) -> bool:
+    return evaluation is not None and evaluation.paired is not None and evaluation.paired.verdict == "slower"
+
+
+def _described(path: Path, name: str) -> dict[str, Any]:
+    """A model file as the report names it, external data counted in; ``files`` are the two apart, where there is such data."""
+    files = [path, *external_files(path)]
+    whole, total = hashlib.sha256(), 0
+    parts: list[dict[str, Any]] = []
+    for file in files:
+        digest = hashlib.sha256()
+        with open(file, "rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+                whole.update(block)
+        size = file.stat().st_size
+        total += size
+        parts.append({"path": name if file is path else file.name, "sha256": digest.hexdigest(), "bytes": size})
+    found = {"path": name, "sha256": whole.hexdigest(), "bytes": total}
+    return found if len(parts) == 1 else {**found, "files": parts}

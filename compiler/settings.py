@@ -1,0 +1,72 @@
+"""What a user may ask of a compile: a plain value, which names everything by text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from .evaluation.metrics import Drop
+from .strategy.budget import Budget
+from .strategy.plan import Plan
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may ask of a compile.
+
+    Attributes:
+        level: 0 to 3.
+        target: a name from ``targets.names()``.
+        exact: at -O3, forbid LOSSY rewrites.
+        dims: sizes for named dims of sample inputs.
+        data: where real inputs come from (``evaluation/data.py``), or None for synthesised ones.
+        budget: how far LOSSY rewrites may move the outputs; where None ``Budget()``, or metrics alone where there are some.
+        metrics: names or functions (``evaluation/metrics``) that are measured on all of ``data``.
+        max_drop: how much worse than the source's a metric may be.
+        quantize: at -O3, ``auto`` or what to round layers to (``strategy/quantize.py``: ``int8``, ``int4``, ``none``).
+        keep_float: patterns (``*``, ``?``) of names of nodes, weights or exported modules that are not rounded.
+        shared_cache: past and present of a decoder's cache may be one buffer (``olc.decoder``).
+        calibration: how ranges of activations are chosen on ``data`` (``strategy/calibrate.py``).
+        ranges: file of ranges; read where it exists, else written by calibration.
+        evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
+        measure: time the two and their memory as well as comparing outputs (always at -O3).
+        unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
+        seconds: wall time for the search of -O3.
+        samples: how many inputs to compare on.
+        cache: ``on``: the result of an earlier compile of the same is the answer (``cache.py``); ``renew``: compile, and keep
+            that result in its place; ``off``: neither. What is measured depends on the moment, so a program has to ask.
+    """
+
+    level: int = 2
+    target: str = "onnxruntime-cpu"
+    exact: bool = False
+    dims: Mapping[str, int] | None = None
+    data: str | None = None
+    budget: Budget | None = None
+    metrics: tuple[str, ...] = ()
+    max_drop: Drop = field(default_factory=Drop)
+    quantize: str = "auto"
+    keep_float: tuple[str, ...] = ()
+    shared_cache: bool = False
+    calibration: str = "minmax"
+    ranges: str | None = None
+    evaluate: bool = True
+    measure: bool = True
+    seconds: float = 120.0
+    threads: int | None = None
+    samples: int = 3
+    seed: int = 0
+    rules: Sequence[str] = ()
+    skip: frozenset[str] = frozenset()
+    unassumed: frozenset[str] = frozenset()
+    simplify: bool = False
+    stop_after: int | None = None
+    verify_each: bool = False
+    plan: Plan | None = None
+    cache: str = "off"
+
+    def bounds(self) -> Budget:
+        """The budget as it is held to."""
+        if self.budget is not None:
+            return replace(self.budget, drop=self.max_drop)
+        return Budget(None, None, self.max_drop) if self.metrics else Budget()
