@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from .culprits import Check, Culprit, Judge, Limits, Slower, around, find
 from .errors import BadInput, OlcError, OutputError
 from .evaluation import data as data_files
 from .evaluation import inputs as sample_inputs
-from .evaluation import process
+from .evaluation import process, sweep
 from .files import write_text
 from .ir import Model
 from .job import Job
@@ -84,8 +85,9 @@ def bisect(
     folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
     try:
         job = Job(source, folder / "model.onnx", chosen, folder, say)
+        varied = judging is None and check is None and not slower
         judging = judging if judging is not None else _judging(check, slower)
-        return _Bisection(job, judging, out, needs_inputs=check is None).run()
+        return _Bisection(job, judging, out, needs_inputs=check is None, varied=varied).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -118,15 +120,15 @@ def _judging(check: str | None, slower: bool) -> Judging:
 
 
 class _Bisection:
-    def __init__(self, job: Job, judging: Judging, out: Path, needs_inputs: bool) -> None:
-        self.job, self.judging, self.out, self.needs_inputs = job, judging, out, needs_inputs
+    def __init__(self, job: Job, judging: Judging, out: Path, needs_inputs: bool, varied: bool) -> None:
+        self.job, self.judging, self.out, self.needs_inputs, self.varied = job, judging, out, needs_inputs, varied
 
     def run(self) -> Finding:
         job, s = self.job, self.job.settings
         job.load()
         feeds = self.feeds()
-        judge = self.judging(job, feeds, None)
         job.say("trying the source")
+        judge = self.judging(job, feeds, None)
         self.refuse_bad_source(judge)
         self.plan, self.level = s.plan, s.level if s.plan is None else s.plan.level
         if self.level == 3 and self.plan is None:
@@ -144,6 +146,7 @@ class _Bisection:
             )  # fmt: skip
         rewrites = sum(s.number is not None for s in trials(Limits()).ctx.steps)
         job.say("looking for a small model that shows it")
+        feeds, job.varied = [*feeds, *job.varied], []  # from here on each sample is judged alone
         part = self.smallest(found, feeds)
         if part is None:
             sample = next((f for f in feeds if self.bad(job, f) == found.kind), feeds[0] if feeds else None)
@@ -157,15 +160,29 @@ class _Bisection:
             found = list(islice(data_files.load(s.data, data_files.declared(job.model)), 2 * s.samples))
             if not found:
                 raise BadInput("there are no samples", where=s.data, hint="give at least one feed")
+            self.vary(required=False)
             return found
-        options = SessionOptions(threads=s.threads)
+        made = self.vary(required=self.needs_inputs)
+        return [] if made is None else [made.make(i) for i in range(s.samples)]
+
+    def vary(self, required: bool) -> sample_inputs.Plan | None:
+        """How inputs are made up, None where they cannot be; a compile judges at other sizes, too."""
+        job, s = self.job, self.job.settings
+
+        def run(feed: Feed) -> object:
+            return process.outputs(job.path, [feed], options=SessionOptions(threads=s.threads))
+
         try:
-            made = sample_inputs.plan(job.model, s.dims, s.seed + 1, lambda f: process.outputs(job.path, [f], options=options))
+            made = sample_inputs.plan(job.model, s.dims, s.seed + 1, run)
         except OlcError:
-            if self.needs_inputs:
+            if required:
                 raise
-            return []
-        return [made.make(i) for i in range(s.samples)]
+            return None
+        for corner in sweep.corners(made) if self.varied else ():
+            with contextlib.suppress(OlcError):  # the source does not run with every size
+                run(corner.feed)
+                job.varied.append(corner.feed)
+        return made
 
     def refuse_bad_source(self, judge: Judge) -> None:
         where, hint = str(self.job.source), "bisect needs a good source and a bad compile"
@@ -213,7 +230,7 @@ class _Bisection:
 
     def shows(self, part: Model, names: Sequence[str], feeds: Sequence[Feed], found: Culprit, number: int) -> Feed | None:
         """The first sample on which the part's own compile is bad while the part is good, or None."""
-        _declare(part, feeds[0])
+        _declare(part, feeds)
         folder = self.job.folder / f"part{number}"
         folder.mkdir()
         storage.save(part, folder / "source.onnx")
@@ -262,15 +279,16 @@ class _Bisection:
         return made
 
 
-def _declare(part: Model, feed: Feed) -> None:
-    """Give the inputs of a part the types and shapes that were inferred for them, or those of a sample."""
+def _declare(part: Model, feeds: Sequence[Feed]) -> None:
+    """Give the inputs of a part the types and shapes that were inferred for them, or those that the samples share."""
     for v in part.graph.inputs:
-        value = feed[v.name or ""]
+        value = feeds[0][v.name or ""]
         known = shapes.dims(v)
         if v.dtype is None:
             v.dtype = ir.DataType.from_numpy(value.dtype)
         if known is None:
-            v.shape = ir.Shape(value.shape)
+            sizes = zip(*(f[v.name or ""].shape for f in feeds), strict=False)
+            v.shape = ir.Shape([s[0] if len(set(s)) == 1 else None for s in sizes])
         else:
             v.shape = ir.Shape([d if isinstance(d, int) else None if _made_up(d) else str(d) for d in known])
 

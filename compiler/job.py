@@ -20,7 +20,7 @@ from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
 from .errors import BadInput, OlcError, Unsupported, VerificationFailed
 from .evaluation import data as data_files
-from .evaluation import executed
+from .evaluation import executed, sweep
 from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate, external_files
 from .evaluation.metrics import Metric, Score, Task
@@ -73,6 +73,7 @@ class Job:
             raise BadInput("a metric needs real inputs", where="--metric", hint="give --data, with labels where it needs some")
         self.skip = settings.skip
         self.taken_back: list[dict[str, Any]] = []
+        self.varied: list[dict[str, Any]] = []
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
@@ -149,9 +150,8 @@ class Job:
         threads = self.settings.threads
         keep = without_padding(self.model)[1] if lossy else as_it_is
         options = replace(self.session_options(plan), threads=threads)
-        return Outputs(
-            self.path, feeds, lambda d: self.breach(d, lossy), keep, SessionOptions(threads=threads), options
-        )  # fmt: skip
+        at = [*feeds, *(() if lossy else self.varied)]
+        return Outputs(self.path, at, lambda d: self.breach(d, lossy), keep, SessionOptions(threads=threads), options)
 
     def take_back(self, failure: OlcError, plan: Plan | None, level: int, judge: Judge | None = None) -> Plan | None:
         """Find what makes the artifact fail, and leave it out from here on; the same rule a second time: everywhere. Gives
@@ -207,9 +207,26 @@ class Job:
             if not choosing:
                 self.notes.append("--data holds one sample: it both chose and judged")
             return choosing if seed == s.seed and choosing else judging
-        made = sample_inputs.plan(self.model, s.dims, seed, lambda feed: run(opened, feed, where=str(self.path)))
+        made = self.made_up(seed, opened)
         self.inputs = made.to_dict()
         return [made.make(i) for i in range(s.samples)]
+
+    def made_up(self, seed: int, opened: Any) -> sample_inputs.Plan:
+        """How inputs are made up with which the source runs."""
+        return sample_inputs.plan(self.model, self.settings.dims, seed, lambda feed: run(opened, feed, where=str(self.path)))
+
+    def at_other_sizes(self) -> tuple[list[sweep.Corner], list[sweep.Corner]]:
+        """Inputs of other sizes of the dynamic dims: those on which an artifact is compared, and those on which it is timed."""
+        wanted = self.settings.sweep or {}
+        opened = self.target.session(self.path, threads=self.settings.threads, options=SessionOptions())
+        try:
+            made = self.made_up(self.settings.seed + 1, opened)
+        except OlcError as e:
+            if wanted:
+                raise
+            self.notes.append(f"not compared at other sizes than those of --data: {e.what}")
+            return [], []
+        return sweep.corners(made), sweep.grid(made, wanted)
 
     def task(self, choosing: bool) -> Task | None:
         """The metrics on one half of the data, as ``sample`` halves it."""
@@ -361,16 +378,52 @@ class Job:
         mask, keep = without_padding(self.model) if lossy else (None, as_it_is)
         if mask is not None:
             self.notes.append(f"what was rounded is judged at the tokens that {mask!r} keeps")
+        corners, grid = self.at_other_sizes()
+        if lossy:
+            assert plan is not None
+            self.check_float(plan.without_sites(""), level, corners)
         found = evaluate(
             self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
             time_s=2.0 if measure else 0.0, measure_memory=measure,
             options_a=SessionOptions(threads=s.threads), options_b=self.session_options(plan),
-            keep=keep, accept=lambda outputs: self.accept(outputs, lossy, built, plan),
+            keep=keep, accept=lambda outputs, points: self.accept(outputs, points, lossy, built, plan),
+            corners=corners, grid=grid,
         )  # fmt: skip
         self.feed = feeds[0] if measure else None
         return found
 
-    def accept(self, outputs: Sequence[OutputDifference], lossy: bool, built: Path, plan: Plan | None) -> None:
+    def check_float(self, bare: Plan, level: int, corners: Sequence[sweep.Corner]) -> None:
+        """What was rounded hides small errors: at other sizes, without data to judge on, it is the float model that is compared.
+
+        Raises:
+            VerificationFailed: its outputs differ by more than rounding.
+        """
+        if not corners:
+            return
+        file = self.folder / "float" / "model.onnx"
+        file.parent.mkdir(exist_ok=True)
+        storage.save(self.candidate(bare, level, Limits(), self.context()).model, file)
+        options = SessionOptions(threads=self.settings.threads), self.session_options(bare)
+        paths = (str(self.path), str(file))
+        opened = [self.target.session(p, threads=self.settings.threads, options=o) for p, o in zip(paths, options, strict=True)]
+        self.check_points(list(sweep.swept(opened, paths, corners)), exact=True)
+
+    def check_points(self, points: Sequence[sweep.Point], exact: bool) -> None:
+        """Raise where the two differ at another size; what finds the rewrite at fault compares at these, too."""
+        self.varied = [p.corner.feed for p in points if not p.problem]
+        breach = next((w for p in points if (w := p.why_not(exact)) is not None), None)
+        if breach is not None:
+            raise self.differs(breach)
+
+    def differs(self, breach: str) -> VerificationFailed:
+        return VerificationFailed(
+            f"the compiled model differs from the source: {breach}", where=str(self.source),
+            hint="report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites",
+        )  # fmt: skip
+
+    def accept(
+        self, outputs: Sequence[OutputDifference], points: Sequence[sweep.Point], lossy: bool, built: Path, plan: Plan | None
+    ) -> None:
         """Raise where outputs differ by more than the level promises, or metrics drop by more than the budget allows."""
         breach = self.breach(outputs, lossy)
         if breach is None and self.metrics:
@@ -381,10 +434,8 @@ class Job:
             self.scores = list(self.judging.scores(opened))
             breach = self.settings.bounds().breach((), self.scores)
         if breach is not None:
-            raise VerificationFailed(
-                f"the compiled model differs from the source: {breach}", where=str(self.source),
-                hint="report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites",
-            )  # fmt: skip
+            raise self.differs(breach)
+        self.check_points(points, exact=not lossy)
 
     def breach(self, outputs: Sequence[OutputDifference], lossy: bool) -> str | None:
         """The first output that differs by more than the level promises, in words."""

@@ -19,6 +19,7 @@ class Settings:
         target: a name from ``targets.names()``.
         exact: at -O3, forbid LOSSY rewrites.
         dims: sizes for named dims of sample inputs.
+        sweep: sizes of dynamic dims, by symbol or by kind, at each combination of which source and artifact are timed.
         data: where real inputs come from (``evaluation/data.py``), or None for synthesised ones.
         budget: how far LOSSY rewrites may move the outputs; where None ``Budget()``, or metrics alone where there are some.
         metrics: names or functions (``evaluation/metrics``) that are measured on all of ``data``.
@@ -41,6 +42,7 @@ class Settings:
     target: str = "onnxruntime-cpu"
     exact: bool = False
     dims: Mapping[str, int] | None = None
+    sweep: Mapping[str, Sequence[int]] | None = None
     data: str | None = None
     budget: Budget | None = None
     metrics: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -36,6 +37,28 @@ def _dims(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) ->
             raise click.BadParameter(f"{part!r} is not NAME=SIZE, as in batch=1,seq=128")
         found[name.strip()] = int(size)
     return found
+
+
+def _sweep(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for part in (p for v in value for p in v.split(",") if p):
+        match = re.fullmatch(r"(.+)=(\d{1,9})(?:\.\.(\d{1,9}))?", part.strip())
+        low, high = (0, 0) if match is None else (int(match[2]), int(match[3] or match[2]))
+        if match is None or low > high:
+            raise click.BadParameter(f"{part!r} is not NAME=LOW..HIGH, as in seq=16..512")
+        sizes = found.setdefault(match[1].strip(), [])
+        size = low
+        while size < high:
+            sizes.append(size)
+            size = max(1, 2 * size)
+        sizes.append(high)
+    return {name: sorted(set(sizes)) for name, sizes in found.items()}
+
+
+def sweep_option(f: F) -> F:
+    text = ("Time the two at other sizes of dynamic dims, too, on inputs made up: seq=16..512,batch=1..8 is every combination, "
+            "each size twice the one before.")  # fmt: skip
+    return click.option("--sweep", multiple=True, callback=_sweep, metavar="NAME=LOW..HIGH,...", help=text)(f)
 
 
 def dims_option(f: F) -> F:

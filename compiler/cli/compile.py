@@ -18,6 +18,7 @@ from ._options import (
     report_files,
     report_options,
     rules_option,
+    sweep_option,
     target_option,
     workers_option,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--exact", is_flag=True, help="At -O3, forbid rewrites that are only close by measurement (int8).")
 @click.option("--plan", "plan_file", type=click.Path(), help="Carry out this plan (see olc plan) instead of searching.")
 @input_options
+@sweep_option
 @quantize_options
 @metric_options
 @click.option("--tune-time", type=click.FloatRange(min=1), default=120.0, show_default=True,
@@ -78,6 +80,8 @@ def command(models: tuple[str, ...], output: str | None, plan_file: str | None, 
         raise click.UsageError("-O3 chooses by measurement: it cannot go with --no-evaluate")
     if no_evaluate and options["metrics"]:
         raise click.UsageError("--metric runs source and artifact: it cannot go with --no-evaluate")
+    if no_evaluate and options["sweep"]:
+        raise click.UsageError("--sweep times source and artifact: it cannot go with --no-evaluate")
     if plan_file is not None and len(models) > 1:
         raise click.UsageError("--plan is of one model: give that one only")
     others = report_files(html, markdown, provenance, bom)

@@ -18,6 +18,7 @@ from .metrics import Kept, Metric, Score, scores
 from .numerics import OutputDifference
 from .padding import Keep, as_it_is
 from .process import Measured
+from .sweep import Corner, Point, swept
 
 Feed = dict[str, Any]
 
@@ -25,6 +26,8 @@ Feed = dict[str, Any]
 SAMPLES = 4
 #: Samples kept for timing; more would only take memory.
 TIMED = 16
+#: Seconds for timing at each point of a sweep.
+SWEEP_S = 1.0
 #: Load time is measured twice per model, in turn, and the shorter counts; once where it is so many seconds or more.
 LONG_LOAD_S = 1.0
 
@@ -66,6 +69,7 @@ class Evaluation:
         paired: the timing of the two; None where it was not asked for.
         problems: measurements that could not be made, in words.
         metrics: the metrics that were asked for.
+        swept: the comparison at other sizes.
     """
 
     a: ModelFacts
@@ -78,6 +82,7 @@ class Evaluation:
     seed: int
     problems: list[str] = field(default_factory=list)
     metrics: list[Score] = field(default_factory=list)
+    swept: list[Point] = field(default_factory=list)
 
     @property
     def within(self) -> bool:
@@ -125,7 +130,7 @@ class Evaluation:
             "outputs": [o.to_dict() for o in self.outputs], "within": self.within, "equal": self.equal,
             "paired": None if self.paired is None else self.paired.to_dict(), "threads": self.threads,
             "seed": self.seed, "problems": list(self.problems), "verdict": self.verdict,
-            "metrics": [score.to_dict() for score in self.metrics],
+            "metrics": [score.to_dict() for score in self.metrics], "swept": [p.to_dict() for p in self.swept],
         }  # fmt: skip
 
 
@@ -144,8 +149,10 @@ def evaluate(
     options_a: SessionOptions | None = None,
     options_b: SessionOptions | None = None,
     keep: Keep = as_it_is,
-    accept: Callable[[list[OutputDifference]], None] | None = None,
+    accept: Callable[[list[OutputDifference], list[Point]], None] | None = None,
     metrics: Sequence[Metric] = (),
+    corners: Sequence[Corner] = (),
+    grid: Sequence[Corner] = (),
 ) -> Evaluation:
     """Compare a candidate with a reference.
 
@@ -156,7 +163,8 @@ def evaluate(
         time_s: seconds for the paired timing; 0 leaves it out.
         keep: the part of each side's outputs that is compared (``padding.py``).
         metrics: measured on the samples, which hold the labels that they need.
-        accept: sees the differences before anything is timed, and may raise.
+        corners, grid: inputs of other sizes, on which the two are compared; on those of the grid they are timed, too.
+        accept: sees the differences, and those at other sizes, before anything is timed, and may raise.
         options_a, options_b: session options; those recorded beside each model where None.
 
     Raises:
@@ -189,15 +197,23 @@ def evaluate(
     if not count:
         raise BadInput("there are no samples", where=data, hint="give at least one feed")
     differences = comparison.results()
+    points = list(swept(opened, paths, [*corners, *grid]))
     if accept is not None:
-        accept(differences)
+        accept(differences, points)
     measured_by = list(scores(*judged))
     paired = timed(opened, kept, time_s, seed) if time_s > 0 else None
+    points = [_timed_at(opened, p, seed) if p.corner in grid else p for p in points]
     opened.clear()
     problems: list[str] = []
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]
     facts = [_facts(*of) for of in zip(paths, loads, options, measured, strict=True)]
-    return Evaluation(facts[0], facts[1], origin, count, differences, paired, threads, seed, problems, measured_by)
+    return Evaluation(facts[0], facts[1], origin, count, differences, paired, threads, seed, problems, measured_by, points)
+
+
+def _timed_at(opened: Sequence[Any], point: Point, seed: int) -> Point:
+    if point.problem or point.failure:
+        return point
+    return replace(point, paired=timed(opened, [point.corner.feed], SWEEP_S, seed))
 
 
 def _options(path: str, given: SessionOptions | None, threads: int | None) -> SessionOptions:

@@ -43,6 +43,11 @@ TRIED: dict[str, tuple[int, ...]] = {
     OTHER: (16, 1, 8, 32, 64, 128, 2, 4),
 }
 
+#: Sizes at which a compiled model is compared besides those chosen: one, few and more of each kind.
+VARIED: dict[str, tuple[int, ...]] = {
+    BATCH: (1, 3), SEQ: (1, 5, 40), PAST: (0, 7), ENCODED: (5, 40), HEIGHT: (96, 160), WIDTH: (96, 160), OTHER: (1, 5),
+}  # fmt: skip
+
 
 @dataclass
 class Sizes:
@@ -114,11 +119,11 @@ def _agree(sizes: Sizes) -> None:
             sizes.values[symbol], sizes.origin[symbol] = past + seq, "from past and seq"
 
 
-def _resolve(given: dict[str, int], known: Mapping[str, str]) -> dict[str, int]:
+def _resolve(given: dict[str, int], known: Mapping[str, str], where: str = "--dim") -> dict[str, int]:
     """Sizes by symbol, from sizes by symbol or by kind."""
     for name, size in given.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise BadInput(f"size {size!r} of dimension {name!r} is not a whole number of at least 0", where="--dim")
+            raise BadInput(f"size {size!r} of dimension {name!r} is not a whole number of at least 0", where=where)
     found: dict[str, int] = {}
     for name, size in given.items():
         plain = re.sub(r"\[(\d+)\]$", r".\1", name)
@@ -129,7 +134,7 @@ def _resolve(given: dict[str, int], known: Mapping[str, str]) -> dict[str, int]:
         if not same:
             listed = ", ".join(f"{s} ({k})" if s != k else s for s, k in known.items())
             raise BadInput(
-                f"the model has no dimension {name!r}", where="--dim",
+                f"the model has no dimension {name!r}", where=where,
                 hint=f"its dynamic dimensions are: {listed}" if listed else "all its input shapes are fixed",
             )  # fmt: skip
         for symbol in same:
@@ -226,6 +231,35 @@ def alternatives(sizes: Sizes) -> Iterator[tuple[Sizes, str]]:
         for size in TRIED[kind]:
             if any(sizes.values[s] != size for s in symbols):
                 yield _changed(sizes, symbols, size), f"{', '.join(sorted(symbols))}={size}"
+
+
+def around(sizes: Sizes) -> list[Sizes]:
+    """Other sizes that the model's shapes declare to be as good: each kind of axis varied alone, then all of them at once.
+
+    Axes whose name and place say nothing are varied one by one. Whether the model runs with them only a run can tell.
+    """
+    groups = {k: [s for s, kind in sizes.kinds.items() if kind == k] for k in VARIED if k != OTHER}
+    varied = [(symbols, VARIED[k]) for k, symbols in groups.items() if symbols]
+    varied += [([s], VARIED[OTHER]) for s, kind in sizes.kinds.items() if kind == OTHER]
+    found = [_changed(sizes, symbols, size) for symbols, values in varied for size in values
+             if any(sizes.values.get(s) != size for s in symbols)]  # fmt: skip
+    together = sizes
+    for symbols, values in varied:
+        together = _changed(together, symbols, values[-1])
+    if len(varied) > 1:
+        found.append(together)
+    return found
+
+
+def at(sizes: Sizes, given: Mapping[str, int]) -> Sizes:
+    """The same with some sizes given, by symbol or by kind.
+
+    Raises:
+        BadInput: ``given`` names an axis that the model does not have, or a size below zero.
+    """
+    for symbol, size in _resolve(dict(given), sizes.kinds, "--sweep").items():
+        sizes = _changed(sizes, [symbol], size)
+    return sizes
 
 
 def _changed(sizes: Sizes, symbols: Iterable[str], size: int) -> Sizes:

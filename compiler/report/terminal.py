@@ -201,6 +201,30 @@ def _outputs(e: dict[str, Any], out: Console) -> None:
     out.print(table)
     if len(outputs) > 6:
         out.print(f"  … and {len(outputs) - 6} more outputs, all closer")
+    _swept(e.get("swept", []), out)
+
+
+def _swept(points: list[dict[str, Any]], out: Console) -> None:
+    """How the two compare at other sizes: in one line, and a row for each size at which they were timed."""
+    ran = [p for p in points if not p["problem"]]
+    if ran:
+        lowest = min((p["cosine"] for p in ran if p["cosine"] is not None), default=None)
+        close = "equal up to rounding" if all(p["within"] for p in ran) else f"cosine at least {lowest:.6f}" if lowest else ""
+        missing = len(points) - len(ran)
+        left = f"; with {missing} more the source does not run" if missing else ""
+        sizes = f"{len(ran)} other size{'s' if len(ran) != 1 else ''}"
+        out.print(f"at {sizes} of the dynamic dims, on inputs made up: {close or 'outputs differ'}{left}")
+    if not any(p["paired"] for p in ran):
+        return
+    table = Table(title="at other sizes", title_justify="left", box=None, padding=(0, 2))
+    for head in ("sizes", "speed", "95 %", "cosine"):
+        table.add_column(head)
+    for p in (p for p in ran if p["paired"]):
+        paired = p["paired"]
+        sizes = ", ".join(f"{symbol}={size}" for symbol, size in p["sizes"].items())
+        cosine = "" if p["cosine"] is None else f"{p['cosine']:.6f}"
+        table.add_row(sizes, f"{paired['ratio']:.2f}", f"{paired['low']:.2f} to {paired['high']:.2f}", cosine)
+    out.print(table)
 
 
 def _metrics(metrics: list[dict[str, Any]], out: Console) -> None:

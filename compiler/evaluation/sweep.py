@@ -1,0 +1,106 @@
+"""The same comparison at other sizes of a model's dynamic dims.
+
+A model declares its dynamic dims to be free, and a compiled one has to hold to that: what was proved on one shape may rest
+on it. So the two are compared at several values of each dim, on inputs made up; where a user asks for it they are timed, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from ..errors import BadInput, OlcError
+from ..session import run
+from . import sizes
+from .inputs import Plan
+from .latency import Paired
+from .numerics import OutputDifference, compare
+
+MOST = 64
+"""Points of a grid; each takes a second and more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Corner:
+    """Sizes by symbol, and inputs of these sizes."""
+
+    sizes: dict[str, int]
+    feed: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        return ", ".join(f"{symbol}={size}" for symbol, size in self.sizes.items())
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was found at one corner.
+
+    Attributes:
+        outputs: one record per output; none where the reference does not run with these sizes.
+        problem: why the reference does not run, or "".
+        failure: why the candidate does not run where the reference does, or "".
+        paired: the timing of the two, where it was asked for.
+    """
+
+    corner: Corner
+    outputs: list[OutputDifference]
+    problem: str = ""
+    failure: str = ""
+    paired: Paired | None = None
+
+    def why_not(self, exact: bool = True) -> str | None:
+        """The first difference, in words; where not ``exact`` only one of shape, or of where there is no number."""
+        if self.failure:
+            return f"with {self.corner.text} it does not run: {self.failure}"
+        for d in self.outputs:
+            reason = d.why_not()
+            if reason is not None and (exact or d.problem is not None or d.misplaced > 0):
+                return f"with {self.corner.text} output {d.name!r}: {reason}"
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "sizes": self.corner.sizes, "within": not self.failure and all(d.within() for d in self.outputs),
+            "cosine": min((d.cosine_min for d in self.outputs if d.cosine_min is not None), default=None),
+            "problem": self.problem or self.failure, "paired": None if self.paired is None else self.paired.to_dict(),
+        }  # fmt: skip
+
+
+def corners(plan: Plan) -> list[Corner]:
+    """Inputs of other sizes than the plan's, one sample each: few rows and short ones, so that it takes little time."""
+    return [_corner(plan, varied, number) for number, varied in enumerate(sizes.around(plan.sizes))]
+
+
+def grid(plan: Plan, wanted: Mapping[str, Sequence[int]]) -> list[Corner]:
+    """Inputs of every combination of the sizes wanted, by symbol or by kind of dim.
+
+    Raises:
+        BadInput: the model has no such dim, or there are more than ``MOST`` combinations.
+    """
+    points = [dict(zip(wanted, values, strict=True)) for values in product(*wanted.values())] if wanted else []
+    if len(points) > MOST:
+        raise BadInput(f"{len(points)} combinations of sizes, the most are {MOST}", where="--sweep", hint="give fewer sizes")
+    return [_corner(plan, sizes.at(plan.sizes, point), 0) for point in points]
+
+
+def _corner(plan: Plan, varied: sizes.Sizes, number: int) -> Corner:
+    usual = plan.sizes
+    changed = {s: v for s, v in varied.values.items() if (v, varied.origin[s]) != (usual.values.get(s), usual.origin.get(s))}
+    return Corner(changed, replace(plan, sizes=varied).make(number))
+
+
+def swept(opened: Sequence[Any], paths: Sequence[str], at: Iterable[Corner]) -> Iterator[Point]:
+    """Reference and candidate at each corner. Sizes with which the reference does not run say nothing of the candidate."""
+    for corner in at:
+        found: list[dict[str, Any]] = []
+        try:
+            for session, path in zip(opened, paths, strict=True):
+                found.append(run(session, corner.feed, where=path))
+        except OlcError as e:
+            yield Point(corner, [], e.what if not found else "", e.what if found else "")
+            continue
+        yield Point(corner, compare([found[0]], [found[1]]))

@@ -1,0 +1,136 @@
+"""A model compared at other sizes than those that it was compiled at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from olc import frontend, ir
+from olc.cli import main
+from olc.errors import BadInput
+from olc.evaluation import inputs, roles, sizes, sweep
+from olc.evaluation.evaluate import evaluate
+
+
+def model(path: Path, body: str, declared: str = "N, 6") -> Path:
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[{declared}] x) => (float[{declared}] y) '
+        f"<int64[1] first = {{0}}> {{ {body} }}"
+    )
+    onnx.save(proto, path)
+    return path
+
+
+def test_each_kind_is_varied_alone_and_all_together() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (int64[batch, seq] input_ids, int64[batch, total] attention_mask, '
+        "float[batch, 2, past, 4] past_key_values) => (float[batch, seq, 4] y) { y = Identity(past_key_values) }"
+    )
+    chosen = sizes.choose(roles.inputs(ir.serde.deserialize_model(proto)))
+    assert chosen.values == {"batch": 1, "seq": 1, "past": 16, "total": 17}
+    found = [s.values for s in sizes.around(chosen)]
+    assert found == [
+        {"batch": 3, "seq": 1, "past": 16, "total": 17},
+        {"batch": 1, "seq": 5, "past": 16, "total": 21},
+        {"batch": 1, "seq": 40, "past": 16, "total": 56},
+        {"batch": 1, "seq": 1, "past": 0, "total": 1},
+        {"batch": 1, "seq": 1, "past": 7, "total": 8},
+        {"batch": 3, "seq": 40, "past": 7, "total": 47},
+    ]
+
+
+def test_a_model_right_for_one_row_only_is_seen(tmp_path: Path) -> None:
+    a = model(tmp_path / "a.onnx", "y = Cos(x)")
+    b = model(tmp_path / "b.onnx", "s = ReduceSum(x, first) c = Cos(s) z = Sub(x, x) y = Add(z, c)")
+    plan = inputs.plan(frontend.load(a))
+    found = evaluate(a, b, time_s=0, measure_memory=False, corners=sweep.corners(plan))
+    assert found.within, "one row, as it was compiled"
+    (point,) = found.swept
+    assert point.corner.sizes == {"N": 3}
+    assert "with N=3 output 'y': relative error" in (point.why_not() or "")
+    assert point.why_not(exact=False) is None
+    assert found.to_dict()["swept"][0]["within"] is False
+
+
+def test_sizes_that_the_source_refuses_say_nothing_and_those_that_only_the_artifact_refuses_do(tmp_path: Path) -> None:
+    eight = "s = Constant<value_ints = [-1, 2, 6]>() r = Reshape(x, s) q = Shape(x) y = Reshape(r, q)"
+    a, b = model(tmp_path / "a.onnx", "y = Identity(x)", "N, M, 6"), model(tmp_path / "b.onnx", eight, "N, M, 6")
+    plan = inputs.plan(frontend.load(a), {"N": 1})
+    found = {tuple(p.corner.sizes.items()): p for p in evaluate(
+        a, b, dims={"N": 1}, time_s=0, measure_memory=False, corners=sweep.corners(plan)).swept}  # fmt: skip
+    failed = [p for p in found.values() if p.failure]
+    assert failed
+    assert all("it does not run" in (p.why_not(exact=False) or "") for p in failed)
+    turned = evaluate(b, a, dims={"N": 1}, time_s=0, measure_memory=False, corners=sweep.corners(plan)).swept
+    assert {bool(p.problem) for p in turned} == {True, False}
+    assert all(p.why_not() is None for p in turned)
+
+
+def test_a_grid_is_every_combination_and_not_too_many(tmp_path: Path) -> None:
+    plan = inputs.plan(frontend.load(model(tmp_path / "m.onnx", "y = Identity(x)", "batch, seq, 6")))
+    found = [c.feed["x"].shape for c in sweep.grid(plan, {"seq": [2, 4], "batch": [1, 3]})]
+    assert found == [(1, 2, 6), (3, 2, 6), (1, 4, 6), (3, 4, 6)]
+    assert sweep.grid(plan, {}) == []
+    with pytest.raises(BadInput, match="65 combinations"):
+        sweep.grid(plan, {"seq": list(range(1, 66))})
+    with pytest.raises(BadInput, match="no dimension 'sq'") as caught:
+        sweep.grid(plan, {"sq": [1]})
+    assert caught.value.where == "--sweep"
+
+
+RULE = '''
+import numpy as np
+from olc.rules import CLOSE, Case, f32, rule
+
+@rule(group="planted", safety=CLOSE("right for one row"), since=13)
+class CosOfNeg:
+    """The cosine is even."""
+
+    def pattern(op, x):
+        return op.Cos(op.Neg(x))
+
+    def rewrite(op, m):
+        rows = op.ReduceSum(m.x, op.constant(np.array([0])))
+        return op.Add(op.Cos(rows), op.Sub(m.x, m.x))
+
+    cases = [Case("plain", x=f32[1, 4])]
+'''
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_a_compile_takes_back_what_is_right_at_the_size_of_its_samples_only(
+    data: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "planted.py").write_text(RULE)
+    source = model(tmp_path / "m.onnx", "n = Neg(x) y = Cos(n)")
+    arguments = [str(source), "--rules", str(tmp_path / "planted.py")]
+    if data:
+        np.savez(tmp_path / "data.npz", x=np.ones((1, 6), np.float32))
+        arguments += ["--data", str(tmp_path / "data.npz")]
+    assert main(["compile", *arguments, "-q"]) == 0
+    report = json.loads((tmp_path / "m.olc.olc.json").read_text())
+    assert [t["rule"] for t in report["taken_back"]] == ["cos-of-neg"]
+    assert [n.op_type for n in onnx.load(tmp_path / "m.olc.onnx").graph.node] == ["Neg", "Cos"]
+    assert all(p["within"] for p in report["evaluation"]["swept"])
+    assert main(["bisect", *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["culprit"]["by"] == "cos-of-neg"
+    assert np.load(found["inputs"])["x"].shape[0] == 3, "the sample that shows it"
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = model(tmp_path / "m.onnx", "n = Neg(x) y = Cos(n)", "batch, seq, 6")
+    assert main(["compile", str(source), "--sweep", "seq=4..16,batch=1..2", "--html", str(tmp_path / "m.html")]) == 0
+    rows = json.loads((tmp_path / "m.olc.olc.json").read_text())["evaluation"]["swept"]
+    timed = [p["sizes"] for p in rows if p["paired"]]
+    assert timed == [{"seq": s, "batch": b} for s in (4, 8, 16) for b in (1, 2)]
+    assert "batch=2, seq=16" in capsys.readouterr().out
+    assert "batch=2, seq=16" in (tmp_path / "m.html").read_text()
+    for wrong in ("seq", "seq=8..4", "seq=a..b"):
+        assert main(["compile", str(source), "--sweep", wrong]) == 2
+    assert main(["compile", str(source), "--sweep", "seq=4", "--no-evaluate"]) == 2
+    assert main(["evaluate", str(source), str(source), "--sweep", "seq=4", "--time", "0.1", "--json"]) == 0
+    capsys.readouterr()
