@@ -111,7 +111,7 @@ def _judging(check: str | None, slower: bool) -> Judging:
 
     def of_time(job: Job, feeds: Sequence[Feed], plan: Plan | None) -> Judge:
         threads = job.settings.threads
-        options = replace(job.session_options(plan), threads=threads)
+        options = job.session_options(plan).with_threads(threads)
         return Slower(job.path, list(feeds), SessionOptions(threads=threads), options)
 
     if check is not None:

@@ -149,7 +149,7 @@ class Job:
         """Whether a candidate gives the source's outputs, within what the level promises."""
         threads = self.settings.threads
         keep = without_padding(self.model)[1] if lossy else as_it_is
-        options = replace(self.session_options(plan), threads=threads)
+        options = self.session_options(plan).with_threads(threads)
         at = [*feeds, *(() if lossy else self.varied)]
         return Outputs(self.path, at, lambda d: self.breach(d, lossy), keep, SessionOptions(threads=threads), options)
 
@@ -450,7 +450,7 @@ class Job:
         try:
             rows = executed.executed(self.path, self.feed, SessionOptions(threads=self.settings.threads))
             self.executed["source"] = executed.to_dicts(rows)
-            options = replace(self.session_options(plan), threads=self.settings.threads)
+            options = self.session_options(plan).with_threads(self.settings.threads)
             rows = executed.executed(built, self.feed, options)
             self.executed["artifact"] = executed.to_dicts(rows)
         except OlcError as e:

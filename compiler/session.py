@@ -10,7 +10,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,10 @@ LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 
+#: The config entry that lets threads sleep as soon as they have nothing to do.
+SPINNING = ("session.intra_op.allow_spinning", "0")
+SPINNING_TEXT = "threads that do not spin"
+
 
 @dataclass(frozen=True)
 class SessionOptions:
@@ -39,12 +43,29 @@ class SessionOptions:
         optimization: a key of ``LEVELS``.
         config: session config entries (``session.…``) and their values.
         disabled_optimizers: graph optimizers of the runtime that must not run, by name.
+        parallel: branches of the graph run side by side, on as many threads again.
+        arena: memory that was used is kept for what comes after.
     """
 
     threads: int | None = None
     optimization: str = "all"
     config: Mapping[str, str] = field(default_factory=dict)
     disabled_optimizers: tuple[str, ...] = ()
+    parallel: bool = False
+    arena: bool = True
+
+    @property
+    def text(self) -> str:
+        """What differs from the runtime's defaults, and its optimization level, in words."""
+        threads = () if self.threads is None else (f"{self.threads} thread{'s' if self.threads != 1 else ''}",)
+        switches = (("branches in parallel", self.parallel), ("no memory arena", not self.arena),
+                    *((f"without {name}", True) for name in self.disabled_optimizers))  # fmt: skip
+        entries = (SPINNING_TEXT if (k, v) == SPINNING else f"{k}={v}" for k, v in sorted(self.config.items()))
+        return ", ".join([f"runtime level {self.optimization}", *threads, *(text for text, on in switches if on), *entries])
+
+    def with_threads(self, threads: int | None) -> SessionOptions:
+        """The same with so many threads; None leaves what is there."""
+        return self if threads is None else replace(self, threads=threads)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -52,6 +73,8 @@ class SessionOptions:
             "optimization": self.optimization,
             "config": dict(sorted(self.config.items())),
             "disabled_optimizers": list(self.disabled_optimizers),
+            "parallel": self.parallel,
+            "arena": self.arena,
         }
 
     @classmethod
@@ -62,7 +85,7 @@ class SessionOptions:
             BadInput: a field is unknown or holds a value of another kind.
         """
         hint = "compile the model again, or delete the file to open the model with defaults"
-        unknown = sorted(set(data) - {"threads", "optimization", "config", "disabled_optimizers"})
+        unknown = sorted(set(data) - {f.name for f in fields(cls)})
         if unknown:
             raise BadInput(f"session option {unknown[0]!r} is not known", where=where, hint=hint)
         threads, level = data.get("threads"), data.get("optimization", "all")
@@ -76,7 +99,11 @@ class SessionOptions:
             raise BadInput("session option 'config' is not a table of texts", where=where, hint=hint)
         if not isinstance(disabled, list) or not all(isinstance(v, str) for v in disabled):
             raise BadInput("session option 'disabled_optimizers' is not a list of names", where=where, hint=hint)
-        return cls(threads, level, dict(config), tuple(disabled))
+        switches = {name: data.get(name, default) for name, default in (("parallel", False), ("arena", True))}
+        for name, value in switches.items():
+            if not isinstance(value, bool):
+                raise BadInput(f"session option {name!r} is {value!r}, neither true nor false", where=where, hint=hint)
+        return cls(threads, level, dict(config), tuple(disabled), **switches)
 
 
 def sidecar(path: str | os.PathLike[str]) -> Path:
@@ -133,8 +160,7 @@ def session(
         if not Path(where).is_file():
             raise BadInput("no such file", where=where, hint="give the path of an ONNX model")
         chosen = options if options is not None else recommended(where)
-    if threads is not None:
-        chosen = replace(chosen, threads=threads)
+    chosen = chosen.with_threads(threads)
     native = native_options(chosen)
     if profile is not None:
         native.enable_profiling, native.profile_file_prefix = True, os.fspath(profile)
@@ -160,7 +186,10 @@ def native_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     native.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[options.optimization])
     if options.threads is not None:
         native.intra_op_num_threads = options.threads
-        native.inter_op_num_threads = 1
+        native.inter_op_num_threads = options.threads if options.parallel else 1
+    if options.parallel:
+        native.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    native.enable_cpu_mem_arena = options.arena
     for key, value in options.config.items():
         native.add_session_config_entry(key, value)
     return native

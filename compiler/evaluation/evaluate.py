@@ -218,7 +218,7 @@ def _timed_at(opened: Sequence[Any], point: Point, seed: int) -> Point:
 
 def _options(path: str, given: SessionOptions | None, threads: int | None) -> SessionOptions:
     chosen = given if given is not None else recommended(path)
-    return chosen if threads is None else replace(chosen, threads=threads)
+    return chosen.with_threads(threads)
 
 
 def _same_inputs(paths: Sequence[str], expected: Sequence[list[data_module.Expected]]) -> None:

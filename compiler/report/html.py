@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..session import SessionOptions
 from ..strategy.plan import Plan
 from . import Report, blocks, numbers, svg
 
@@ -39,6 +40,7 @@ def html(report: Report) -> str:
         r=report, plan=plan, e=report.evaluation, facts=facts(report), verdict=verdict(report), kept=kept(report, plan),
         trials=_trials(report), picture=_picture(report), blocks=_blocks(report), profile=_profile(report.executed),
         layers=_layers(report), sides=_sides(report.evaluation), refused=missed_rules(report), limits=LIMITS,
+        opened=SessionOptions.from_dict(report.session_options).text,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import OlcError
+from ..session import SessionOptions
 from . import Report
 from .numbers import count, duration, size
 
@@ -62,8 +63,7 @@ def _summary(report: Report, out: Console) -> None:
             table.add_row("peak memory", " -> ".join(_peak(e[side]) for side in "ab"))
     chosen = report.session_options
     if chosen:
-        threads = f", {chosen['threads']} threads" if chosen.get("threads") else ""
-        table.add_row("open with", f"olc.session: runtime level {chosen['optimization']}{threads}")
+        table.add_row("open with", f"olc.session: {SessionOptions.from_dict(chosen).text}")
     table.add_row("compile time", duration(sum(report.seconds.values())))
     out.print(table)
 

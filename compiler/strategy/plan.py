@@ -107,6 +107,8 @@ class Plan:
             lines.append(f"threads = {self.session.threads}")
         if self.session.disabled_optimizers:
             lines.append(f"disabled_optimizers = {json.dumps(list(self.session.disabled_optimizers))}")
+        lines += [f"{name} = {str(on).lower()}" for name, on, usual in (
+            ("parallel", self.session.parallel, False), ("arena", self.session.arena, True)) if on != usual]  # fmt: skip
         if self.session.config:
             lines += ["", "[session.config]", *(f"{_q(k)} = {_q(v)}" for k, v in sorted(self.session.config.items()))]
         if self.smooth:

@@ -2,7 +2,7 @@
 
 1. Each group of CLOSE rules that fired is taken out in turn; it stays out if the model is faster without it.
 2. LOSSY rewrites: ``quantize.py``.
-3. The runtime's own optimization levels are tried on what came out.
+3. Session options (the runtime's optimization level, threads, spinning, arena) are tried on what came out.
 
 Every comparison is paired (``evaluation/latency.py``); nothing is kept on a difference that was not shown.
 """
@@ -29,8 +29,8 @@ from ..passes import Context
 from ..pipeline import Few, Options, optimize
 from ..quantization import Observed
 from ..rules import Registry
-from ..session import SessionOptions, run
-from ..targets import Target
+from ..session import SPINNING, SessionOptions, run
+from ..targets import Target, features
 from .budget import Budget
 from .part import Fit
 from .plan import Body, Choice, Plan
@@ -149,7 +149,7 @@ class Search:
         few: Body | None = None
         if not self.exact:
             sites, few, best = choose(self, folder, kept, best)
-        session = self._levels(best)
+        session = self._opened(best)
         rounded = tuple(sorted(self.weights))
         return Plan(self.target.name, 3, source, groups, sites, self.smooth, few, rounded, session, tuple(self.notes))
 
@@ -245,27 +245,42 @@ class Search:
                 self.drop(without)
         return choices, None if kept == every else kept, best
 
-    # --- 2. the runtime's own optimization level ---------------------------------------------------------------------
+    # --- 2. how it is opened ------------------------------------------------------------------------------------------
 
-    def _levels(self, best: Candidate) -> SessionOptions:
+    def _opened(self, best: Candidate) -> SessionOptions:
+        """The session options that are faster, one after the other on top of those kept."""
         chosen = SessionOptions(threads=self.threads)
         current = best.session
-        for level in LEVELS:
-            if not self.time_left(f"the runtime's level {level!r} was"):
+        for change in opened_as(self.threads):
+            options = replace(chosen, **change)
+            if chosen.threads == 1 and change.keys() & {"config", "parallel"}:
+                continue  # one thread waits for no other
+            if not self.time_left(f"the model opened with {options.text} was"):
                 break
-            self.say(f"trying the runtime's level {level!r}")
-            options = SessionOptions(threads=self.threads, optimization=level)
+            self.say(f"trying the model opened with {options.text}")
             try:
                 other = self.open(best.path, options)
             except OlcError as e:
-                self.notes.append(f"the runtime's level {level!r} does not open the model: {e.what}")
+                self.notes.append(f"with {options.text} the model does not open: {e.what}")
                 continue
             p = self.pair(current, other)
-            self.record(f"runtime level {level} against {chosen.optimization}", p, p.verdict == "faster")
-            if p.verdict == "faster":
+            kept = p.verdict == "faster"
+            self.record(f"{options.text} against {chosen.text}", p, kept)
+            if kept:
                 chosen, current = options, other
         return chosen
 
+
+def opened_as(threads: int | None) -> list[dict[str, Any]]:
+    """Session options that may gain, each a change of those that were kept before it; ``threads`` as the user has it."""
+    cores = features.cores() if threads is None else threads
+    changes: list[dict[str, Any]] = [{"optimization": level} for level in LEVELS]
+    if threads is None and cores > 1:
+        # A small model is done before threads have been woken.
+        changes += [{"threads": n} for n in sorted({1, cores // 2})]
+    if cores > 1:
+        changes += [{"config": dict([SPINNING])}, {"parallel": True}]
+    return [*changes, {"arena": False}]
 
 
 def next_best(plan: Plan, fits: Sequence[Fit], error: float) -> tuple[Plan, float]:

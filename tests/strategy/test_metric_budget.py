@@ -133,7 +133,7 @@ def test_metrics_hold_below_o3_too(model: Path) -> None:
     opened.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(-np.load("w.npy"), "w"))
     onnx.save(opened, "wrong.onnx")
     with pytest.raises(VerificationFailed, match=r"top1 is 0(\.\d+)?, more than 0.01 below the source's 1"):
-        broken.accept([], False, Path("wrong.onnx"), None)
+        broken.accept([], [], False, Path("wrong.onnx"), None)
 
 
 @pytest.mark.parametrize(

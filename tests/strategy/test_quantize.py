@@ -18,7 +18,7 @@ from olc.pipeline import Options, optimize
 from olc.quantization import Observed, emulate, quantize_linear_weight
 from olc.quantization.facts import note
 from olc.rules import Registry, registry
-from olc.session import run, session
+from olc.session import SessionOptions, run, session
 from olc.settings import Settings
 from olc.strategy import layers, quantize, search
 from olc.strategy.budget import Budget
@@ -94,13 +94,14 @@ class Bench(search.Search):
 
 
 def searched(
-    m: ir.Model, tmp_path: Path, cosine: float = 0.99, data: bool = False, rules: Registry | None = None, **options: object
+    m: ir.Model, tmp_path: Path, cosine: float = 0.99, data: bool = False, rules: Registry | None = None,
+    threads: int | None = 1, **options: object,
 ) -> tuple[Plan, Bench]:
     storage.save(m, tmp_path / "source.onnx")
     opened = session(tmp_path / "source.onnx", threads=1)
     bench = Bench(
         m, Context(target=TARGET), rules or registry(), TARGET, FEEDS, [run(opened, f) for f in FEEDS], Budget(cosine=cosine),
-        False, 1, 600.0, Options(level=3, strict=True), lambda text: None, **options,  # type: ignore[arg-type]
+        False, threads, 600.0, Options(level=3, strict=True), lambda text: None, **options,  # type: ignore[arg-type]
     )  # fmt: skip
     bench.real = data
     if data:
@@ -399,3 +400,41 @@ def test_a_lossy_site_that_the_runtime_refuses_is_taken_back_alone(tmp_path: Pat
     settings = Settings(level=3, rules=[str(tmp_path / "planted.py")], measure=False, seconds=600, dims={"B": 2})
     made = compile(tmp_path / "source.onnx", tmp_path / "out.onnx", settings)
     assert [(t["rule"], t["node"]) for t in made.taken_back] == [("flip-linear", "h2")]
+
+
+@pytest.mark.parametrize(("faster", "kept"), [
+    ({"threads": 1}, "runtime level all, 1 thread"),
+    ({"config": {"session.intra_op.allow_spinning": "0"}}, "runtime level all, threads that do not spin"),
+    ({"parallel": True, "arena": False}, "runtime level all, branches in parallel, no memory arena"),
+    ({}, "runtime level all"),
+])  # fmt: skip
+def test_how_the_model_is_opened_is_chosen_by_measurement(
+    faster: dict[str, object], kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[object, SessionOptions]] = []
+
+    class Opening(Bench):
+        def open(self, path: Path, options: SessionOptions) -> object:  # type: ignore[override]
+            made = super().open(path, options)
+            opened.append((made, options))
+            return made
+
+        def pair(self, a: object, b: object, part: object = None) -> Paired:
+            options = {id(made): o for made, o in opened}
+            gains = [sum(getattr(options[id(x)], name) == value for name, value in faster.items()) for x in (a, b)]
+            ratio, side = 1.0 + 0.5 * (gains[1] - gains[0]), Side(1.0, 1.0, 1.0, 1.0)
+            verdict = "faster" if ratio > 1 else "slower" if ratio < 1 else "no difference shown"
+            return Paired(ratio, ratio, ratio, ratio, verdict, 8, 1, side, side, 0.0, 0)
+
+    monkeypatch.setattr("olc.targets.features.cores", lambda: 4)
+    monkeypatch.setattr("test_quantize.Bench", Opening)
+    plan, bench = searched(model(), tmp_path, quantize="none", threads=None)
+    assert plan.session.text == kept
+    assert Plan.loads(plan.dumps()).session == plan.session
+    assert [t.kept for t in bench.trials].count(True) == len(faster)
+
+
+def test_one_thread_is_asked_nothing_about_threads() -> None:
+    assert [*search.opened_as(1)[-1]] == ["arena"]
+    assert not {"threads", "config", "parallel"} & {k for change in search.opened_as(1) for k in change}
+    assert not any("threads" in change for change in search.opened_as(8)), "the user has said how many"
