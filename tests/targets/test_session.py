@@ -32,7 +32,7 @@ def test_without_a_sidecar(artifact: Path) -> None:
 def test_recorded_options_are_applied(artifact: Path) -> None:
     options = SessionOptions(
         threads=1, optimization="basic", config={"session.set_denormal_as_zero": "1"},
-        disabled_optimizers=("SkipLayerNormFusion",), parallel=True, arena=False,
+        disabled_optimizers=("SkipLayerNormFusion",), arena=False,
     )  # fmt: skip
     sidecar(artifact).write_text(json.dumps({"session_options": options.to_dict(), "else": 1}))
     assert sidecar(artifact).name == "small.olc.json"
@@ -41,8 +41,9 @@ def test_recorded_options_are_applied(artifact: Path) -> None:
     assert found.intra_op_num_threads == 1
     assert found.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert found.get_session_config_entry("session.set_denormal_as_zero") == "1"
-    assert found.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
     assert not found.enable_cpu_mem_arena
+    two = session(artifact, options=SessionOptions(threads=2, parallel=True)).get_session_options()
+    assert (two.execution_mode, two.inter_op_num_threads) == (onnxruntime.ExecutionMode.ORT_PARALLEL, 2)
     assert session(artifact, 2).get_session_options().intra_op_num_threads == 2
     plain = session(artifact, options=SessionOptions(optimization="none")).get_session_options()
     assert plain.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
