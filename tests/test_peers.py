@@ -44,6 +44,7 @@ def test_models_are_chosen_by_the_beginning_of_their_name(capsys: pytest.Capture
     assert chosen(parser, [], CASES, lambda c: c.stem) == list(CASES)
     found = {c.stem for c in chosen(parser, ["minilm", "keras"], CASES, lambda c: c.stem)}
     assert found == {"minilm-l6_dynamo_op18", "minilm-l6_ts_op17", "keras-mlp"}
+    assert chosen(parser, ["*_b", "c"], ["a_a", "a_b", "c"], str) == ["a_b", "c"]
     with pytest.raises(SystemExit):
         chosen(parser, ["gpt"], CASES, lambda c: c.stem)
     assert "none is called 'gpt'; there are: minilm" in capsys.readouterr().err
