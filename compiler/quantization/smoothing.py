@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from .emulate import int8_dynamic
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+MAX_COLUMNS = 512
+"""Columns of a weight, spread over all, that errors are told from: each has a scale of its own, so that they are a sample."""
 
 _LIMIT = 1e5
 """Factors lie within 1 / _LIMIT and _LIMIT, so that neither a weight nor an activation leaves float32's range for it."""
@@ -59,7 +63,7 @@ def factors(channels: np.ndarray, rows: np.ndarray, alpha: float) -> np.ndarray:
 
 def best_smoothing(
     batches: Sequence[np.ndarray], weights: Sequence[np.ndarray], channels: np.ndarray | None = None,
-    alphas: Sequence[float] = ALPHAS,
+    alphas: Sequence[float] = ALPHAS, worth: float = 1.0,
 ) -> Smoothing:  # fmt: skip
     """The factors of the alpha that leaves least of the error at the outputs of all linears that read the activation.
 
@@ -72,6 +76,7 @@ def best_smoothing(
         weights: float [K, N] each.
         channels: largest magnitudes [K] of the activation, where more than these rows was seen.
         alphas: those to try, above 0.
+        worth: the part of the error of which less has to be left; the fewer alphas do, the less is computed.
 
     Raises:
         ValueError: no weight, an alpha of 0, sizes that differ, or numbers that are not finite.
@@ -84,14 +89,20 @@ def best_smoothing(
     flat = [x.reshape(-1, x.shape[-1]).astype(np.float32) for x in batches if x.size]
     ones = np.ones(len(weights[0]), np.float32)
     rows = row_maxima(weights)
+    sampled = [np.ascontiguousarray(w[:, :: max(1, -(-w.shape[1] // MAX_COLUMNS))]) for w in weights]
     seen = np.array([np.abs(x).max(axis=0) for x in flat]).reshape(len(flat), len(ones))
     others = [np.delete(seen, i, axis=0).max(axis=0) for i in range(len(flat))] if len(flat) > 1 else list(seen)
-    before = [_error(x, weights, ones) for x in flat]
+    before = cache(lambda i: _error(flat[i], sampled, ones))
     best = Smoothing(0.0, ones, 1.0)
-    for alpha in alphas if any(before) else ():
-        left = max(_error(x, weights, factors(o, rows, alpha)) / e for x, o, e in zip(flat, others, before, strict=True) if e)
-        if left < best.left:
-            best = Smoothing(alpha, factors(seen.max(axis=0) if channels is None else channels, rows, alpha), left)
+    for alpha in alphas:
+        worst: float | None = None
+        for i, (x, o) in enumerate(zip(flat, others, strict=True)):
+            if before(i):
+                worst = max(worst or 0.0, _error(x, sampled, factors(o, rows, alpha)) / before(i))
+            if worst is not None and worst >= min(best.left, worth):
+                break  # the worst batch counts: the others cannot make it better
+        if worst is not None and worst < min(best.left, worth):
+            best = Smoothing(alpha, factors(seen.max(axis=0) if channels is None else channels, rows, alpha), worst)
     return best
 
 

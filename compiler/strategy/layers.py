@@ -112,8 +112,8 @@ def alphas(
             seen_rows[name].append(rows(values[name]))
     chosen = {}
     for name, (readers, channels) in found.items():
-        best = best_smoothing(seen_rows[name], [r.matrix for r in readers], channels)
-        if best.left < GAIN:
+        best = best_smoothing(seen_rows[name], [r.matrix for r in readers], channels, worth=GAIN)
+        if best.alpha:
             chosen[name] = best.alpha
     return chosen
 

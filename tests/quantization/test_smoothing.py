@@ -117,3 +117,29 @@ def test_maxima_of_more_rows_are_taken() -> None:
     found = best_smoothing([x], ws, alphas=(0.5,), channels=channels)
     assert found.alpha == 0.5
     np.testing.assert_array_equal(found.factors, factors(channels, row_maxima(ws), 0.5))
+
+
+def test_what_is_not_worth_it_is_not_looked_for_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, ws = [outlying(seed=i) for i in range(4)], weights()
+    found, computed = best_smoothing(batches, ws), []
+
+    def counted(x: np.ndarray, w: np.ndarray) -> float:
+        computed.append(w.shape)
+        return int8_dynamic(x, w)
+
+    monkeypatch.setattr("olc.quantization.smoothing.int8_dynamic", counted)
+    again = best_smoothing(batches, ws, worth=found.left * 1.01)
+    assert (again.alpha, again.left) == (found.alpha, found.left)
+    computed.clear()
+    assert best_smoothing(batches, ws, worth=found.left / 100).alpha == 0
+    assert len(computed) == len(ws) * (1 + len(ALPHAS)), "the first batch rules every alpha out"
+
+
+def test_of_a_wide_weight_some_columns_tell_the_error() -> None:
+    x = outlying()
+    wide = np.random.default_rng(9).standard_normal((64, 5000)).astype(np.float32) * 0.05
+    wide[7, 1] = 3.0  # a maximum in a column that is not looked at counts for the factors all the same
+    found = best_smoothing([x], [wide])
+    assert found.factors == pytest.approx(factors(np.abs(x).max(axis=0), row_maxima([wide]), found.alpha))
+    s = found.factors
+    assert found.left == pytest.approx(int8_dynamic(x / s, wide * s[:, None]) / int8_dynamic(x, wide), rel=0.1)
