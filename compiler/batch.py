@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -119,14 +121,28 @@ def _enter(place: turns.Turns, said: Any) -> None:
     turns.join(place)
 
 
+AGAIN_S = 10.0
+"""Seconds after which a worker that was told to end and goes on is told again; to clean up takes less."""
+
+
 def _leave(number: int, frame: Any) -> None:
     global _ending
     _ending = True
+    # Where the interpreter is within a callback of its own (a weak reference's, say) what a handler raises is lost.
+    sys.unraisablehook = lambda lost: None
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _leave)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
     raise SystemExit(130)
 
 
 def _work(number: int, unit: Unit) -> Report | OlcError:
     if _ending:  # the pool goes on to what it had handed out before, which nobody can call back
-        raise SystemExit(130)
-    with _place.working():
-        return _one(unit, lambda text: _queue.put((number, text)))
+        os._exit(130)
+    try:
+        with _place.working():
+            return _one(unit, lambda text: _queue.put((number, text)))
+    except SystemExit:
+        # Everything below has cleaned up. The pool would take this for a result and wait for the next unit, and from Python
+        # 3.12 on, where a broken pool sends its workers nothing more, for ever.
+        os._exit(130)

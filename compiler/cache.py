@@ -8,6 +8,7 @@ ago go when all together are larger than ``MOST_BYTES``.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib.metadata
@@ -16,24 +17,28 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from . import targets
+from . import storage, targets
 from .errors import BadInput, OlcError
 from .evaluation import data as data_files
 from .report import Report
 from .session import sidecar
 
 MOST_BYTES = 4 << 30
-LAYOUT = 1
+ABANDONED_S = 3600.0
+"""Seconds after which a file that was begun and not renamed belongs to nobody."""
+LAYOUT = 2
 PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy", "ml-dtypes", "onnxsim", "onnx-graphsurgeon")
 _BROKEN = (BadInput, OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError, AttributeError,
            RuntimeError)  # fmt: skip
@@ -52,11 +57,17 @@ def folder() -> Path | None:
 
 
 class Entry:
-    """The place of one result. ``most``: bytes that all entries together may take."""
+    """The place of one result.
 
-    def __init__(self, root: Path, key: str, most: int = MOST_BYTES) -> None:
+    Attributes:
+        most: bytes that all entries together may take.
+        read_from: the files that the key was made of, as they were then.
+    """
+
+    def __init__(self, root: Path, key: str, most: int = MOST_BYTES, read_from: Mapping[Path, object] | None = None) -> None:
         self.path = root / f"{key}.zip"
         self.most = most
+        self.read_from = read_from or {}
 
     def read(self, output: Path) -> Report | None:
         """Unpack the result as the files that a compile to ``output`` makes; None, and no file, without a sound entry."""
@@ -64,8 +75,9 @@ class Entry:
         made = []
         try:
             with zipfile.ZipFile(self.path) as held:
+                _refuse_foreign(held, output)
                 for name in held.namelist():
-                    made.append(output.with_name(os.path.basename(name)))
+                    made.append(output.with_name(name))
                     with held.open(name) as source, open(made[-1], "wb") as out:
                         shutil.copyfileobj(source, out, 1 << 20)
             if output in made:
@@ -85,6 +97,8 @@ class Entry:
     def write(self, files: Sequence[Path]) -> str | None:
         """Keep these files; why that was not possible, or None. A cache that cannot be written stops no compile."""
         total = sum(f.stat().st_size for f in files)
+        if any(_state(path) != then for path, then in self.read_from.items()):
+            return "the result was not kept in the cache: a file that it was made of changed meanwhile"
         if total > self.most // 2:
             return f"the result ({total:,} bytes) is too large for the cache"
         temporary = None
@@ -107,6 +121,10 @@ class Entry:
     def _bound(self) -> None:
         """Drop the entries used longest ago while all are more than the cache may hold. Others may do so at the same time."""
         found = []
+        for file in self.path.parent.glob(".new-*"):  # of a process that was killed as it wrote
+            with contextlib.suppress(OSError):
+                if time.time() - file.stat().st_mtime > ABANDONED_S:
+                    file.unlink()
         for file in self.path.parent.glob("*.zip"):
             with contextlib.suppress(FileNotFoundError):
                 info = file.stat()
@@ -121,6 +139,27 @@ class Entry:
                 total -= size
 
 
+def _refuse_foreign(held: zipfile.ZipFile, output: Path) -> None:
+    """Only what ``write`` writes is unpacked: the artifact, its report and its external data, as they are.
+
+    Raises:
+        BadZipFile: there is something else.
+    """
+    names = {output.name, sidecar(output).name, storage.data_name(output.name)}
+    for info in held.infolist():
+        if info.filename not in names or info.compress_type != zipfile.ZIP_STORED:
+            raise zipfile.BadZipFile(f"{info.filename!r} is not what is kept")
+
+
+def _state(path: Path) -> object:
+    """What tells whether a file was written to or replaced."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_size, info.st_mtime_ns, info.st_ino
+
+
 def entry(source: Any, output: Path, settings: Any) -> Entry | None:
     """The place of this compile's result, or None where it has none: the source is no file, or nothing is to be kept.
 
@@ -133,27 +172,56 @@ def entry(source: Any, output: Path, settings: Any) -> Entry | None:
         return None  # calibration will write them, which an answer from here would not
     if any(":" in metric for metric in settings.metrics):
         return None  # a function of the user's, which may count otherwise tomorrow: its code and all that it calls is not known
+    if any(_imports_others(Path(file)) for file in settings.rules):
+        return None  # the same of a file of rules that needs other files
+    key = _Key()
     try:
-        parts = list(_parts(Path(source), output, settings))
+        _add(key, Path(source), output, settings)
     except (OSError, OlcError):
         return None
-    h = hashlib.sha256()
-    for part in parts:
-        h.update(len(part).to_bytes(8, "little") + part)
-    return Entry(root, h.hexdigest()[:40])
+    return Entry(root, key.hash.hexdigest()[:40], read_from=key.files)
 
 
-def _parts(source: Path, output: Path, settings: Any) -> Iterator[bytes]:
+class _Key:
+    """A hash of texts and of files' contents, and which files those were."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self.files: dict[Path, object] = {}
+
+    def add(self, part: bytes) -> None:
+        self.hash.update(len(part).to_bytes(8, "little") + part)
+
+    def file(self, path: Path) -> None:
+        self.files[path] = _state(path)
+        self.add(_content(path))
+
+
+def _add(key: _Key, source: Path, output: Path, settings: Any) -> None:
     """Everything that a result depends on, and the names that it holds."""
-    yield _json([LAYOUT, os.fspath(source), output.name, _options(settings), _versions()])
-    yield from _model(source)
+    key.add(_json([LAYOUT, os.fspath(source), output.name, _options(settings), _versions()]))
+    _model(key, source)
     target = targets.get(settings.target)
-    yield _json([target.features(), target.kernels().dumps(), os.environ.get("OMP_NUM_THREADS")])
-    yield sources()
+    key.add(_json([target.features(), target.kernels().dumps(), os.environ.get("OMP_NUM_THREADS")]))
+    key.add(sources())
     for file in (*settings.rules, *([settings.ranges] if settings.ranges is not None else [])):
-        yield _content(Path(file))
+        key.file(Path(file))
     if settings.data is not None:
-        yield from _data(settings)
+        _data(key, settings)
+
+
+def _imports_others(rules: Path) -> bool:
+    """Does a file of rules import anything that is neither olc's, nor Python's, nor a package whose version is in the key?"""
+    try:
+        tree = ast.parse(rules.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return True
+    known = {"olc", *(p.replace("-", "_") for p in PACKAGES), *sys.stdlib_module_names}
+    for n in ast.walk(tree):
+        names = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) else []
+        if (isinstance(n, ast.ImportFrom) and n.level) or any((name or "").partition(".")[0] not in known for name in names):
+            return True
+    return False
 
 
 def _json(value: Any) -> bytes:
@@ -176,16 +244,16 @@ def _versions() -> list[str]:
     return found
 
 
-def _model(path: Path) -> Iterator[bytes]:
+def _model(key: _Key, path: Path) -> None:
     """The file and its external data. Data outside of its folder is not read: no model that has it is compiled."""
-    yield _content(path)
+    key.file(path)
     if path.suffix not in (".onnx", ".pb"):
         return
     for name in _external(path):
         if os.path.dirname(name) or name in ("", "..") or not (path.parent / name).is_file():
             raise OSError(f"external data {name!r} is not a file beside the model")
-        yield name.encode()
-        yield _content(path.parent / name)
+        key.add(name.encode())
+        key.file(path.parent / name)
 
 
 def _external(path: Path) -> list[str]:
@@ -231,21 +299,22 @@ def sources() -> bytes:
     return h.digest()
 
 
-def _data(settings: Any) -> Iterator[bytes]:
+def _data(key: _Key, settings: Any) -> None:
     """What ``--data`` gives: the files as they are; of a function, what it yields, as far as a compile reads it."""
     path = Path(settings.data)
     if path.exists():
         for file in sorted(path.glob("*.npz")) if path.is_dir() else [path]:
-            yield file.name.encode()
-            yield _content(file)
+            key.add(file.name.encode())
+            key.file(file)
         return
     import numpy as np
 
-    everything = settings.level == 3 or settings.plan is not None  # calibration reads all of it
+    # Calibration reads all of it, and so does a metric.
+    everything = settings.level == 3 or settings.plan is not None or bool(settings.metrics)
     feeds = iter(data_files.load(settings.data))
     for feed in feeds if everything else islice(feeds, 2 * settings.samples):
         for name, value in feed.items():
             array = np.asarray(value)
             content = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
-            yield repr((name, array.dtype.str, array.dtype.name, array.shape)).encode()
-            yield hashlib.sha256(content).digest()
+            key.add(repr((name, array.dtype.str, array.dtype.name, array.shape)).encode())
+            key.add(hashlib.sha256(content).digest())

@@ -19,7 +19,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as f:
+            # A file's name may be no text: in JSON its odd bytes are escaped as they should be.
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
                 f.write(text)
                 f.flush()
                 os.fsync(f.fileno())

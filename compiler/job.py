@@ -18,7 +18,7 @@ from . import __version__, frontend, storage, targets
 from .assumptions import ASSUMPTIONS
 from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
-from .errors import BadInput, OlcError, Unsupported, VerificationFailed
+from .errors import BadInput, OlcError, OverBudget, Unsupported, VerificationFailed
 from .evaluation import data as data_files
 from .evaluation import executed, sweep
 from .evaluation import inputs as sample_inputs
@@ -433,6 +433,8 @@ class Job:
             opened = self.target.session(built, threads=self.settings.threads, options=self.session_options(plan))
             self.scores = list(self.judging.scores(opened))
             breach = self.settings.bounds().breach((), self.scores)
+            if breach is not None and not lossy:  # the outputs are the source's as far as rounding goes
+                raise OverBudget(breach, where=str(self.source), hint="allow a larger --max-drop, or judge on more samples")
         if breach is not None:
             raise self.differs(breach)
         self.check_points(points, exact=not lossy)

@@ -228,6 +228,11 @@ def to_bytes(model: ir.Model) -> bytes:
     return _serialize(to_proto(model), None)
 
 
+def data_name(path: str) -> str:
+    """The file beside a model that ``save`` puts its external data into."""
+    return path + ".data"
+
+
 def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None = None) -> list[str]:
     """Write the model, and its data file where it needs one; gives the paths written, the model's first.
 
@@ -245,8 +250,8 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
         raise OutputError("a folder is in the way", where=path, hint="give a file name")
     if external is None:
         external = _wants_data_file(model)
-    layout = _Layout(model, os.path.basename(path) + ".data") if external else None
-    data_path = path + ".data" if layout is not None and layout.tensors else None
+    layout = _Layout(model, data_name(os.path.basename(path))) if external else None
+    data_path = data_name(path) if layout is not None and layout.tensors else None
     if data_path is not None:
         _check_target(model, data_path)
     proto = to_proto(model, layout.place if layout is not None else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -182,11 +183,32 @@ def test_a_worker_that_was_told_to_end_takes_no_more_work(
 ) -> None:
     monkeypatch.setattr(batch, "_ending", False, raising=False)
     monkeypatch.setattr(batch, "_place", turns.Turns(threading, 1), raising=False)  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    armed: list[float] = []
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append(seconds), raising=False)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     with pytest.raises(SystemExit):
         batch._leave(signal.SIGTERM, None)
+    assert armed == [batch.AGAIN_S], "it is told again where that was lost"
     (unit,) = units(models[:1], tmp_path / "out")
-    with pytest.raises(SystemExit):
+    left: list[int] = []
+
+    def leave(code: int) -> None:
+        left.append(code)
+        raise KeyboardInterrupt  # what ends the process there
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(KeyboardInterrupt):
         batch._work(0, unit)
+    monkeypatch.setattr(batch, "_ending", False)
+
+    def told(*_: object) -> None:
+        raise SystemExit(130)
+
+    monkeypatch.setattr(batch, "_one", told)
+    with pytest.raises(KeyboardInterrupt):
+        batch._work(0, unit)
+    assert left == [130, 130]
     assert not list((tmp_path / "out").iterdir())
 
 

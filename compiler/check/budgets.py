@@ -115,12 +115,15 @@ def unsupported(error: Unsupported, budgets: Budgets) -> list[Verdict]:
     return [first, *(Verdict(k, "see olc.toml", "the target cannot run the model", None) for k in asked)]
 
 
-def judge(report: Report, artifact: Callable[[], Model], budgets: Budgets, baseline: Mapping[str, Any] | None) -> list[Verdict]:
+def judge(
+    report: Report, artifact: Callable[[], Model], budgets: Budgets, baseline: Mapping[str, Any] | None, level: int,
+) -> list[Verdict]:
     """Each budget's verdict on a model that was compiled.
 
     Args:
         artifact: loads it; called only where a budget asks what is in it.
         baseline: the record of this model in the baseline, or None where it has none.
+        level: that was asked for; a compile may give less.
     """
     cost = costs(report)
     found: list[Verdict] = []
@@ -137,8 +140,10 @@ def judge(report: Report, artifact: Callable[[], Model], budgets: Budgets, basel
     if budgets.accuracy is not None:
         found.append(_accuracy(report, budgets))
     found.append(Verdict("unsupported", f"at most {budgets.unsupported}", "every part has a kernel", True))
-    if budgets.fusions is not None and report.options["level"] >= 2:
-        found += _fusions(report, budgets.fusions)
+    if budgets.fusions is not None and level >= 2:
+        given = report.options["level"]
+        lost = Verdict("fusions", "as -O2 has them", f"-O{given} was given instead, which fuses nothing", False)
+        found += [lost] if given < 2 else _fusions(report, budgets.fusions)
     if budgets.operators is not None or budgets.domains is not None or budgets.opset is not None:
         found += _contents(artifact(), budgets)
     return found
@@ -231,6 +236,8 @@ def _accuracy(report: Report, budgets: Budgets) -> Verdict:
     wrong = [(o.name, why) for o in outputs if (why := bounds.breach([o])) is not None]
     if wrong:
         return Verdict("accuracy", limit, wrong[0][1], False, tuple(Site(name, why) for name, why in wrong))
+    if "top1" in bounds.named and all(o.top1 is None for o in outputs):
+        return Verdict("accuracy", limit, "no output is a distribution over classes, so there is no top-1", None)
     lowest = min((o.cosine_min for o in outputs if o.cosine_min is not None), default=None)
     found = "every output agrees" if lowest is None else f"every output agrees, lowest cosine {lowest:.6f}"
     return Verdict("accuracy", limit, found, True)

@@ -19,7 +19,6 @@ from ..settings import Settings
 from ..strategy.budget import Budget
 
 NAME = "olc.toml"
-BASELINE = "olc.baseline.json"
 
 
 @dataclass(frozen=True)
@@ -206,6 +205,8 @@ def _fusions(value: Any) -> dict[str, int | str]:
 
     if not isinstance(value, dict):
         raise _Mistyped(f'"all", or a table of {", ".join(FUSIONS)}')
+    if not value:
+        raise _Mistyped(f'"all", or a table of {", ".join(FUSIONS)}, with one of them at least')
     return _table_of(least, lambda: FUSIONS)(value)
 
 
@@ -272,6 +273,11 @@ _PLAIN = ("data", "dims", "samples", "threads", "seed", "quantize", "keep_float"
 # ----------------------------------------------------------------------------------------------------------- the file
 
 
+def baseline_of(config: str) -> str:
+    """``olc.toml`` -> ``olc.baseline.json``: two configurations in one folder have a baseline each."""
+    return f"{Path(config).stem}.baseline.json"
+
+
 @dataclass
 class _Reader:
     where: str
@@ -283,7 +289,7 @@ class _Reader:
         entries = data.get("models")
         if not isinstance(entries, list) or not entries:
             self.fail("[[models]] names no model", "add a [[models]] entry with a path")
-        baseline = self.value(data, "baseline", _text, "the file") if "baseline" in data else BASELINE
+        baseline = self.value(data, "baseline", _text, "the file") if "baseline" in data else baseline_of(self.where)
         defaults = self.table(data.get("defaults", {}), _OPTIONS, "[defaults]")
         shared = self.budget(defaults.pop("budget", {}), "[defaults.budget]")
         jobs: list[Job] = []

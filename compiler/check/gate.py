@@ -6,10 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import batch, frontend
+from .. import batch, frontend, ir
 from ..errors import OlcError, Unsupported
 from ..report import Report
 from . import baseline as records
@@ -44,7 +45,9 @@ class Outcome:
         """How it stands, in a word or two."""
         if self.failed:
             return "over budget"
-        return "failed" if self.error is not None else "not judged" if self.unjudged else "passed"
+        if self.unjudged:
+            return "not judged"
+        return "failed" if self.error is not None and not self.verdicts else "passed"
 
     @property
     def codes(self) -> set[int]:
@@ -121,6 +124,8 @@ def check(
 
 def _unit(job: Job, folder: Path, cache: str, update: bool) -> batch.Unit:
     folder.mkdir()
+    # A baseline is what was measured now, not in a minute that the cache remembers.
+    cache = "renew" if update and cache == "on" else cache
     settings = replace(job.settings, cache=cache, measure=job.settings.measure or update)
     return batch.Unit(str(job.path), str(folder / f"{job.path.stem}.olc.onnx"), settings)
 
@@ -140,6 +145,7 @@ def _round(
             o.report = found
             new[o.job.name] = records.record(found)
             old = (new if update else known).get(o.job.name)
-            o.verdicts = judge(found, lambda artifact=artifact: frontend.load(str(artifact)), o.job.budgets, old)  # type: ignore[misc]
+            made: Callable[[], ir.Model] = partial(frontend.load, str(artifact))
+            o.verdicts = judge(found, made, o.job.budgets, old, o.job.settings.level)
         shutil.rmtree(artifact.parent)  # many large models need not lie there side by side
     return new

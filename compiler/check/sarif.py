@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -30,11 +31,13 @@ _RULES = {
     "failed": "The model could not be compiled",
 }
 _IDS = tuple(_RULES)
+MOST = 20_000
+"""Results that are written: code scanning refuses a run of more than 25,000. The JSON holds them all."""
 
 
 def sarif(result: Result) -> str:
     """The log as JSON."""
-    found = [r for o in result.outcomes for r in _results(o)]
+    found = list(islice((r for o in result.outcomes for r in _results(o)), MOST))
     failed = any(o.error is not None and not isinstance(o.error, Unsupported) for o in result.outcomes)
     driver = {
         "name": "olc", "version": __version__, "rules": [{"id": i, "shortDescription": {"text": t}} for i, t in _RULES.items()],
@@ -52,12 +55,12 @@ def _results(o: Outcome) -> Iterator[dict[str, Any]]:
     said = set()
     for v in o.failed:
         for s in v.sites:
-            yield _result(o, v.kind, "error", s.text, s.node)
+            yield _result(o, v.kind, "error", s.text, s.node, v.limit)
             said.add(s.node)
         if not v.sites:
-            yield _result(o, v.kind, "error", v.text)
+            yield _result(o, v.kind, "error", v.text, about=v.limit)
     for v in o.unjudged:
-        yield _result(o, "not-judged", "warning", v.text)
+        yield _result(o, "not-judged", "warning", v.text, about=f"{v.kind}: {v.limit}")
     for f in o.report.fusions if o.report is not None else ():
         for m in f["missed"]:
             if m["site"] not in said:
@@ -65,14 +68,14 @@ def _results(o: Outcome) -> Iterator[dict[str, Any]]:
                 yield _result(o, "missed-fusion", "note", f"{f['kind']}: {rule}{m['reason']}", m["site"])
 
 
-def _result(o: Outcome, rule: str, level: str, text: str, node: str = "") -> dict[str, Any]:
+def _result(o: Outcome, rule: str, level: str, text: str, node: str = "", about: str = "") -> dict[str, Any]:
     # From the current folder, which CI has at the repository's root; olc.toml may lie deeper.
     path = {"uri": quote(os.fsencode(os.path.relpath(o.job.path).replace(os.sep, "/"))), "uriBaseId": "%SRCROOT%"}
     where: dict[str, Any] = {"physicalLocation": {"artifactLocation": path}}
     if node:
         where["logicalLocations"] = [{"name": node, "fullyQualifiedName": f"{o.job.model}::{node}", "kind": "element"}]
     head = f"{o.job.name}, {node}: " if node else f"{o.job.name}: "
-    same = sha256(json.dumps([rule, o.job.name, node]).encode()).hexdigest()
+    same = sha256(json.dumps([rule, o.job.name, node, about]).encode()).hexdigest()
     return {
         "ruleId": rule, "ruleIndex": _IDS.index(rule), "level": level, "message": {"text": head + text}, "locations": [where],
         "partialFingerprints": {"olc/v1": same},

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import html
-
+from .. import plain
 from ..report.terminal import brief
 from .gate import Outcome, Result
 
@@ -45,25 +44,16 @@ def markdown(result: Result) -> str:
     lines = [f"### olc check: {summary(result)}", "", "| model | speed | size | fused | |", "|---|---|---|---|---|"]
     for o in result.outcomes:
         mark = "✅" if not o.codes else "❌"
-        lines.append("| " + " | ".join(map(_escaped, (o.job.name, *row(o)[:3], f"{mark} {row(o)[3]}"))) + " |")
+        lines.append("| " + " | ".join(map(plain.markdown, (o.job.name, *row(o)[:3], f"{mark} {row(o)[3]}"))) + " |")
     for o in result.outcomes:
         if o.codes:
-            lines += ["", f"**{_escaped(o.job.name)}**", ""]
-            lines += [f"* {_escaped(p)}" for p in problems(o)]
-            hidden = [f"* {_escaped(p)}" for p in places(o)]
+            lines += ["", f"**{plain.markdown(o.job.name)}**", ""]
+            lines += [f"* {plain.markdown(p)}" for p in problems(o)]
+            hidden = [f"* {plain.markdown(p)}" for p in places(o)]
             if hidden:
                 lines += ["", "<details><summary>where</summary>", "", *hidden, "", "</details>"]
     machines = sorted({str(r["machine"]) for o in result.outcomes if (r := o.record)})
     if machines:
-        lines += ["", f"<sub>{'; '.join(map(_escaped, machines))}. Speed is the source's time over the artifact's, both on "
+        lines += ["", f"<sub>{'; '.join(map(plain.markdown, machines))}. Speed is the source's time over the artifact's, both on "
                       "this machine, with its 95 % interval.</sub>"]  # fmt: skip
     return "\n".join(lines) + "\n"
-
-
-_MARKS = str.maketrans({c: f"&#{ord(c)};" for c in "|`*_[]~@#\\"})
-
-
-def _escaped(text: str) -> str:
-    """Names come from model files: none of their characters may end the cell, mark up, or call a person."""
-    plain = " ".join(text.encode("utf-8", "replace").decode().split())  # a path may be no text
-    return html.escape(plain, quote=False).translate(_MARKS)

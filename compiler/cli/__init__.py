@@ -79,11 +79,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _show(e: OlcError) -> None:
-    click.echo(f"olc: {e.kind}: {e.what}", err=True)
-    if e.where is not None:
-        click.echo(f"  in: {e.where}", err=True)
-    if e.hint is not None:
-        click.echo(f"  try: {e.hint}", err=True)
+    from ._options import tell
+
+    text = [f"olc: {e.kind}: {e.what}", *([f"  in: {e.where}"] if e.where is not None else []),
+            *([f"  try: {e.hint}"] if e.hint is not None else [])]  # fmt: skip
+    tell("\n".join(text), err=True)
 
 
 def entry() -> None:

@@ -177,16 +177,27 @@ def frozen(options: dict[str, Any], **others: Any) -> Any:
     return Settings(**{k: v for k, v in values.items() if k in known})
 
 
+def tell(text: str, err: bool = False) -> None:
+    """Print lines about a model; what its names hold is shown, not obeyed."""
+    from .. import plain
+
+    for line in text.split("\n"):
+        click.echo(plain.line(line), err=err)
+
+
 @contextlib.contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     """A function that shows what is being done, on standard error; a spinner where that is a terminal."""
+    from .. import plain
+
     if quiet:
         yield lambda text: None
         return
     if not sys.stderr.isatty():
-        yield lambda text: click.echo(f"  {text}", err=True)
+        yield lambda text: click.echo(f"  {plain.line(text)}", err=True)
         return
     from rich.console import Console
+    from rich.text import Text
 
     with Console(stderr=True).status("starting") as status:
-        yield status.update
+        yield lambda text: status.update(Text(plain.line(text)))

@@ -32,36 +32,32 @@ def command(model: str, target: str, dims: dict[str, int], rules: tuple[str, ...
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from ..report.numbers import count, size
+    from ..report.terminal import Printer
 
-    console = Console(highlight=False)
-    table = Table(box=None, show_header=False, padding=(0, 2))
+    out = Printer()
+    rows = []
     for name, values in (("inputs", found["inputs"]), ("outputs", found["outputs"])):
         shown = [f"{k}: {v}" for k, v in values.items()]
-        table.add_row(name, "\n".join([*shown[:8], *([f"… and {len(shown) - 8} more"] if len(shown) > 8 else [])]))
-    table.add_row("opset", ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in found["opsets"].items()))
-    table.add_row("nodes", f"{count(found['nodes'])} ({count(found['nodes_clean'])} after -O1)")
-    table.add_row("operators", ", ".join(f"{k} {n}" for k, n in list(found["operators"].items())[:12]))
+        told = [*shown[:8], *([f"… and {len(shown) - 8} more"] if len(shown) > 8 else [])]
+        rows += [(name if i == 0 else "", text) for i, text in enumerate(told)]
+    rows.append(("opset", ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in found["opsets"].items())))
+    rows.append(("nodes", f"{count(found['nodes'])} ({count(found['nodes_clean'])} after -O1)"))
+    rows.append(("operators", ", ".join(f"{k} {n}" for k, n in list(found["operators"].items())[:12])))
     kinds = ", ".join(f"{k} {size(n)}" for k, n in found["dtypes"].items())
-    table.add_row("parameters", f"{count(found['parameters'])} in {size(found['parameter_bytes'])} ({kinds})")
+    rows.append(("parameters", f"{count(found['parameters'])} in {size(found['parameter_bytes'])} ({kinds})"))
     at = ", ".join(f"{k}={v}" for k, v in found["sizes"].items()) or "all sizes static"
-    table.add_row("arithmetic", f"{found['flops'] / 1e9:.3g} GFLOP ({at}; {found['unknown']} nodes of unknown shape)")
-    console.print(table)
+    rows.append(("arithmetic", f"{found['flops'] / 1e9:.3g} GFLOP ({at}; {found['unknown']} nodes of unknown shape)"))
+    out.table(rows, fold=True)
     if found["costly"]:
-        nodes = Table(title="costly nodes", box=None, title_justify="left", padding=(0, 2))
-        for head in ("node", "operator", "GFLOP", "bytes moved"):
-            nodes.add_column(head, justify="left" if head in ("node", "operator") else "right")
-        for n in found["costly"]:
-            nodes.add_row(n["node"], n["op"], f"{n['flops'] / 1e9:.3g}", "?" if n["bytes"] is None else size(n["bytes"]))
-        console.print(nodes)
+        costly = [(n["node"], n["op"], f"{n['flops'] / 1e9:.3g}", "?" if n["bytes"] is None else size(n["bytes"]))
+                  for n in found["costly"]]  # fmt: skip
+        out.table(costly, ("node", "operator", "GFLOP", "bytes moved"), "costly nodes")
     if found["fusable"]:
-        console.print("would fuse at -O2: " + ", ".join(f"{k} {n}" for k, n in found["fusable"].items()))
+        out.say("would fuse at -O2: " + ", ".join(f"{k} {n}" for k, n in found["fusable"].items()))
     if found["quantizable"]:
-        console.print(f"could be int8 at -O3: {found['quantizable']} linears")
+        out.say(f"could be int8 at -O3: {found['quantizable']} linears")
     for p in found["unsupported"]:
-        console.print(f"[red]{found['target']} cannot run:[/red] {p}")
+        out.say(p, f"{found['target']} cannot run:", "red")
     if not found["unsupported"]:
-        console.print(f"{found['target']} can run every node")
+        out.say(f"{found['target']} can run every node")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import frozen, progress
+from ._options import frozen, progress, tell
 from .compile import command as compiling
 
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def _again(found: Finding, settings: Any, check: str | None, slower: bool) -> st
 
 def _show(found: Finding, again: str) -> None:
     culprit = found.culprit
-    click.echo(f"at fault: {culprit.text}")
-    click.echo(f"  what is bad: {culprit.why}")
-    click.echo(f"  found among {found.rewrites} rewrites in {found.compiles} compiles")
+    tell(f"at fault: {culprit.text}")
+    tell(f"  what is bad: {culprit.why}")
+    tell(f"  found among {found.rewrites} rewrites in {found.compiles} compiles")
     if culprit.skip is not None:
         rest = "the compile is good" if culprit.alone else "the compile is still bad, by another fault"
-        click.echo(f"  without it {rest}: olc compile {shlex.join(['--skip', culprit.skip])}")
+        tell(f"  without it {rest}: olc compile {shlex.join(['--skip', culprit.skip])}")
     if found.whole:
-        click.echo("  no part of the graph around it shows the fault: it takes the whole model")
+        tell("  no part of the graph around it shows the fault: it takes the whole model")
     inputs = "" if found.inputs is None else f", inputs: {found.inputs}"
-    click.echo(f"  {'model' if found.whole else 'small model'}: {found.model} ({found.nodes} nodes){inputs}")
-    click.echo(f"  shown again by: {again}")
+    tell(f"  {'model' if found.whole else 'small model'}: {found.model} ({found.nodes} nodes){inputs}")
+    tell(f"  shown again by: {again}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -48,7 +47,6 @@ def command(
         result = check(
             configuration.read(config), workers=workers, cache="renew" if no_cache else "on", update=update_baseline, say=say
         )
-    _show(result, quiet)
     if json_file is not None:
         write_text(json_file, json.dumps(result.to_dict(), indent=1) + "\n")
     if junit_file is not None:
@@ -63,6 +61,7 @@ def command(
         from ..check.words import markdown
 
         write_text(markdown_file, markdown(result))
+    _show(result, quiet)  # after the files: the reader may be gone
     return result.code
 
 
@@ -82,25 +81,19 @@ def _init(config: str) -> None:
 
 
 def _show(result: Result, quiet: bool) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     from ..check.words import places, problems, row, summary
+    from ..report.terminal import Printer
 
-    out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
+    out = Printer()
     if not quiet:
-        table = Table(box=None, padding=(0, 2))
-        for head in ("model", "speed", "size", "fused", ""):
-            table.add_column(head, overflow="fold")
-        for o in result.outcomes:
-            *facts, word = row(o)
-            table.add_row(escape(o.job.name), *map(escape, facts), f"[{'red' if o.codes else 'green'}]{word}")
-        out.print(table)
+        rows = [(o.job.name, *row(o)[:3], Text(row(o)[3], "red" if o.codes else "green")) for o in result.outcomes]
+        out.table(rows, ("model", "speed", "size", "fused", ""), fold=True)
     for o in result.outcomes:
         for problem in problems(o):
-            out.print(f"[red]{escape(o.job.name)}:[/red] {escape(problem)}", soft_wrap=True)
+            out.say(problem, f"{o.job.name}:", "red", wrap=False)
         for place in places(o):
-            out.print(f"    {escape(place)}", soft_wrap=True)
+            out.say(f"    {place}", wrap=False)
     if not quiet or result.code:
-        out.print(summary(result))
+        out.say(summary(result))

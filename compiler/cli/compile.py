@@ -20,6 +20,7 @@ from ._options import (
     rules_option,
     sweep_option,
     target_option,
+    tell,
     workers_option,
 )
 
@@ -115,8 +116,13 @@ def _outputs(models: tuple[str, ...], output: str | None) -> list[str]:
     names = [str(Path(m).with_suffix("")) + ".olc.onnx" for m in models]
     found = names if output is None else [str(Path(output) / Path(n).name) for n in names]
     seen: dict[Path, str] = {}
+    sources = {Path(m).resolve(): m for m in models}
     for model, target in zip(models, found, strict=True):
-        other = seen.setdefault(Path(target).absolute(), model)
+        overwritten = sources.get(Path(target).resolve())
+        if overwritten is not None:
+            raise OutputError(f"the artifact of {model} would overwrite {overwritten}, which is to be compiled too", where=target,
+                              hint="compile one of them alone, or give a folder to --output")  # fmt: skip
+        other = seen.setdefault(Path(target).resolve(), model)
         if other is not model:
             raise OutputError(f"both {other} and {model} would be written to it", where=target, hint="compile one of them alone")
     return found
@@ -142,6 +148,6 @@ def _several(units: list[Unit], workers: int, quiet: bool, as_json: bool) -> int
     elif not quiet:
         show_several([(u.source, f) for u, f in zip(units, found, strict=True)])
     for e in errors if quiet or as_json else ():
-        click.echo(f"olc: {e.kind}: {e}", err=True)
+        tell(f"olc: {e.kind}: {e}", err=True)
     codes = {e.exit_code for e in errors}
     return SEVERAL_KINDS if len(codes) > 1 else min(codes, default=0)

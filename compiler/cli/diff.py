@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ._options import tell
+
 
 @click.command()
 @click.argument("a", type=click.Path())
@@ -20,5 +22,4 @@ def command(a: str, b: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1))
     else:
-        for line in found.lines():
-            click.echo(line)
+        tell("\n".join(found.lines()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import rules_option, target_option
+from ._options import rules_option, target_option, tell
 
 if TYPE_CHECKING:
     from ..ir import Node
@@ -71,22 +71,20 @@ def command(
         click.echo(json.dumps(_record(rule, found, limit, outside), indent=2))
         return
     if outside:
-        click.echo(outside)
+        tell(outside)
     for node, m in found[:limit]:
-        click.echo(_told(node, m))
+        tell(_told(node, m))
     if len(found) > limit:
         click.echo(f"… and {len(found) - limit} more (--limit)")
     click.echo(_summary(rule, found))
 
 
 def _fusions(model: str, target: str, known: Any, limit: int, as_json: bool) -> None:
-    from rich.console import Console
-
     from .. import frontend, targets
     from ..fusions import survey
     from ..passes import Context
     from ..pipeline import Options, optimize
-    from ..report.terminal import show_fusions
+    from ..report.terminal import Printer, show_fusions
 
     source = frontend.load(model)
     result = optimize(source.clone(), Options(level=2), Context(target=targets.get(target)), known)
@@ -94,7 +92,7 @@ def _fusions(model: str, target: str, known: Any, limit: int, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif found:
-        show_fusions(found, Console(width=140, highlight=False), limit)
+        show_fusions(found, Printer(), limit)
     else:
         click.echo("nothing in the model looks like a block that could fuse")
 

@@ -11,13 +11,15 @@ import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from ..errors import BadInput
+from ..errors import BadInput, OlcError
 
 if TYPE_CHECKING:
     from .. import ir
@@ -182,13 +184,33 @@ def function(spec: str) -> Callable[..., Any]:
     return found
 
 
+_END = object()
+
+
+@contextmanager
+def _guarded(spec: str) -> Iterator[None]:
+    """A stranger's function may raise anything: it is said as its fault."""
+    try:
+        yield
+    except OlcError:
+        raise
+    except Exception as error:
+        raise BadInput(f"raised {type(error).__name__}: {error}", where=spec, hint="run the function by itself") from error
+
+
 def _called(function: Callable[[], Any], spec: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    produced = function()
+    with _guarded(spec):
+        produced = function()
     if isinstance(produced, Mapping):
         produced = [produced]
     if not isinstance(produced, Iterable):
         raise BadInput(f"returned {type(produced).__name__}, not feeds", where=spec, hint="yield dicts name -> array")
-    for number, feed in enumerate(produced):
+    samples = iter(produced)
+    for number in count():
+        with _guarded(spec):
+            feed = next(samples, _END)
+        if feed is _END:
+            return
         if not isinstance(feed, Mapping):
             raise BadInput(f"sample {number} is a {type(feed).__name__}, not a dict of arrays", where=spec,
                            hint="yield dicts input name -> array")  # fmt: skip

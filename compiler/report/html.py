@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,12 +16,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from .. import plain
 from ..session import SessionOptions
 from ..strategy.plan import Plan
 from . import Report, blocks, numbers, svg
 
-NAME = 160
-"""Characters of a name that are shown; models may hold names of any length."""
 LIMITS = {"blocks": 80, "parts": 40, "rules": 20, "operators": 14, "layers": 200, "outputs": 60, "reasons": 20, "trials": 80,
           "details": 1500}  # fmt: skip
 """Rows that are shown of each list; the rest is counted and lies in the JSON."""
@@ -51,22 +49,15 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     env.filters |= {
-        "name": name, "error": numbers.error, "duration": numbers.duration, "size": numbers.size, "change": numbers.change,
+        "name": plain.name, "error": numbers.error, "duration": numbers.duration, "size": numbers.size, "change": numbers.change,
         "told": blocks.told, "json_text": lambda v: json.dumps(v, ensure_ascii=False),
     }  # fmt: skip
     return env
 
 
 def clean(value: Any) -> Any:
-    """A value as it is, or text without controls, halves of pairs and marks that turn the direction of what follows."""
-    if not isinstance(value, str) or isinstance(value, Markup) or (value.isascii() and value.isprintable()):
-        return value
-    return "".join("\ufffd" if unicodedata.category(c)[0] == "C" and c not in "\n\t" else c for c in value)
-
-
-def name(text: str, limit: int = NAME) -> str:
-    """A name, cut in its middle where it is longer than ``limit``."""
-    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 2 + 1 :]}"
+    """What the template prints: texts cleaned, anything else as it is."""
+    return plain.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 # ------------------------------------------------------------------------------------------------- what is told, as values

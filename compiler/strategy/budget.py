@@ -20,6 +20,7 @@ class Budget:
         cosine: lowest cosine of any floating-point output, in the worst sample.
         top1: lowest share of rows that keep their best class, where an output is a distribution over classes.
         drop: how much worse than the source's a metric may be, where there are metrics.
+        named: the bounds that a user gave; of the others it does no harm where they fit no output.
 
     Where cosine and top1 are None metrics alone say how near outputs must be.
     """
@@ -27,6 +28,7 @@ class Budget:
     cosine: float | None = 0.99
     top1: float | None = 0.99
     drop: Drop = field(default_factory=Drop)
+    named: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -44,12 +46,12 @@ class Budget:
                 found[name] = -1.0
             if name not in ("cosine", "top1") or not 0 <= found[name] <= 1:
                 raise ValueError(f"{part!r} is not cosine>=BOUND or top1>=BOUND with a bound from 0 to 1")
-        return cls(found.get("cosine", cls.cosine), found.get("top1", cls.top1))
+        return cls(found.get("cosine", cls.cosine), found.get("top1", cls.top1), named=frozenset(found))
 
     def for_choosing(self) -> Budget:
         """The bounds while choosing, a little inside these: the inputs that judge afterwards are others."""
         cosine, top1 = (None if bound is None else 1.0 - MARGIN * (1.0 - bound) for bound in (self.cosine, self.top1))
-        return Budget(cosine, top1, self.drop.scaled(MARGIN))
+        return Budget(cosine, top1, self.drop.scaled(MARGIN), self.named)
 
     def breach(self, differences: Iterable[Any], scores: Iterable[Score] = ()) -> str | None:
         """The first output or metric that is outside the budget, in words, or None. Takes ``numerics.OutputDifference``.

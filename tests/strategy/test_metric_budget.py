@@ -10,7 +10,7 @@ import olc
 import onnx
 import pytest
 from olc.cli import main
-from olc.errors import BadInput, VerificationFailed
+from olc.errors import BadInput, OverBudget
 from olc.evaluation import evaluate as evaluation
 from olc.evaluation.latency import Paired, Side
 from olc.evaluation.metrics import Drop
@@ -132,7 +132,7 @@ def test_metrics_hold_below_o3_too(model: Path) -> None:
     opened = onnx.load("m.onnx")
     opened.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(-np.load("w.npy"), "w"))
     onnx.save(opened, "wrong.onnx")
-    with pytest.raises(VerificationFailed, match=r"top1 is 0(\.\d+)?, more than 0.01 below the source's 1"):
+    with pytest.raises(OverBudget, match=r"top1 is 0(\.\d+)?, more than 0.01 below the source's 1"):
         broken.accept([], [], False, Path("wrong.onnx"), None)
 
 

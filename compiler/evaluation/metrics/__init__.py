@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -275,9 +276,15 @@ def mask(sample: Sample, shape: tuple[int, ...]) -> np.ndarray:
 
     A mask over past and present tokens is longer; its end belongs to these.
     """
+    found: list[np.ndarray] = []
     for name, value in sample.items():
-        if "mask" in name and not name.startswith(data.LABEL):
+        # That of an encoder is over other tokens.
+        if "mask" in name and not name.startswith(data.LABEL) and re.search(r"(?<!d)encoder|cross", name.lower()) is None:
             array = np.asarray(value)
             if array.ndim == 2 and len(array) == shape[0] and array.shape[1] >= shape[1]:
-                return array[:, array.shape[1] - shape[1] :] != 0
-    return np.ones(shape, bool)
+                found.append(array)
+    if not found:
+        return np.ones(shape, bool)
+    nearest = min(found, key=lambda a: a.shape[1])
+    kept: np.ndarray = nearest[:, nearest.shape[1] - shape[1] :] != 0
+    return kept

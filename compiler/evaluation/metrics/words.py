@@ -28,7 +28,7 @@ def words(text: str) -> list[str]:
 
 
 def _texts(value: Any) -> list[str]:
-    return [str(t) for t in np.asarray(value).reshape(-1)]
+    return [t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t) for t in np.asarray(value).reshape(-1)]
 
 
 def word_error_rate(decode: Callable[[Outputs, Sample], Any]) -> Metric:
