@@ -10,6 +10,8 @@ NAME = 160
 TEXT = 300
 """Characters of a sentence that are shown where there is not much room."""
 _MARKS = {f"&#{ord(c)};" for c in "\\`*_[]|~<>&"}
+_COMMAND = re.compile(r"(?:^|(?<=\s))::|::(?=.*::)")
+"""What may begin a line that GitHub obeys (``::error::text``), after the text is wrapped too."""
 _BREAK = "&#8203;"
 """A space of no width, which ends what would be a link, a mention or a reference."""
 
@@ -23,9 +25,8 @@ def clean(text: str) -> str:
 
 def line(text: str) -> str:
     """The same in one line. A terminal obeys controls, and CI obeys lines that begin in certain ways."""
-    flat = " ".join(text.split()) if not text.isprintable() else text
-    flat = clean(flat)
-    return flat.replace("::", ":\u200b:") if flat.lstrip().startswith("::") else flat
+    flat = clean(" ".join(text.split()) if not text.isprintable() else text)
+    return _COMMAND.sub(":\u200b:", flat)
 
 
 def name(text: str, limit: int = NAME) -> str:

@@ -174,6 +174,12 @@ def test_where_several_go_must_be_clear(models: list[str], tmp_path: Path, capsy
     other = save(tmp_path / "deep" / "a.onnx")
     assert main(["compile", models[0], str(other), "-o", str(tmp_path)]) == 7
     assert "both" in capsys.readouterr().err
+    made = save(tmp_path / "a.olc.onnx")
+    before = made.read_bytes()
+    assert main(["compile", models[0], str(made)]) == 7
+    assert "would overwrite" in capsys.readouterr().err
+    assert made.read_bytes() == before
+    made.unlink()
     assert main(["compile", *models, "--plan", "p.toml"]) == 2
     assert main(["compile"]) == 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +206,43 @@ def test_a_metric_of_the_users_own_code_is_measured_each_time(metric: str, kept:
     assert (cache.entry(model, Path("m.onnx"), replace(QUICK, metrics=(metric,))) is not None) == kept
 
 
+def test_a_metric_counts_every_sample(root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "labels_of_cache_test.py").write_text(
+        "import numpy as np\nlast = 0\n"
+        "def feeds():\n    for i in range(20):\n"
+        "        yield {'x': np.ones((1, 2), np.float32), 'label': np.array([last * (i == 19)])}\n"
+    )
+    settings = replace(QUICK, data="labels_of_cache_test:feeds", samples=2, metrics=("top1",))
+    first = key(model, settings)
+    monkeypatch.setattr("labels_of_cache_test.last", 1)
+    assert key(model, settings) != first
+
+
+@pytest.mark.parametrize(("text", "kept"), [
+    ("import math, numpy as np\nfrom olc.rules import rule", True), ("import helper", False), ("from . import helper", False),
+    ("def f():\n    from helper import x", False), ("1 +", False),
+])  # fmt: skip
+def test_rules_that_need_other_files_are_run_each_time(text: str, kept: bool, root: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text(text)
+    assert (key(model, replace(QUICK, rules=[str(tmp_path / "r.py")])) is not None) == kept
+
+
+def test_a_source_that_changes_meanwhile_is_not_kept_under_its_old_name(
+    root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Job.run
+
+    def slow(self: Any) -> Any:
+        _touch_weights(model)  # an exporter writes the file again before it is read
+        return run(self)
+
+    monkeypatch.setattr(Job, "run", slow)
+    report, _ = compile(model, tmp_path)
+    assert "changed meanwhile" in report.notes[-1]
+    assert not list(root.glob("*.zip"))
+
+
 def test_external_data_counts(root: Path, model: Path) -> None:
     _put_weights_outside(model)
     first = key(model)
@@ -269,7 +307,29 @@ def _packed_otherwise(raw: bytes) -> bytes:
     return _with_headers(raw, 8, 99)
 
 
-@pytest.mark.parametrize("spoil", [_truncated, _flipped, _foreign, _encrypted, _packed_otherwise,
+def _with_more(raw: bytes) -> bytes:
+    import io
+    import zipfile
+
+    out = io.BytesIO(raw)
+    with zipfile.ZipFile(out, "a") as held:
+        held.writestr("escaped.onnx", b"x")
+    return out.getvalue()
+
+
+def _packed(raw: bytes) -> bytes:
+    """What no entry is, and what a corrupt one raises errors of another library for."""
+    import io
+    import zipfile
+
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as held:
+        for name in old.namelist():
+            held.writestr(name, old.read(name))
+    return out.getvalue()[:60] + b"!" + out.getvalue()[61:]
+
+
+@pytest.mark.parametrize("spoil", [_truncated, _flipped, _foreign, _encrypted, _packed_otherwise, _with_more, _packed,
                                    lambda raw: b"", lambda raw: b"PK\x05\x06" + bytes(18)])  # fmt: skip
 def test_a_corrupt_entry_is_ignored_and_written_again(
     spoil: Callable[[bytes], bytes], root: Path, model: Path, tmp_path: Path, compiles: list[Path]
@@ -307,6 +367,17 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert sorted(p.name for p in root.iterdir()) == ["a.zip", "c.zip", "d.zip"]
     assert "too large" in str(cache.Entry(root, "e", most=1000).write([data]))
     assert sorted(p.name for p in root.iterdir()) == ["a.zip", "c.zip", "d.zip"]
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+    data, root = tmp_path / "data", tmp_path / "cache"
+    data.write_bytes(b"x")
+    root.mkdir()
+    for name, age in ((".new-old", 2 * cache.ABANDONED_S), (".new-now", 0.0)):
+        (root / name).write_bytes(b"half")
+        os.utime(root / name, (time.time() - age,) * 2)
+    assert cache.Entry(root, "a").write([data]) is None
+    assert sorted(p.name for p in root.iterdir()) == [".new-now", "a.zip"]
 
 
 def test_two_processes_at_once(root: Path, model: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_the_actions_script_keeps_the_exit_code_and_gives_its_files(budget: str,
     env = {
         **os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "RUNNER_TEMP": str(runner),
         "GITHUB_STEP_SUMMARY": str(runner / "summary"), "GITHUB_OUTPUT": str(runner / "output"),
-        "OLC_CHECK_CONFIG": "olc.toml", "OLC_CHECK_ARGS": "--quiet --workers 1",
+        "OLC_CHECK_CONFIG": "olc.toml", "OLC_CHECK_ARGS": "--quiet --workers 1\n--markdown mine.md --json out.json",
     }  # fmt: skip
     done = subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
@@ -134,3 +134,9 @@ def test_the_actions_script_keeps_the_exit_code_and_gives_its_files(budget: str,
     if code != 3:
         assert "olc check: 1 checked" in (runner / "summary").read_text(encoding="utf-8")
         json.loads(Path(output["sarif"]).read_text())
+        assert json.loads((tmp_path / "out.json").read_text())["code"] == code, "every line of the arguments counts"
+    # A second use in the same job that is refused leaves no files of the first.
+    (runner / "output").unlink()
+    subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], cwd=tmp_path, env=env | {"OLC_CHECK_CONFIG": "none.toml"},
+                   check=False, capture_output=True)  # fmt: skip
+    assert (runner / "output").read_text() == "code=3\n"

@@ -111,6 +111,48 @@ def test_an_unsupported_operator_is_a_budget_with_its_node(tmp_path: Path) -> No
     assert [s["node"] for s in verdict["sites"]] == ["odd"]
     file.write_text(MODEL + "budget = {size = {source = 1}, unsupported = 1}")
     assert results(file)[0] == 69, "allowed, but then the size cannot be judged"
+    file.write_text(MODEL + "budget = {unsupported = 1}")
+    code, (found,) = results(file)
+    assert (code, found["outcome"], found["codes"]) == (0, "passed", []), "nothing else was asked"
+
+
+def test_fusions_are_missing_where_a_lower_level_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("olc.job._slower", lambda evaluation: not asked.append(1) and len(asked) == 1)  # type: ignore[func-returns-value]
+    asked: list[int] = []
+    file = repository(tmp_path, MODEL + 'levels = [3]\ntune_time = 1\nbudget = {fusions = {gelu = 1}}')
+    code, (found,) = results(file)
+    assert code == 66
+    assert "-O1 was given instead" in str(found["verdicts"])
+
+
+def test_a_top1_that_no_output_has_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiles_to(monkeypatch, measured())
+    assert check(repository(tmp_path, MODEL + "budget = {accuracy = 'top1>=0.999'}"), "-q") == 69
+    assert check(repository(tmp_path / "b", MODEL + "budget = {accuracy = 'cosine>=0.999'}"), "-q") == 0
+
+
+def test_each_configuration_has_its_own_baseline_and_it_is_measured_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = compiles_to(monkeypatch, measured())
+    file = repository(tmp_path, MODEL)
+    nightly = tmp_path / "nightly.toml"
+    nightly.write_text(MODEL)
+    assert check(file, "--update-baseline", "-q") == check(nightly, "--update-baseline", "-q") == 0
+    assert sorted(p.name for p in tmp_path.glob("*.json")) == ["nightly.baseline.json", "olc.baseline.json"]
+    assert {s.cache for s in asked} == {"renew"}
+
+
+def test_a_data_function_that_raises_is_one_models_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raising_in_gate_test.py").write_text("def feeds():\n    yield {}[0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = repository(tmp_path, MODEL + 'data = "raising_in_gate_test:feeds"\n' + MODEL.replace("small", "other"))
+    save(tmp_path / "models" / "other.onnx")
+    for workers in ("1", "2"):
+        code, (first, second) = results(file, "--workers", workers)
+        assert code == 3
+        assert "raised KeyError: 0" in first["error"]["what"]
+        assert second["outcome"] == "passed"
 
 
 def test_a_fusion_that_is_missed_names_node_and_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

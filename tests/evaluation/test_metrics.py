@@ -16,7 +16,7 @@ from olc.evaluation import metrics
 from olc.evaluation.evaluate import evaluate
 from olc.evaluation.metrics import Drop, Kept, Metric, Score, Task, load
 from olc.evaluation.metrics.embeddings import pearson, ranks, spearman
-from olc.evaluation.metrics.words import edits, words
+from olc.evaluation.metrics.words import edits, word_error_rate, words
 from olc.session import session
 
 RANDOM = np.random.default_rng(0)
@@ -152,6 +152,22 @@ def test_ranks_are_those_of_counting() -> None:
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_the_mask_of_an_encoder_is_none_of_a_decoders_tokens() -> None:
+    other, own = np.array([[1, 1, 1, 0]]), np.array([[1, 0, 1]])
+    sample = {"encoder_attention_mask": other, "attention_mask": own}
+    assert metrics.mask(sample, (1, 3)).tolist() == [[True, False, True]]
+    assert metrics.mask({"encoder_attention_mask": other}, (1, 3)).all()
+    assert metrics.mask({"decoder_attention_mask": own}, (1, 3)).tolist() == [[True, False, True]]
+    longer = {"mask_of_all": other, "mask": own}
+    assert metrics.mask(longer, (1, 3)).tolist() == [[True, False, True]], "the nearest in length"
+
+
+@pytest.mark.parametrize("text", ["good day", b"good day", np.array(["good day"], "S"), np.array([b"good day"], object)])
+def test_texts_may_be_bytes(text: Any) -> None:
+    wrong, spoken = word_error_rate(lambda outputs, sample: "good day").reduce({}, {"label_text": text})
+    assert (wrong, spoken) == (0, 2)
 
 
 def test_pearson_of_pairs_pools_over_the_mask_and_leaves_unscored_pairs_out() -> None:
