@@ -20,11 +20,12 @@ from . import ir, storage
 from .analysis import dims as dim
 from .analysis import shapes
 from .culprits import Check, Culprit, Judge, Limits, Slower, around, find
+from .driver import sources
 from .errors import BadInput, OlcError, OutputError
 from .evaluation import data as data_files
 from .evaluation import inputs as sample_inputs
 from .evaluation import process, sweep
-from .files import write_text
+from .files import refuse_overwriting, write_text
 from .ir import Model
 from .job import Job
 from .matching import Match
@@ -35,6 +36,9 @@ from .strategy.plan import Plan
 from .strategy.search import CandidateFailed
 
 Feed = dict[str, Any]
+
+FILES = ("model.onnx", "inputs.npz", "plan.toml", "bisect.json")
+"""What the folder of a result may hold."""
 Judging = Callable[[Job, Sequence[Feed], Plan | None], Judge]
 """Makes the judge of a job's candidates, from what it compiles, the inputs and the plan."""
 
@@ -81,7 +85,7 @@ def bisect(
         OutputError: the folder cannot be written.
     """
     chosen = replace(settings if settings is not None else Settings(), measure=False)
-    out = _output(source, output)
+    out = _output(source, output, chosen)
     folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
     try:
         job = Job(source, folder / "model.onnx", chosen, folder, say)
@@ -92,7 +96,7 @@ def bisect(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _output(source: Any, output: str | os.PathLike[str] | None) -> Path:
+def _output(source: Any, output: str | os.PathLike[str] | None, settings: Settings) -> Path:
     if output is None and not isinstance(source, str | os.PathLike):
         raise BadInput("the source is no file, so the result has no place", where="--output", hint="name a folder")
     out = Path(output) if output is not None else Path(source).with_suffix(".bisect")
@@ -102,6 +106,8 @@ def _output(source: Any, output: str | os.PathLike[str] | None) -> Path:
         raise OutputError("a file is in the way", where=str(out), hint="change --output")
     if not os.access(out if out.exists() else out.parent, os.W_OK):
         raise OutputError("no permission to write", where=str(out), hint="change --output")
+    read = [*sources(source), *settings.rules, *(p for p in (settings.data, settings.ranges) if p is not None)]
+    refuse_overwriting((out / name for name in FILES), read)
     return out
 
 
@@ -226,7 +232,9 @@ class _Bisection:
         path.parent.mkdir(exist_ok=True)
         storage.save(probe, path)
         found = process.outputs(path, feeds, options=SessionOptions(threads=self.job.settings.threads))
-        return [{n: {**feed, **outputs}[n] for n in names} for feed, outputs in zip(feeds, found, strict=True)]
+        # A part may read what a caller may override, and here does not.
+        held = {n: ir.array(v) for n in names if (v := model.graph.initializers.get(n)) is not None and v.const_value is not None}
+        return [{n: {**held, **feed, **outputs}[n] for n in names} for feed, outputs in zip(feeds, found, strict=True)]
 
     def shows(self, part: Model, names: Sequence[str], feeds: Sequence[Feed], found: Culprit, number: int) -> Feed | None:
         """The first sample on which the part's own compile is bad while the part is good, or None."""
@@ -254,7 +262,8 @@ class _Bisection:
     def write(
         self, found: Culprit, model: Model, sample: Feed | None, *, whole: bool, rewrites: int, compiles: int
     ) -> Finding:
-        """Everything is made beside the folder first, then moved into it."""
+        """Everything is made beside the folder first, then moved into it. An .npz holds no sequences."""
+        sample = None if sample is None or any(isinstance(v, list) for v in sample.values()) else sample
         ready = self.job.folder / "ready"
         ready.mkdir()
         copied = not whole or self.job.path.is_relative_to(self.job.folder)
@@ -272,6 +281,9 @@ class _Bisection:
         write_text(ready / "bisect.json", json.dumps(made.to_dict(), indent=1, ensure_ascii=False) + "\n")
         try:
             self.out.mkdir(exist_ok=True)
+            for name in FILES:  # of an earlier run, which does not belong to this one
+                if not (ready / name).exists():
+                    (self.out / name).unlink(missing_ok=True)
             for file in sorted(ready.iterdir()):
                 os.replace(file, self.out / file.name)
         except OSError as e:

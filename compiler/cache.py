@@ -249,27 +249,11 @@ def _model(key: _Key, path: Path) -> None:
     key.file(path)
     if path.suffix not in (".onnx", ".pb"):
         return
-    for name in _external(path):
+    for name in storage.external_names(path):
         if os.path.dirname(name) or name in ("", "..") or not (path.parent / name).is_file():
             raise OSError(f"external data {name!r} is not a file beside the model")
         key.add(name.encode())
         key.file(path.parent / name)
-
-
-def _external(path: Path) -> list[str]:
-    """Names of the files that hold a model's external data."""
-    raw = path.read_bytes()
-    if b"location" not in raw:  # the key under which a tensor names its file: most models have none, and parsing takes time
-        return []
-    import onnx
-    from google.protobuf.message import DecodeError
-    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
-
-    try:
-        model = onnx.ModelProto.FromString(raw)
-        return sorted({ExternalDataInfo(t).location for t in _get_all_tensors(model) if uses_external_data(t)})
-    except (DecodeError, ValueError) as e:
-        raise OSError(f"not a model: {e}") from e
 
 
 def _content(path: Path) -> bytes:

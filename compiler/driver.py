@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import cache
+from . import cache, storage
 from .errors import OutputError
-from .files import write_text
+from .files import refuse_overwriting, write_text
 from .job import Job
 from .report import Report
 from .session import sidecar
@@ -41,7 +42,7 @@ def compile(
     """
     chosen = replace(settings if settings is not None else Settings(), **options)
     out = Path(output)
-    _check_output(source, out)
+    check_output(source, out)
     others = others or {}
     _check_others(source, out, others)
     folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
@@ -74,7 +75,12 @@ def plan(
         return found, job.trials
 
 
-def _check_output(source: Any, out: Path) -> None:
+def check_output(source: Any, out: Path) -> None:
+    """Before anything is done: the output can be written, and is no part of the source.
+
+    Raises:
+        OutputError: says which of these does not hold.
+    """
     parent = out.parent
     if not parent.is_dir():
         raise OutputError("the output folder does not exist", where=str(parent), hint="create it, or change --output")
@@ -82,18 +88,26 @@ def _check_output(source: Any, out: Path) -> None:
         raise OutputError("the output is a folder", where=str(out), hint="give a file name to --output")
     if not os.access(parent, os.W_OK):
         raise OutputError("no permission to write in the folder", where=str(parent), hint="choose another --output")
-    if isinstance(source, str | os.PathLike) and out.exists() and os.path.exists(source) and os.path.samefile(source, out):
-        raise OutputError("the output would overwrite the source", where=str(out), hint="choose another --output")
+    refuse_overwriting((out, sidecar(out), storage.data_name(str(out))), sources(source))
+
+
+def sources(source: Any) -> list[Path]:
+    """The files of a source: the model and its external data."""
+    if not isinstance(source, str | os.PathLike):
+        return []
+    path, names = Path(source), []
+    if path.is_file() and path.suffix in (".onnx", ".pb"):
+        with contextlib.suppress(OSError):  # what is wrong with it loading says
+            names = storage.external_names(path)
+    return [path, *(path.parent / name for name in names)]
 
 
 def _check_others(source: Any, out: Path, others: Iterable[str]) -> None:
     """Before anything is done: the files beside the artifact have places of their own that can be written."""
-    taken = {out.resolve(), sidecar(out).resolve()}
-    if isinstance(source, str | os.PathLike):
-        taken.add(Path(source).resolve())
+    taken = {p.resolve() for p in (out, sidecar(out), Path(storage.data_name(str(out))), *sources(source))}
     for name in others:
         path = Path(name)
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
+        if os.path.isdir(path) or not os.access(path.parent, os.W_OK):
             raise OutputError("cannot be written: a folder, or in one that is missing or closed", where=name, hint="give a file")
         if path.resolve() in taken:
             raise OutputError("two of the files would be the same", where=name, hint="give each another name")

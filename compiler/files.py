@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import OutputError
+
+
+def refuse_overwriting(made: Iterable[str | os.PathLike[str]], kept: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise where one of the files to be made is one of those to be kept, by whatever name.
+
+    Raises:
+        OutputError: names the file.
+    """
+    held = [path for path in kept if os.path.exists(path)]
+    for path in made:
+        for other in held if os.path.exists(path) else ():
+            if os.path.samefile(path, other):
+                raise OutputError(f"the output would overwrite {os.fspath(other)}, which is read", where=os.fspath(path),
+                                  hint="choose another --output")  # fmt: skip
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

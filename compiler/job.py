@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from . import __version__, frontend, storage, targets
+from . import __version__, frontend, ir, storage, targets
 from .assumptions import ASSUMPTIONS
 from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
@@ -25,13 +25,14 @@ from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate, external_files
 from .evaluation.metrics import Metric, Score, Task
 from .evaluation.metrics import load as load_metric
-from .evaluation.numerics import OutputDifference
+from .evaluation.numerics import Comparison, OutputDifference
 from .evaluation.padding import as_it_is, without_padding
 from .fusions import survey
 from .ir import Model
 from .passes import Context
 from .pipeline import Options, Result, optimize
 from .quantization import Observed
+from .quantization.linears import linear
 from .quantization.observers import load_ranges, save_ranges
 from .report import Report
 from .rules import Registry, registry
@@ -80,7 +81,7 @@ class Job:
     def run(self) -> Report:
         s = self.settings
         self.load()
-        plan = s.plan
+        plan = None if s.plan is None else self.fitting(s.plan)
         level = plan.level if plan is not None else s.level
         if level == 3 and plan is None:
             plan = self.search()
@@ -98,6 +99,26 @@ class Job:
         self.profile(result.model, built, plan)
         return self.report(result, built, plan, level, evaluation)
 
+    def fitting(self, plan: Plan) -> Plan:
+        """A plan of the user's as it is carried out here.
+
+        Raises:
+            BadInput: it is for another target, or its second body is chosen by an input that there is not.
+        """
+        s = self.settings
+        if plan.target != s.target:
+            raise BadInput(f"the plan is for {plan.target!r}", where="--plan", hint=f"give --target {plan.target}")
+        inputs = [v.name for v in self.model.graph.inputs]
+        if plan.few is not None and plan.few.name not in inputs:
+            raise BadInput(f"the plan's second body is for few elements of {plan.few.name!r}, which is no input", where="--plan",
+                           hint=f"the inputs are {', '.join(map(str, inputs))}")  # fmt: skip
+        if plan.source and plan.source != f"sha256:{self.described['sha256']}":
+            self.notes.append("the plan was made for another model: what it names may not be there")
+        if s.exact and plan.kept():
+            self.notes.append(f"--exact forbids what the plan rounds, {len(plan.kept())} places")
+            plan = plan.without_sites("--exact forbids it")
+        return plan
+
     def checked(self, plan: Plan | None, level: int) -> tuple[Plan | None, Result, Path, Evaluation | None]:
         """An artifact that passes its check: what makes it fail is taken back, one thing after the other.
 
@@ -108,7 +129,7 @@ class Job:
         error = min((f.error for f in self.fits if plan is not None and set(f.sites) == plan.kept()), default=float("inf"))
         while True:
             try:
-                result = self.optimize(plan, level)
+                plan, result = self.optimize(plan, level)
                 self.save(result.model, plan)
                 return plan, result, built, self.evaluate(built, plan, level) if self.settings.evaluate else None
             except OlcError as e:
@@ -161,6 +182,8 @@ class Job:
             OlcError: the failure, where nothing was found or enough has been taken back.
         """
         if len(self.taken_back) == MOST_TAKEN_BACK:
+            gone = ", ".join(t["rule"] if t["node"] is None else f"{t['rule']}@{t['node']}" for t in self.taken_back)
+            failure.hint = f"{MOST_TAKEN_BACK} rewrites were taken back before, and it is wrong still: {gone}; report the rules"
             raise failure
         self.say("looking for the rewrite at fault")
         try:
@@ -180,7 +203,7 @@ class Job:
         self.notes.append(f"taken back {where}: {found.by} ({why}); olc bisect with the same options shows it in a small model")
         gone = set() if plan is None else {s for s in plan.kept() if self.skip & {s[0], "@".join(s)}}
         if plan is not None and gone:
-            plan = replace(plan, sites=plan.sites | {s: Choice(False, f"taken back: {why}") for s in gone})
+            plan = plan.without(gone, f"taken back: {why}")
             self.tell_layers(plan)
         return plan
 
@@ -249,7 +272,7 @@ class Job:
                 return replace(found, notes=(*found.notes, *(n for n in self.notes if n.startswith("taken back"))))
             except CandidateFailed as e:
                 left = max(1.0, left - (time.perf_counter() - start))  # looking for what is at fault does not count
-                judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=True)
+                judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=bool(e.plan.kept()))
                 self.take_back(e.cause, e.plan, 3, judge)
 
     def searched(self, seconds: float) -> Plan:
@@ -325,14 +348,18 @@ class Job:
             )  # fmt: skip
         return optimize(self.model.clone(), options, ctx, self.rules)
 
-    def optimize(self, plan: Plan | None, level: int) -> Result:
+    def optimize(self, plan: Plan | None, level: int) -> tuple[Plan | None, Result]:
+        """The whole compile, and the plan without the places at which nothing was done: an artifact may be judged as one
+        that is rounded only where it is."""
         result = self.candidate(plan, level, Limits(), self.context())
         fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None}
         idle = sorted(plan.kept() - fired) if plan is not None else []
-        if idle:
+        if plan is not None and idle:
             rule, node = idle[0]
             self.notes.append(f"{len(idle)} places of the plan were not rewritten, the first: {rule} at {node!r} (olc why --at)")
-        return result
+            plan = plan.without(idle, "the rule did not act there")
+            self.tell_layers(plan)
+        return plan, result
 
     def known_facts(self, plan: Plan, level: int) -> dict[str, Observed]:
         """What calibration saw; calibrated now where a plan is carried out that rests on it."""
@@ -354,6 +381,12 @@ class Job:
                 _, keep = without_padding(self.model)
                 feeds = self.sample(s.seed)
                 self.weights = least_squares(fused, rounded, feeds, keep, self.target, s.threads, only=plan.rounded)
+                wanted = set(plan.rounded) & {found.constant.name for n in fused.graph
+                                              if ir.site(n) in rounded and (found := linear(n)) is not None}  # fmt: skip
+                if wanted - self.weights.keys():
+                    raise BadInput(f"{len(wanted - self.weights.keys())} of the weights that the plan rounds by least squares "
+                                   f"cannot be, on {len(feeds)} samples", where="--plan",
+                                   hint="give the --data and --samples that it was made with")  # fmt: skip
         return self.facts
 
     def save(self, model: Model, plan: Plan | None) -> Path:
@@ -381,7 +414,7 @@ class Job:
         corners, grid = self.at_other_sizes()
         if lossy:
             assert plan is not None
-            self.check_float(plan.without_sites(""), level, corners)
+            self.check_float(plan.without_sites(""), level, feeds, corners)
         found = evaluate(
             self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
             time_s=2.0 if measure else 0.0, measure_memory=measure,
@@ -392,20 +425,26 @@ class Job:
         self.feed = feeds[0] if measure else None
         return found
 
-    def check_float(self, bare: Plan, level: int, corners: Sequence[sweep.Corner]) -> None:
-        """What was rounded hides small errors: at other sizes, without data to judge on, it is the float model that is compared.
+    def check_float(
+        self, bare: Plan, level: int, feeds: Sequence[Mapping[str, Any]], corners: Sequence[sweep.Corner]
+    ) -> None:
+        """What was rounded hides small faults of fusions: they are looked for in the model that is not.
 
         Raises:
-            VerificationFailed: its outputs differ by more than rounding.
+            VerificationFailed: its outputs differ from the source's by more than float rounding.
         """
-        if not corners:
-            return
         file = self.folder / "float" / "model.onnx"
         file.parent.mkdir(exist_ok=True)
         storage.save(self.candidate(bare, level, Limits(), self.context()).model, file)
         options = SessionOptions(threads=self.settings.threads), self.session_options(bare)
         paths = (str(self.path), str(file))
         opened = [self.target.session(p, threads=self.settings.threads, options=o) for p, o in zip(paths, options, strict=True)]
+        comparison = Comparison()
+        for feed in feeds:
+            comparison.add(*(run(session, feed, where=path) for session, path in zip(opened, paths, strict=True)))
+        breach = self.breach(comparison.results(), lossy=False)
+        if breach is not None:
+            raise self.differs(breach)
         self.check_points(list(sweep.swept(opened, paths, corners)), exact=True)
 
     def check_points(self, points: Sequence[sweep.Point], exact: bool) -> None:

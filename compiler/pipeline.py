@@ -159,8 +159,10 @@ class _Run:
             last = run.number + o.halt_after - len(ctx.steps)
             run.stop_after = last if run.stop_after is None else min(last, run.stop_after)
         known = len(ctx.events)
-        outcome = run.run()
-        ctx.steps += [Step(e.by, i, e.number) for i, e in enumerate(ctx.events[known:], known) if e.number is not None]
+        try:
+            outcome = run.run()
+        finally:  # what raises after some rewrites may be what they made
+            ctx.steps += [Step(e.by, i, e.number) for i, e in enumerate(ctx.events[known:], known) if e.number is not None]
         total = self.result.outcome
         total.applied.update(outcome.applied)
         # A refusal stands as long as the rounds go on meeting it: keep the last round's count, not the sum.
@@ -254,7 +256,10 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
             note(second.model, o.facts, o.weights)
             _round(second, o.few.smooth, o.few.sites, target)
             run.result.body = model.clone()
-            run.run_pass(two_bodies, second.model, o.few.name, o.few.most)
+            # Halted before or not: a model that lacks the second body would look good whatever that holds.
+            if two_bodies.NAME not in run.ctx.skip:
+                few = second.model, o.few.name, o.few.most
+                run.timed(two_bodies.NAME, lambda: two_bodies.run(model, run.ctx, *few))
     if o.level >= 1:
         run.run_pass(normalize)
         run.run_pass(dedupe_initializers)

@@ -13,7 +13,7 @@ from . import ir
 from .analysis import dims as dim
 from .analysis import shapes
 from .builder import Builder, Refusal
-from .errors import OlcError, RuleError
+from .errors import RuleError
 from .ir import Graph, Model, Node, Value
 from .matching import Match, Miss, match
 from .passes import Context
@@ -138,9 +138,9 @@ class Rewriter:
         """Whether the rule acted. One whose code raises is taken out, by name: a model compiles without it."""
         try:
             return self._try(r, node)
-        except (OlcError, MemoryError):
+        except (RuleError, MemoryError):
             raise
-        except Exception as e:
+        except Exception as e:  # an OlcError out of a rule's own code is one like any other
             if self.strict:
                 raise
             self._take_out([r.name], f"it raised {type(e).__name__} at {ir.site(node)!r}: {e}")

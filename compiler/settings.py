@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from .errors import BadInput
 from .evaluation.metrics import Drop
 from .strategy.budget import Budget
 from .strategy.plan import Plan
@@ -66,6 +67,11 @@ class Settings:
     verify_each: bool = False
     plan: Plan | None = None
     cache: str = "off"
+
+    def __post_init__(self) -> None:
+        if self.level not in range(4) or self.samples < 1:
+            what = f"level {self.level}, which is none of 0 to 3" if self.level not in range(4) else f"{self.samples} samples"
+            raise BadInput(what, where="the settings", hint="give a level from 0 to 3, and 1 sample or more")
 
     def bounds(self) -> Budget:
         """The budget as it is held to."""

@@ -228,6 +228,26 @@ def to_bytes(model: ir.Model) -> bytes:
     return _serialize(to_proto(model), None)
 
 
+def external_names(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the files that hold a model's external data, as the model gives them, sorted.
+
+    Raises:
+        OSError: there is no such file, or it is no model.
+    """
+    raw = Path(path).read_bytes()
+    if b"location" not in raw:  # the key under which a tensor names its file: most models have none, and parsing takes time
+        return []
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+
+    try:
+        model = onnx.ModelProto.FromString(raw)
+        return sorted({ExternalDataInfo(t).location for t in _get_all_tensors(model) if uses_external_data(t)})
+    except (DecodeError, ValueError) as e:
+        raise OSError(f"not a model: {e}") from e
+
+
 def data_name(path: str) -> str:
     """The file beside a model that ``save`` puts its external data into."""
     return path + ".data"

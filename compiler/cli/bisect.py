@@ -17,12 +17,23 @@ if TYPE_CHECKING:
 OTHER = ("models", "output", "no_evaluate", "verify_each", "workers", "no_cache", "html", "markdown", "provenance", "bom",
          "as_json", "quiet")  # fmt: skip
 """Parameters of ``olc compile`` that are not taken over."""
+PLACES = ("model", "data", "plan_file", "output", "as_json", "quiet")
+"""Parameters that are of one run: where it reads and writes."""
 
 
-@click.command(params=[p for p in compiling.params if p.name not in OTHER])
+class _Command(click.Command):
+    """One that remembers what was typed: the command that it prints at the end holds the same."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["olc.typed"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Command, params=[p for p in compiling.params if p.name not in OTHER])
 @click.argument("model", type=click.Path())
 @click.option("--check", metavar="COMMAND",
-              help="Bad is where this fails; {} stands for the model. Exit code 0 is good, 125 cannot tell.")  # fmt: skip
+              help="Bad is where this fails; {} stands for the model, quoted for a shell. Exit code 0 is good, 125 cannot "
+                   "tell.")  # fmt: skip
 @click.option("--slower", is_flag=True, help="A model is bad where it is measured to be slower than MODEL.")
 @click.option("--output", type=click.Path(), help="Folder for the small model [default: MODEL with .bisect at its end].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -54,19 +65,21 @@ def command(
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
     else:
-        _show(found, _again(found, settings, check, slower))
+        _show(found, _again(found))
 
 
-def _again(found: Finding, settings: Any, check: str | None, slower: bool) -> str:
-    """The command that finds the same in the small model."""
-    words = ["olc", "bisect", str(found.model), f"-O{settings.level}"]
+def _again(found: Finding) -> str:
+    """The command that finds the same in the small model: what was typed, with that model, its inputs and its plan."""
+    ctx = click.get_current_context()
+    typed, _, _ = ctx.command.make_parser(ctx).parse_args(ctx.meta["olc.typed"])
+    words = ["olc", "bisect", str(found.model)]
+    for p in ctx.command.params:
+        if p.name not in typed or p.name in PLACES or not isinstance(p, click.Option):
+            continue
+        for value in typed[p.name] if p.multiple else [typed[p.name]]:
+            words += [max(p.opts, key=len)] if p.is_flag else [max(p.opts, key=len), str(value)]
     words += ["--data", str(found.inputs)] if found.inputs is not None else []
     words += ["--plan", str(found.plan)] if found.plan is not None else []
-    words += ["--target", settings.target] if settings.target != "onnxruntime-cpu" else []
-    words += ["--exact"] if settings.exact else []
-    words += [w for file in settings.rules for w in ("--rules", file)]
-    words += [w for what in sorted(settings.skip) for w in ("--skip", what)]
-    words += ["--check", check] if check is not None else ["--slower"] if slower else []
     return shlex.join(words)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,11 +33,15 @@ def command(model: str, output: str | None, level: int, tune_time: float, **opti
     error. Edit it, and carry it out with olc compile MODEL --plan FILE. Levels below 3 choose nothing: their plan says
     only what they are.
     """
-    from ..driver import plan
+    from ..driver import check_output, plan
     from ..files import write_text
     from ..frontend import load
     from ..strategy.plan import Plan
+    from ..targets import get
 
+    get(options["target"])
+    if output is not None:
+        check_output(model, Path(output))
     if level < 3:
         load(model)
         text = Plan(options["target"], level).dumps()

@@ -159,7 +159,7 @@ class _Search:
         bare = self.good(stop_after=0)
         if bare is False:
             return self.step({"stop_after": 0})
-        if bare is None:
+        if bare is None or not rewrites:
             return self.step({})
         low, high = self.halve(0, len(rewrites), lambda n: self.good(stop_after=rewrites[n - 1].number), "rewrites")
         return self.rewrite(rewrites[high - 1], None if high - low == 1 else (low, high))

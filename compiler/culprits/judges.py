@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +94,15 @@ class Slower:
         return Verdict(False, "slower", found.text) if found.verdict == "slower" else GOOD
 
 
+def _end_all(process: subprocess.Popen[str]) -> None:
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.terminate()
+    process.wait()
+
+
 @dataclass
 class Check:
     """A user's command, with the model's path in place of ``{}``: 0 is good, 125 cannot tell, anything else bad."""
@@ -98,13 +110,18 @@ class Check:
     command: str
 
     def __call__(self, path: Path) -> Verdict:
-        done = subprocess.run(
-            self.command.replace("{}", shlex.quote(str(path))), shell=True, capture_output=True, text=True,
-            errors="replace", check=False,
+        done = subprocess.Popen(
+            self.command.replace("{}", shlex.quote(str(path))), shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
+        try:
+            out, err = done.communicate()
+        except BaseException:  # interrupted: what the shell has begun ends too
+            _end_all(done)
+            raise
         if done.returncode == 0:
             return GOOD
-        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        said = [line.strip() for line in (err or out).splitlines() if line.strip()]
         last = f": {said[-1][:300]}" if said else ""
         if done.returncode == CANNOT_TELL:
             return Verdict(None, "check", f"the check could not tell{last}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import BadInput, OlcError
 from ..session import SessionOptions, prepared, recommended, run, session
+from ..storage import external_names
 from . import data as data_module
 from . import inputs, latency, numerics, process
 from .latency import Paired
@@ -302,12 +303,7 @@ def _size(file: Path) -> int:
 
 def external_files(path: str | os.PathLike[str]) -> list[Path]:
     """The files beside a model that hold its external data, each once."""
-    import onnx
-    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
-
-    model = onnx.load(os.fspath(path), load_external_data=False)
-    names = {ExternalDataInfo(t).location for t in _get_all_tensors(model) if uses_external_data(t)}
-    return [Path(path).parent / name for name in sorted(names)]
+    return [Path(path).parent / name for name in external_names(path)]
 
 
 __all__ = ["Evaluation", "ModelFacts", "evaluate", "external_files"]

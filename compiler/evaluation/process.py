@@ -157,10 +157,17 @@ def _store(feed: Mapping[str, Any], file: Path) -> dict[str, str]:
     import numpy as np
 
     stored, dtypes = {}, {}
+    items: list[tuple[str, Any]] = []
     for name, value in feed.items():
-        if isinstance(value, list):
-            raise OlcError(f"{name!r} is a sequence, which is not passed to or from a child process", where=name,
+        if not isinstance(value, list):
+            items.append((name, value))
+            continue
+        if any(isinstance(v, list | dict) for v in value):
+            raise OlcError(f"{name!r} is a sequence of maps, which is not passed to or from a child process", where=name,
                            hint="measure without memory")  # fmt: skip
+        dtypes[f"{name}[]"] = str(len(value))  # no array has this name: indices are within the brackets
+        items += [(f"{name}[{i}]", v) for i, v in enumerate(value)]
+    for name, value in items:
         array = np.asarray(value)
         if array.dtype.kind == "O":
             dtypes[name], array = "string", array.astype(np.str_)
@@ -186,6 +193,9 @@ def _restore(file: str, dtypes: Mapping[str, str]) -> dict[str, Any]:
             elif kind is not None:
                 array = array.view(getattr(ml_dtypes, kind))
             feed[name] = array
+    for name, length in dtypes.items():
+        if name.endswith("[]"):
+            feed[name[:-2]] = [feed.pop(f"{name[:-1]}{i}]") for i in range(int(length))]
     return feed
 
 

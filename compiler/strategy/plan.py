@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,15 @@ class Plan:
         """(rule, node name) of the LOSSY rewrites that are made, in either body."""
         return {*made(self.sites), *(made(self.few.sites) if self.few is not None else ())}
 
+    def without(self, gone: Collection[tuple[str, str]], why: str) -> Plan:
+        """The same without these LOSSY rewrites, in either body."""
+
+        def left(sites: dict[tuple[str, str], Choice]) -> dict[tuple[str, str], Choice]:
+            return {s: replace(c, keep=False, why=why) if c.keep and s in gone else c for s, c in sites.items()}
+
+        few = None if self.few is None else replace(self.few, sites=left(self.few.sites))
+        return replace(self, sites=left(self.sites), few=few)
+
     def without_sites(self, why: str) -> Plan:
         """The same without LOSSY rewrites."""
         sites = {s: replace(c, keep=False, why=why) if c.keep else c for s, c in self.sites.items()}
@@ -139,6 +148,8 @@ class Plan:
         if unknown:
             raise BadInput(f"the plan has an unknown entry {unknown[0]!r}", where=where, hint=f"known: {sorted(known)}")
         try:
+            if data["level"] not in range(4):
+                raise ValueError(f"level {data['level']!r}, which is not 0, 1, 2 or 3")
             return cls(
                 target=str(data["target"]),
                 level=int(data["level"]),
@@ -147,9 +158,9 @@ class Plan:
                 sites=_read_sites(data),
                 smooth=_read_smooth(data),
                 few=_read_body(data["few"]) if "few" in data else None,
-                rounded=tuple(map(str, data.get("rounded", []))),
+                rounded=_texts(data, "rounded"),
                 session=SessionOptions.from_dict(data.get("session", {}), where=where),
-                notes=tuple(map(str, data.get("notes", []))),
+                notes=_texts(data, "notes"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise BadInput(f"the plan lacks or misuses {e}", where=where, hint="olc plan MODEL writes a valid one") from e
@@ -210,6 +221,15 @@ def _choice(c: Choice) -> list[str]:
     return [f"keep = {'true' if c.keep else 'false'}", f"why = {_q(c.why)}", *numbers]
 
 
+def _texts(data: dict[str, Any], name: str) -> tuple[str, ...]:
+    found = data.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+        raise ValueError(f"{name!r}, which is not a list of texts")
+    return tuple(found)
+
+
 def _read(data: dict[str, Any]) -> Choice:
+    if not isinstance(data["keep"], bool):
+        raise TypeError(f"keep = {data['keep']!r}, which is neither true nor false")
     gain, error = (None if data.get(k) is None else float(data[k]) for k in ("gain", "error"))
-    return Choice(bool(data["keep"]), str(data.get("why", "")), gain, error)
+    return Choice(data["keep"], str(data.get("why", "")), gain, error)

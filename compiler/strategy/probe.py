@@ -41,11 +41,14 @@ def watch(
     for name in wanted:
         if name in values and name not in outputs:
             probe.graph.outputs.append(values[name])
+    # A layer may read a constant that is too large to fold, or one that a caller may override.
+    held = {name: ir.array(v) for name in wanted if (v := probe.graph.initializers.get(name)) is not None
+            and v.const_value is not None}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="olc-probe-") as folder:
         path = Path(folder) / "probe.onnx"
         storage.save(probe, path)
         del probe, values
         session = target.session(path, threads=threads, options=SessionOptions())
         for feed in feeds:
-            found = {**feed, **run(session, feed)}
+            found = {**held, **feed, **run(session, feed)}
             yield {name: found[name] for name in wanted if name in found}
