@@ -106,7 +106,7 @@ def _output(source: Any, output: str | os.PathLike[str] | None, settings: Settin
         raise OutputError("a file is in the way", where=str(out), hint="change --output")
     if not os.access(out if out.exists() else out.parent, os.W_OK):
         raise OutputError("no permission to write", where=str(out), hint="change --output")
-    read = [*sources(source), *settings.rules, *(p for p in (settings.data, settings.ranges) if p is not None)]
+    read: list[str | Path] = [*sources(source), *settings.rules, *(p for p in (settings.data, settings.ranges) if p is not None)]
     refuse_overwriting((out / name for name in FILES), read)
     return out
 

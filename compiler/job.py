@@ -201,9 +201,9 @@ class Job:
         self.taken_back.append({"rule": found.by, "node": None if everywhere else found.node, "why": why})
         where = "everywhere" if everywhere else f"at {found.node!r}"
         self.notes.append(f"taken back {where}: {found.by} ({why}); olc bisect with the same options shows it in a small model")
-        gone = set() if plan is None else {s for s in plan.kept() if self.skip & {s[0], "@".join(s)}}
-        if plan is not None and gone:
-            plan = plan.without(gone, f"taken back: {why}")
+        lost = set() if plan is None else {s for s in plan.kept() if self.skip & {s[0], "@".join(s)}}
+        if plan is not None and lost:
+            plan = plan.without(lost, f"taken back: {why}")
             self.tell_layers(plan)
         return plan
 

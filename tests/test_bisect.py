@@ -25,10 +25,12 @@ from olc.culprits import GOOD, Limits, Trials, Verdict, find
 from olc.driver import compile
 from olc.errors import BadInput, OlcError, OutputError
 from olc.evaluation import process
+from olc.evaluation.latency import Paired, Side
 from olc.passes import Context, cse
 from olc.pipeline import Options, Result, optimize
 from olc.session import run, session
 from olc.settings import Settings
+from olc.strategy.plan import Body, Choice, Plan
 
 RULE = '''
 import numpy as np
@@ -67,6 +69,15 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         return [run(opened, feed, where=str(path)) for feed in feeds]
 
     monkeypatch.setattr(process, "outputs", outputs)
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is faster than anything: no decision rests on the clock."""
+    side = Side(1.0, 1.0, 1.0, 1.0)
+    same = Paired(1.0, 1.0, 1.0, 1.0, "no difference shown", 8, 1, side, side, 0.0, 0)
+    monkeypatch.setattr("olc.strategy.search.Search.pair", lambda *_, **__: same)
+    monkeypatch.setattr("olc.evaluation.evaluate.timed", lambda *_, **__: same)
 
 
 def rules(folder: Path, wrong: str, where: str = "five(m)") -> str:
@@ -155,7 +166,7 @@ def test_several_sites_go_one_after_another_and_the_rule_at_the_second(tmp_path:
     assert made.evaluation["within"]
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("here", "still")
 @pytest.mark.parametrize("level", [2, 3])
 def test_what_the_runtime_refuses_is_taken_back_alone(level: int, tmp_path: Path) -> None:
     """At -O3 it is a candidate of the search that cannot be run."""
@@ -165,7 +176,7 @@ def test_what_the_runtime_refuses_is_taken_back_alone(level: int, tmp_path: Path
     assert made.applied()["cos-of-neg"] == BLOCKS - 1
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("here", "still")
 def test_a_wrong_rule_does_not_mislead_the_search_of_level_3(tmp_path: Path) -> None:
     """Were the fused model wrong while layers are chosen, none could be rounded."""
     made = compile(chain(tmp_path, (11,)), tmp_path / "out.onnx", Settings(
@@ -231,7 +242,7 @@ def test_slower_is_what_the_paired_measurement_says(tmp_path: Path, monkeypatch:
 
 @pytest.mark.usefixtures("here")
 def test_a_command_judges_and_may_be_unable_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command cannot tell while more than three Neg are left: at most 1 of 12 rewrites' neighbours can be told."""
+    """The command cannot tell where just six Neg are left, in the middle."""
     model, planted = chain(tmp_path), rules(tmp_path, "op.Cos(op.Asinh(op.Sinh(m.x)))")
     script = tmp_path / "it's a check.py"
     script.write_text(
@@ -247,6 +258,7 @@ def test_a_command_judges_and_may_be_unable_to_tell(tmp_path: Path, capsys: pyte
     assert main(["bisect", str(model), "--check", "exit 125 # {}"]) == 3
     assert "could not tell" in capsys.readouterr().err
     assert main(["bisect", str(model), "--check", "no-such-command-at-all {}"]) == 3
+    assert "the command cannot be run" in capsys.readouterr().err
     assert main(["bisect", str(model), "--check", "true"]) == 2
     assert main(["bisect", str(model), "--check", "{}", "--slower"]) == 2
 
@@ -319,6 +331,9 @@ def test_a_compile_gives_up_with_code_5_and_says_what_is_at_fault(
     planted = rules(tmp_path, SIN)
     assert main(["compile", str(chain(tmp_path)), "--rules", planted, "-o", str(tmp_path / "out.onnx"), "-q"]) == 5
     assert "differs from the source" in capsys.readouterr().err
+    monkeypatch.setattr("olc.job.MOST_TAKEN_BACK", 1)
+    assert main(["compile", str(chain(tmp_path, (9, 11))), "--rules", planted, "-o", str(tmp_path / "out.onnx"), "-q"]) == 5
+    assert "taken back before, and it is wrong still: cos-of-neg@m9" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["chain.onnx", "planted.py"]
 
 
@@ -431,3 +446,89 @@ def test_a_source_that_the_child_cannot_take_is_a_sentence(tmp_path: Path, monke
     monkeypatch.setattr(process, "outputs", outputs)
     with pytest.raises(BadInput, match="the source itself does not run: 's' is a sequence"):
         bisect(model, Settings(data=str(tmp_path / "feed.npz")))
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("raised", ["Unsupported('no kernel')", "VerificationFailed('wrong')", "BadInput('bad')"])
+def test_a_rule_that_raises_an_error_of_ours_is_taken_out_as_any_other(raised: str, tmp_path: Path) -> None:
+    planted = Path(rules(tmp_path, "raise_it()"))
+    name = raised.partition("(")[0]
+    planted.write_text(planted.read_text() + f"\ndef raise_it():\n    from olc.errors import {name}\n    raise {raised}\n")
+    made = compile(chain(tmp_path), tmp_path / "out.onnx", Settings(rules=[str(planted)], measure=False))
+    assert [*made.quarantined] == ["cos-of-neg"]
+    assert made.taken_back == []
+    with pytest.raises(BadInput, match="nothing to bisect"):
+        bisect(chain(tmp_path), Settings(rules=[str(planted)]))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_part_may_read_what_a_caller_may_override(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[N, 5] x, float[5] k) => (float[N, 5] y)
+        <float[5] k = {1, 2, 3, 4, 5}> { a = Sinh(x) n = Neg(k) c = Cos(n) b = Mul(a, c) y = Tanh(b) }"""
+    model = tmp_path / "overridable.onnx"
+    onnx.save(onnx.parser.parse_model(text), model)
+    np.savez(tmp_path / "feed.npz", x=np.ones((2, 5), np.float32))
+    found = bisect(model, Settings(rules=[rules(tmp_path, SIN)], data=str(tmp_path / "feed.npz")))
+    assert found.culprit.by == "cos-of-neg"
+
+
+@pytest.mark.usefixtures("here")
+def test_the_command_that_is_printed_shows_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, planted = chain(tmp_path, (7, 9)), rules(tmp_path, SIN)
+    options = ["--rules", planted, "--dim", "N=3", "--samples", "2", "--skip", "cos-of-neg@m7", "-O2", "--strict", "all"]
+    assert main(["bisect", str(model), *options, "--output", str(tmp_path / "first")]) == 0
+    out = capsys.readouterr().out
+    assert "at 'm9'" in out
+    again = shlex.split(next(x for x in out.splitlines() if "shown again by" in x).partition(": ")[2])
+    assert {"--samples", "--strict", "--skip", "--rules", "--dim"} <= set(again)
+    assert "--output" not in again
+    assert main([*again[1:], "--output", str(tmp_path / "second")]) == 0
+    assert "at 'm9'" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("here")
+def test_the_folder_holds_this_result_only_and_nothing_that_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = chain(tmp_path).rename(tmp_path / "model.onnx")
+    before, planted = model.read_bytes(), rules(tmp_path, SIN)
+    assert main(["bisect", str(model), "--rules", planted, "--output", str(tmp_path)]) == 7
+    assert "would overwrite" in capsys.readouterr().err
+    assert model.read_bytes() == before
+    (tmp_path / "out").mkdir()
+    for name in ("plan.toml", "notes.txt"):
+        (tmp_path / "out" / name).write_text("of another run")
+    assert main(["bisect", str(model), "--rules", planted, "--output", str(tmp_path / "out")]) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["bisect.json", "inputs.npz", "model.onnx", "notes.txt"]
+
+
+FLIP = '''
+from olc import ir
+from olc.rules import LOSSY, Case, f32, rule
+from olc.patterns import Const
+
+@rule(group="planted", safety=LOSSY("test"), since=13)
+class FlipLinear:
+    """Wrong."""
+
+    def pattern(op, x, w: Const):
+        return op.MatMul(x, w)
+
+    def rewrite(op, m):
+        return op.domain("com.microsoft").FusedMatMul(m.x, m.w, alpha=-1.0)
+
+    cases = [Case("plain", x=f32["N", 4], w=f32[4, 4])]
+'''
+
+
+@pytest.mark.usefixtures("here")
+def test_a_layer_of_the_second_body_is_at_fault_not_the_pass_that_joins_them(tmp_path: Path) -> None:
+    (tmp_path / "flip.py").write_text(FLIP)
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[N, 4] x) => (float[N, 4] y)
+        <float[4, 4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7}> { [mm] h = MatMul(x, w) y = Tanh(h) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    site = ("flip-linear", "mm")
+    plan = Plan("onnxruntime-cpu", 3, few=Body("x", 4, {site: Choice(True, "planted")}))
+    settings = Settings(rules=[str(tmp_path / "flip.py")], plan=plan, dims={"N": 1}, measure=False)
+    found = bisect(tmp_path / "m.onnx", settings)
+    assert (found.culprit.by, found.culprit.node, found.culprit.through) == ("flip-linear", "mm", None)
