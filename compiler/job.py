@@ -56,7 +56,8 @@ class Job:
 
     def __init__(self, source: Any, out: Path, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
         self.source, self.out, self.settings, self.folder, self.say = source, out, settings, folder, say
-        self.target = targets.get(settings.target)
+        self.target = targets.get(settings.target, settings.machine)
+        self.foretold = 1.0
         self.rules: Registry = registry(settings.rules)
         self.trials: list[Trial] = []
         self.layers: list[dict[str, Any]] = []
@@ -290,11 +291,13 @@ class Job:
             base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, seconds,
             self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
             self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
+            self.target.kernels() if s.machine is not None else None,
         )  # fmt: skip
         try:
             found = search.run(f"sha256:{self.described['sha256']}")
         finally:
             self.trials, self.facts, self.weights, self.fits = search.trials, search.facts, search.weights, search.fits
+            self.foretold = search.foretold
         self.layers = layers(search, found)
         return found
 
@@ -406,7 +409,7 @@ class Job:
         s = self.settings
         self.say("comparing the artifact with the source")
         feeds = self.sample(s.seed + 1)
-        measure = s.measure or level == 3
+        measure = (s.measure or level == 3) and s.machine is None
         lossy = plan is not None and bool(plan.kept())
         mask, keep = without_padding(self.model) if lossy else (None, as_it_is)
         if mask is not None:
@@ -518,6 +521,10 @@ class Job:
             shown = ", ".join(f"{rule} ({operator})" for rule, operator in sorted(result.slow.items()))
             notes.append(f"left out, because what they emit is slower than its parts here (olc targets show): {shown}")
         made = result.model if result.body is None else result.body
+        if s.machine is not None:
+            cpu = self.target.features()["model"]
+            speed = f"; what is rounded is predicted to make it {self.foretold:.2f} times as fast" if plan is not None else ""
+            notes.append(f"compiled for another machine ({cpu}) by its table {s.machine}: nothing was timed here{speed}")
         fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
         if overridable:
@@ -534,7 +541,8 @@ class Job:
             artifact=_described(built, self.out.name),
             versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             target={"name": self.target.name, **self.target.features()},
-            options={"level": level, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data, "threads": s.threads,
+            options={"level": level, "machine": s.machine, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data,
+                     "threads": s.threads,
                      "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,
                      "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
                      "ranges": s.ranges, "accuracy": {"cosine": s.bounds().cosine, "top1": s.bounds().top1},

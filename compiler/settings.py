@@ -18,6 +18,7 @@ class Settings:
     Attributes:
         level: 0 to 3.
         target: a name from ``targets.names()``.
+        machine: the table of another machine's kernels (``olc targets measure -o FILE`` there): it decides, and nothing is timed.
         exact: at -O3, forbid LOSSY rewrites.
         dims: sizes for named dims of sample inputs.
         sweep: sizes of dynamic dims, by symbol or by kind, at each combination of which source and artifact are timed.
@@ -41,6 +42,7 @@ class Settings:
 
     level: int = 2
     target: str = "onnxruntime-cpu"
+    machine: str | None = None
     exact: bool = False
     dims: Mapping[str, int] | None = None
     sweep: Mapping[str, Sequence[int]] | None = None

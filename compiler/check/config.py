@@ -252,6 +252,7 @@ _OPTIONS: dict[str, Check] = {
     "dims": _table_of(_count(1)),
     "samples": _count(1),
     "threads": _count(1),
+    "machine": _text,
     "seed": _count(0),
     "quantize": _one_of(lambda: ("auto", "int8", "int4", "none")),
     "keep_float": _list_of(_text),
@@ -324,6 +325,7 @@ class _Reader:
         costs = (budgets.latency, budgets.memory, budgets.load)
         settings = Settings(
             **{k: options[k] for k in _PLAIN if k in options},
+            machine=str(self.folder / options["machine"]) if "machine" in options else None,
             rules=[str(self.folder / r) for r in options.get("rules", ())],
             skip=frozenset(options.get("skip", ())),
             unassumed=frozenset(options.get("strict", ())),

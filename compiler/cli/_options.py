@@ -24,6 +24,12 @@ def target_option(f: F) -> F:
     return click.option("--target", default="onnxruntime-cpu", show_default=True, help="Runtime to compile for.")(f)
 
 
+def machine_option(f: F) -> F:
+    text = ("Table of another machine to compile for (olc targets measure -o FILE there): it decides what pays, and nothing is "
+            "timed here.")  # fmt: skip
+    return click.option("--machine", type=click.Path(), metavar="FILE", help=text)(f)
+
+
 def rules_option(f: F) -> F:
     text = "Python file with more rules. It is run: name only what you trust."
     return click.option("--rules", multiple=True, metavar="FILE", help=text)(f)
@@ -57,7 +63,7 @@ def _sweep(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -
 
 def sweep_option(f: F) -> F:
     text = ("Time the two at other sizes of dynamic dims, too, on inputs made up: seq=16..512,batch=1..8 is every combination, "
-            "each size twice the one before.")  # fmt: skip
+            "each size twice the one before; threads=1..8 goes too.")  # fmt: skip
     return click.option("--sweep", multiple=True, callback=_sweep, metavar="NAME=LOW..HIGH,...", help=text)(f)
 
 

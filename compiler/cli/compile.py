@@ -11,6 +11,7 @@ from ._options import (
     frozen,
     input_options,
     level_option,
+    machine_option,
     metric_options,
     no_cache_option,
     progress,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
               help="File to write, a folder for several models [default: MODEL with .olc.onnx at its end].")  # fmt: skip
 @level_option
 @target_option
+@machine_option
 @click.option("--exact", is_flag=True, help="At -O3, forbid rewrites that are only close by measurement (int8).")
 @click.option("--plan", "plan_file", type=click.Path(), help="Carry out this plan (see olc plan) instead of searching.")
 @input_options
@@ -83,6 +85,8 @@ def command(models: tuple[str, ...], output: str | None, plan_file: str | None, 
         raise click.UsageError("--metric runs source and artifact: it cannot go with --no-evaluate")
     if no_evaluate and options["sweep"]:
         raise click.UsageError("--sweep times source and artifact: it cannot go with --no-evaluate")
+    if options["machine"] is not None and options["sweep"]:
+        raise click.UsageError("--sweep times source and artifact here: it cannot go with --machine")
     if plan_file is not None and len(models) > 1:
         raise click.UsageError("--plan is of one model: give that one only")
     others = report_files(html, markdown, provenance, bom)

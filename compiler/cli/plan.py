@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import frozen, input_options, metric_options, progress, quantize_options, rules_option, target_option
+from ._options import (
+    frozen,
+    input_options,
+    machine_option,
+    metric_options,
+    progress,
+    quantize_options,
+    rules_option,
+    target_option,
+)
 
 if TYPE_CHECKING:
     from ..strategy.search import Trial
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(), help="Write the plan to this file [default: standard output].")
 @click.option("-O", "level", type=click.IntRange(0, 3), default=3, show_default=True, help="Only -O3 has choices to make.")
 @target_option
+@machine_option
 @click.option("--exact", is_flag=True, help="Forbid rewrites that are only close by measurement (int8).")
 @input_options
 @quantize_options

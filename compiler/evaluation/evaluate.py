@@ -203,7 +203,7 @@ def evaluate(
         accept(differences, points)
     measured_by = list(scores(*judged))
     paired = timed(opened, kept, time_s, seed) if time_s > 0 else None
-    points = [_timed_at(opened, p, seed) if p.corner in grid else p for p in points]
+    points = [_timed_at(opened, paths, options, p, seed) if p.corner in grid else p for p in points]
     opened.clear()
     problems: list[str] = []
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]
@@ -211,9 +211,14 @@ def evaluate(
     return Evaluation(facts[0], facts[1], origin, count, differences, paired, threads, seed, problems, measured_by, points)
 
 
-def _timed_at(opened: Sequence[Any], point: Point, seed: int) -> Point:
+def _timed_at(
+    opened: Sequence[Any], paths: Sequence[str], options: Sequence[SessionOptions], point: Point, seed: int
+) -> Point:
     if point.problem or point.failure:
         return point
+    threads = point.corner.threads
+    if threads is not None:
+        opened = [session(path, options=chosen.with_threads(threads)) for path, chosen in zip(paths, options, strict=True)]
     return replace(point, paired=timed(opened, [point.corner.feed], SWEEP_S, seed))
 
 

@@ -74,7 +74,9 @@ class Paired:
 
     @property
     def text(self) -> str:
-        """The verdict in words, with the numbers that it rests on."""
+        """The verdict in words, with the numbers that it rests on. Of no pairs: it was predicted (``strategy/predict.py``)."""
+        if not self.pairs:
+            return f"predicted to be {self.ratio:.2f} times as fast"
         interval = f"95 % between {self.low:.2f} and {self.high:.2f}, {self.pairs} pairs"
         if self.verdict == "faster":
             return f"faster: {self.ratio:.2f} times the speed ({interval})"

@@ -18,16 +18,18 @@ from .inputs import Plan
 from .latency import Paired
 from .numerics import OutputDifference, compare
 
+THREADS = "threads"
 MOST = 64
 """Points of a grid; each takes a second and more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Corner:
-    """Sizes by symbol, and inputs of these sizes."""
+    """Sizes by symbol, inputs of these sizes, and threads where others are asked for than otherwise (a size of that name)."""
 
     sizes: dict[str, int]
     feed: dict[str, Any]
+    threads: int | None = None
 
     @property
     def text(self) -> str:
@@ -76,7 +78,7 @@ def corners(plan: Plan) -> list[Corner]:
 
 
 def grid(plan: Plan, wanted: Mapping[str, Sequence[int]]) -> list[Corner]:
-    """Inputs of every combination of the sizes wanted, by symbol or by kind of dim.
+    """Inputs of every combination of the sizes wanted, by symbol or by kind of dim; ``threads`` is one more of these.
 
     Raises:
         BadInput: the model has no such dim, or there are more than ``MOST`` combinations.
@@ -84,7 +86,12 @@ def grid(plan: Plan, wanted: Mapping[str, Sequence[int]]) -> list[Corner]:
     points = [dict(zip(wanted, values, strict=True)) for values in product(*wanted.values())] if wanted else []
     if len(points) > MOST:
         raise BadInput(f"{len(points)} combinations of sizes, the most are {MOST}", where="--sweep", hint="give fewer sizes")
-    return [_corner(plan, sizes.at(plan.sizes, point), 0) for point in points]
+    found = []
+    for point in points:
+        threads = point.pop(THREADS, None) if THREADS not in plan.sizes.kinds else None
+        made = _corner(plan, sizes.at(plan.sizes, point), 0)
+        found.append(made if threads is None else replace(made, sizes={**made.sizes, THREADS: threads}, threads=max(1, threads)))
+    return found
 
 
 def _corner(plan: Plan, varied: sizes.Sizes, number: int) -> Corner:

@@ -79,6 +79,8 @@ def _summary(report: Report, out: Printer) -> None:
     e = report.evaluation
     if e is not None and e["paired"] is not None:
         rows.append(("speed", e["paired"]["text"]))
+    elif report.options.get("machine"):
+        rows.append(("speed", f"not measured: compiled for {report.target['model']} (see the notes)"))
     changes = report.changes
     if changes:
         before, after = changes["nodes"]

@@ -89,7 +89,7 @@ class Part:
     ) -> tuple[Tried | None, str | None]:
         """Measure a candidate; None where it is not faster, and why it is outside the budget where it is."""
         s = self.s
-        p = s.pair(self.best.session, candidate.session, self.samples)
+        p = s.compare(self.best, candidate, chosen, self.samples)
         differences = s.differences(candidate.session, self.samples)
         breach, error = s.breach(candidate.session, differences), Budget.error(differences)
         against = f"float{self.what}" if self.what else ""

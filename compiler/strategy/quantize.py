@@ -211,9 +211,12 @@ class _Job:
         if won is None or candidate is None:
             return first.choices(None), None, self.best
         s.smooth = won.smooth
-        options, feed = SessionOptions(threads=s.threads), first.feeds[0]
-        before, after = (node_times(c.path, feed, options) for c in (self.best, candidate))
-        s.times = before, by_layer(after, won, candidate.model, self.best.model)
+        if s.machine is None:
+            options, feed = SessionOptions(threads=s.threads), first.feeds[0]
+            before, after = (node_times(c.path, feed, options) for c in (self.best, candidate))
+            s.times = before, by_layer(after, won, candidate.model, self.best.model)
+        else:
+            s.foretold = won.paired.ratio
         s.drop(self.best)
         return first.choices(won), few, candidate
 
@@ -235,7 +238,7 @@ class _Job:
                 s.drop(top[2])
             top = part, tried, candidate
         m, f = more.winner, few.winner
-        if m is None or f is None or set(m.sites) == set(f.sites) or not s.time_left("a body for few tokens was"):
+        if m is None or f is None or set(m.sites) == set(f.sites) or s.machine is not None or not s.time_left("two bodies were"):
             return (*top[:2], None, top[2])
         s.say("trying two bodies")
         both = self.build(m.sites, m.smooth, Few(name, FEW, by_rule(f.sites), f.smooth))

@@ -22,6 +22,7 @@ from .. import storage
 from ..errors import OlcError, OutputError, VerificationFailed
 from ..evaluation import latency, numerics, turns
 from ..evaluation.evaluate import timed
+from ..evaluation.executed import node_times
 from ..evaluation.metrics import Task
 from ..evaluation.padding import Keep, as_it_is
 from ..ir import Model
@@ -31,9 +32,11 @@ from ..quantization import Observed
 from ..rules import Registry
 from ..session import SPINNING, SessionOptions, run
 from ..targets import Target, features
+from ..targets.kernels import Kernels
 from .budget import Budget
-from .part import Fit
+from .part import Fit, Site
 from .plan import Body, Choice, Plan
+from .predict import predicted
 from .quantize import choose
 
 PAIR_SECONDS = 2.0
@@ -89,11 +92,13 @@ class Search:
         real: the feeds are a user's, not synthesised: smoothing and rounding may learn from them.
         calibrate: gives what values of a model range over, or None where there is no data to see that on.
         task: metrics that the budget holds to, on the samples that choose.
+        machine: the table of another machine: it decides, for nothing that is timed here is true there.
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget.
         reads, modules: of each node that might be rounded the activation's name, and the module it was exported from.
         errors, arrived: of each (rule, node) its error alone, and what of it arrives at the outputs.
+        foretold: for another machine, the speed of the model chosen over that in float.
         times: of each node its microseconds in float and in the model chosen.
         say: called with a line on what is being tried.
     """
@@ -116,6 +121,7 @@ class Search:
     real: bool = False
     calibrate: Callable[[Model], dict[str, Observed]] | None = None
     task: Task | None = None
+    machine: Kernels | None = None
     facts: dict[str, Observed] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -125,9 +131,11 @@ class Search:
     errors: dict[tuple[str, str], float] = field(default_factory=dict)
     arrived: dict[tuple[str, str], float] = field(default_factory=dict)
     times: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
+    profiles: list[dict[str, float]] | None = None
     trials: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     built: int = 0
+    foretold: float = 1.0
 
     def run(self, source: str) -> Plan:
         """Search, and clean up after it."""
@@ -203,6 +211,15 @@ class Search:
         """All samples in turn, or a part of them: together they are the work that the model is compiled for."""
         return timed((a, b), self.feeds if part is None else [self.feeds[i] for i in part], PAIR_SECONDS, 0)
 
+    def compare(self, best: Candidate, other: Candidate, sites: Sequence[Site], part: Sequence[int]) -> latency.Paired:
+        """``other``, in which these sites of ``best`` are rounded, against it: measured, or for another machine predicted."""
+        if self.machine is None:
+            return self.pair(best.session, other.session, part)
+        if self.profiles is None:
+            self.profiles = [node_times(best.path, feed, SessionOptions(threads=self.threads)) for feed in self.feeds]
+        feeds, runs = ([of[i] for i in part] for of in (self.feeds, self.profiles))
+        return predicted(self.machine, best.model, sites, feeds, runs)
+
     def differences(self, session: Any, part: Sequence[int] | None = None) -> list[numerics.OutputDifference]:
         part = range(len(self.feeds)) if part is None else part
         made = [self.keep(self.feeds[i], run(session, self.feeds[i])) for i in part]
@@ -230,7 +247,7 @@ class Search:
         fired = sorted({r.group for r in self.rules if r.safety.level == "CLOSE" and full.applied.get(r.name)})
         choices: dict[str, Choice] = {}
         kept, best = every, full
-        for group in fired:
+        for group in fired if self.machine is None else ():
             if not self.time_left(f"the model without group {group!r} was", share=0.3):
                 choices[group] = Choice(True, "not measured: no time was left")
                 continue
@@ -253,7 +270,7 @@ class Search:
         """The session options that are faster, one after the other on top of those kept."""
         chosen = SessionOptions(threads=self.threads)
         current = best.session
-        for change in opened_as(self.threads):
+        for change in opened_as(self.threads) if self.machine is None else ():
             options = replace(chosen, **change)
             if chosen.threads == 1 and change.keys() & {"config", "parallel"}:
                 continue  # one thread waits for no other

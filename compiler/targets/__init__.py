@@ -37,6 +37,10 @@ class Target(Protocol):
         """Operators, versions and dtypes that it runs."""
         ...
 
+    def on(self, machine: Kernels) -> Target:
+        """The same target on another machine, of which only that table is known."""
+        ...
+
     def kernels(self) -> Kernels:
         """What was measured of its fused operators."""
         ...
@@ -94,12 +98,17 @@ def names() -> list[str]:
     return sorted(_found())
 
 
-def get(name: str) -> Target:
-    """The target of that name.
+def get(name: str, machine: str | None = None) -> Target:
+    """The target of that name, on another machine where the path of its table is given.
 
     Raises:
-        BadInput: there is none; the message lists those that there are.
+        BadInput: there is none; the message lists those that there are. Or the file is no table.
     """
     if name not in _found():
         raise BadInput(f"no target is called {name!r}", where="--target", hint=f"one of: {', '.join(names())}")
-    return _found()[name]
+    found = _found()[name]
+    if machine is None:
+        return found
+    from . import kernels
+
+    return found.on(kernels.read(machine))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -89,6 +89,12 @@ class Features:
     def int8_dot(self) -> bool:
         """True where int8 products are accumulated in one instruction: without it int8 rarely beats float32."""
         return any(f in self.flags for f in ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Features:
+        """Of what ``to_dict`` gave; what is not there is unknown."""
+        return cls(str(data.get("machine", "unknown")), str(data.get("model", "unknown")), ordered(data.get("flags", ())),
+                   int(data.get("cores", 1)), data.get("physical"))  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"flags": list(self.flags)}

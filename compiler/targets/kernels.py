@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from ..errors import BadInput
 
 PAYS = 0.97
 """A fused operator below this fraction of its parts' speed does not pay; between it and 1 it is even, and one node less."""
@@ -52,6 +55,15 @@ class Kernels:
         """The worst ratio of all sizes measured; None where the operator was not measured."""
         return min((r.ratio for r in self.rows if r.operator == operator), default=None)
 
+    def near(self, operator: str, size: Mapping[str, int]) -> float | None:
+        """The ratio at the size measured that is nearest in the sum of the logarithms' distances; None for none."""
+        rows = [r for r in self.rows if r.operator == operator]
+
+        def distance(r: Row) -> float:
+            return sum(abs(math.log(max(1, size[name]) / max(1, value))) for name, value in r.size.items() if name in size)
+
+        return min(rows, key=distance).ratio if rows else None
+
     def pays(self, operator: str) -> bool:
         """Is the operator at least even with its parts? Yes where nothing is known."""
         found = self.ratio(operator)
@@ -67,6 +79,19 @@ def loads(text: str) -> Kernels:
     """Read what ``dumps`` wrote."""
     data = json.loads(text)
     return Kernels(data["runtime"], data["version"], data["cpu"], tuple(Row(**r) for r in data["rows"]))
+
+
+def read(path: str | Path) -> Kernels:
+    """The table in a file.
+
+    Raises:
+        BadInput: there is none.
+    """
+    try:
+        return loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, AttributeError) as e:
+        hint = "on the machine that it is to be of: olc targets measure -o FILE"
+        raise BadInput(f"is no table of kernels: {e}", where=str(path), hint=hint) from e
 
 
 def own_path(runtime: str, version: str) -> Path:

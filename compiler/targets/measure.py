@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import OlcError
 from ..evaluation.latency import Paired, paired
+from ..quantization import BLOCK, nearest_blocks, pack, quantize_linear_weight
 from ..session import SessionOptions, run, session
 from . import features
 from .kernels import Kernels, Row, where
@@ -83,6 +84,33 @@ def _projections(size: dict[str, int]) -> dict[str, np.ndarray]:
     q, k, v = (random.normal(size=(size["width"], size["width"])).astype(np.float32) for _ in range(3))
     sizes = np.full(3, size["width"], np.int64)
     return {"wq": q, "wk": k, "wv": v, "w": np.concatenate([q, k, v], axis=1), "sizes": sizes}
+
+
+_LINEAR = "float[{rows},{inner}] x"
+_PRODUCT = "y = MatMul(x, w)"
+LINEARS = ((1, 576, 1536), (1, 768, 3072), (16, 384, 1536), (128, 384, 1536), (128, 768, 3072), (512, 768, 768))
+
+
+def _rounded(size: dict[str, int]) -> dict[str, np.ndarray]:
+    """A weight, and the same in 8 bits with a scale for each column and in blocks of 8 and of 4 bits."""
+    inner, columns = size["inner"], size["columns"]
+    w = np.random.default_rng(0).normal(size=(inner, columns)).astype(np.float32)
+    q, scale = quantize_linear_weight(w)
+    found = {"w": w, "q": q, "s": scale}
+    for bits in (4, 8):
+        held = pack(nearest_blocks(w, bits))
+        found |= {f"q{bits}": held.weight, f"s{bits}": held.scale, f"z{bits}": held.zero}
+    return found
+
+
+def _linear(rule: str, body: str) -> Comparison:
+    return Comparison(rule, _LINEAR, "float[{rows},{columns}]", _PRODUCT, body, ("rows", "inner", "columns"), LINEARS,
+                      {"block": lambda s: BLOCK}, _rounded)  # fmt: skip
+
+
+def _blocked(rule: str, bits: int) -> Comparison:
+    of = f"K = {{inner}}, N = {{columns}}, bits = {bits}, block_size = {{block}}, accuracy_level = 4"
+    return _linear(rule, f"y = com.microsoft.MatMulNBits<{of}>(x, q{bits}, s{bits}, z{bits})")
 
 
 QKV = "one product for queries, keys and values"
@@ -159,9 +187,27 @@ COMPARISONS = (
         ((16, 16, 12, 64), (128, 128, 12, 32), (128, 128, 12, 64), (384, 384, 12, 64), (512, 512, 12, 64), (1500, 1500, 6, 64)),
         _WIDTH,
     ),
+    _linear("int8-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q, s)"),
+    _linear(
+        "int8-row-linear",
+        "axes = Constant<value_ints = [-1]>() a = Abs(x) m = ReduceMax(a, axes) d = Div(x, m) "
+        "p = com.microsoft.DynamicQuantizeMatMul(d, q, s) y = Mul(p, m)",
+    ),
+    _blocked("int8-block-linear", 8),
+    _blocked("int4-block-linear", 4),
+    Comparison(
+        "int8-conv", "float[1,{channels},{side},{side}] x, uint8[1,{channels},{side},{side}] xq",
+        "float[1,{channels},{side},{side}]", "y = Conv<pads = [{pad},{pad},{pad},{pad}]>(x, w)",
+        "s = Constant<value = float {0.02}>() z = Constant<value = uint8 {128}>() ws = Constant<value = float {0.01}>() "
+        "wz = Constant<value = int8 {0}>() q = QLinearConv<pads = [{pad},{pad},{pad},{pad}]>(xq, s, z, wq, ws, wz, s, z) "
+        "y = DequantizeLinear(q, s, z)",
+        ("channels", "side", "kernel"), ((64, 56, 3), (256, 14, 3), (256, 28, 1)), {"pad": lambda s: s["kernel"] // 2},
+        lambda s: {"w": np.ones((s["channels"], s["channels"], s["kernel"], s["kernel"]), np.float32) / 100,
+                   "wq": np.ones((s["channels"], s["channels"], s["kernel"], s["kernel"]), np.int8)},
+    ),
 )  # fmt: skip
 """What the table holds. (MultiHeadAttention is compared with Attention, not with its parts.) What no rule emits is there to
-show that it does not pay."""
+show that it does not pay; what rounds is compared with what it rounds, under the name of the rule."""
 
 
 def measure(
@@ -199,5 +245,7 @@ def _feed(opened: Any, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     for i in opened.get_inputs():
         if i.type == "tensor(bool)":
             yield i.name, np.ones(i.shape, bool)
+        elif i.type == "tensor(uint8)":
+            yield i.name, random.integers(0, 256, i.shape).astype(np.uint8)
         else:
             yield i.name, random.normal(size=i.shape).astype(np.float32)

@@ -157,17 +157,21 @@ class OnnxRuntimeCpu:
     name = "onnxruntime-cpu"
     opset = 23
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Kernels | None = None) -> None:
+        self.machine = machine
         self._answers: dict[Hashable, Support] = {}
+
+    def on(self, machine: Kernels) -> OnnxRuntimeCpu:
+        return OnnxRuntimeCpu(machine)
 
     @property
     def table(self) -> Table:
         return load_table()
 
     def features(self) -> dict[str, Any]:
-        from .features import detect
+        from .features import Features, detect
 
-        found = detect()
+        found = detect() if self.machine is None else Features.from_dict(self.machine.cpu)
         return found.to_dict() | {"int8_dot": found.int8_dot}
 
     def session_options(self) -> SessionOptions:
@@ -182,7 +186,10 @@ class OnnxRuntimeCpu:
         return run(self.session(path, threads), feed, where=os.fspath(path))
 
     def kernels(self) -> Kernels:
-        """This machine's table, if ``olc targets measure`` made one with the installed runtime, or the packaged one."""
+        """The other machine's table; else this one's, if ``olc targets measure`` made one with the installed runtime, or the
+        packaged one."""
+        if self.machine is not None:
+            return self.machine
         import onnxruntime
 
         return kernels.load(Path(__file__).with_suffix(".kernels.json"), "onnxruntime", onnxruntime.__version__)

@@ -76,6 +76,7 @@ def test_a_grid_is_every_combination_and_not_too_many(tmp_path: Path) -> None:
     assert sweep.grid(plan, {}) == []
     with pytest.raises(BadInput, match="65 combinations"):
         sweep.grid(plan, {"seq": list(range(1, 66))})
+    assert [(c.sizes, c.threads) for c in sweep.grid(plan, {"threads": [1, 4]})] == [({"threads": 1}, 1), ({"threads": 4}, 4)]
     with pytest.raises(BadInput, match="no dimension 'sq'") as caught:
         sweep.grid(plan, {"sq": [1]})
     assert caught.value.where == "--sweep"
@@ -129,6 +130,10 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert timed == [{"seq": s, "batch": b} for s in (4, 8, 16) for b in (1, 2)]
     assert "batch=2, seq=16" in capsys.readouterr().out
     assert "batch=2, seq=16" in (tmp_path / "m.html").read_text()
+    assert main(["evaluate", str(source), str(source), "--sweep", "threads=1..2,seq=8", "--time", "0.1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["swept"]
+    assert [p["sizes"] for p in found] == [{"seq": 8, "threads": n} for n in (1, 2)]
+    assert all(p["paired"] and p["within"] for p in found)
     for wrong in ("seq", "seq=8..4", "seq=a..b"):
         assert main(["compile", str(source), "--sweep", wrong]) == 2
     assert main(["compile", str(source), "--sweep", "seq=4", "--no-evaluate"]) == 2

@@ -1,0 +1,79 @@
+"""How fast a rounded model is on a machine that is not this one, by the table of that machine's kernels.
+
+Where the time goes in float is read from a profile on this machine; what a layer gains by a rule, from the table at the size
+nearest to the layer's. It is a prediction, and said to be one: an interval there is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .. import ir
+from ..analysis import dims, shapes
+from ..evaluation.inputs import Feed
+from ..evaluation.latency import MARGIN, Paired, Side
+from ..ir import Model, Node
+from ..quantization.linears import linear
+from ..targets.kernels import Kernels
+
+
+def predicted(
+    kernels: Kernels, model: Model, sites: Sequence[tuple[str, str]], feeds: Sequence[Feed], runs: Sequence[Mapping[str, float]]
+) -> Paired:
+    """Time of the model over that with these (rule, node) rounded.
+
+    Args:
+        model: in float; ``runs`` are its profiles: for each feed the microseconds of each node, by name.
+    """
+    nodes = {ir.site(n): n for n in model.graph}
+    before = after = 0.0
+    for feed, times in zip(feeds, runs, strict=True):
+        sizes = _sizes(model, feed)
+        before += sum(times.values())
+        after += sum(times.values())
+        for rule, name in sites:
+            ratio = kernels.near(rule, size_of(nodes[name], sizes))
+            if ratio is not None:
+                after -= times.get(name, 0.0) * (1 - 1 / ratio)
+    ratio = before / after if after > 0 else 1.0
+    verdict = "faster" if ratio > 1 + MARGIN else "slower" if ratio < 1 - MARGIN else "no difference shown"
+    sides = [Side(t / 1e6, t / 1e6, t / 1e6, t / 1e6) for t in (before, after)]
+    return Paired(ratio, ratio, ratio, ratio, verdict, 0, 0, *sides, 0.0, 0)
+
+
+def size_of(node: Node, sizes: Mapping[str, int]) -> dict[str, int]:
+    """What the table tells sizes by, as far as it is known of the node: rows, inner and columns, or channels, side and kernel."""
+    x = None if not node.inputs or node.inputs[0] is None else shapes.dims(node.inputs[0])
+    known = [_evaluated(d, sizes) for d in x or ()]
+    layer = linear(node)
+    if layer is not None:
+        found = dict(zip(("inner", "columns"), layer.matrix.shape, strict=True))
+        rows = [d for d in known[:-1] if d is not None]
+        return found | ({"rows": math.prod(rows)} if x is not None and len(rows) == len(known) - 1 else {})
+    made = node.inputs[0].producer() if node.op_type in ("Relu", "Clip") and node.inputs[0] is not None else node
+    w = ir.array(made.inputs[1]) if made is not None and made.op_type == "Conv" else None
+    if w is None or w.ndim < 3:
+        return {}
+    found = {"channels": w.shape[1], "kernel": w.shape[2]}
+    return found | ({"side": known[-1]} if len(known) > 2 and known[-1] is not None else {})
+
+
+def _sizes(model: Model, feed: Feed) -> dict[str, int]:
+    """The size of each dim that an input names."""
+    found: dict[str, int] = {}
+    for v in model.graph.inputs:
+        known = shapes.dims(v)
+        if known is not None and v.name in feed:
+            shape = np.shape(feed[v.name])
+            found |= {str(d): size for d, size in zip(known, shape, strict=False) if not isinstance(d, int)}
+    return found
+
+
+def _evaluated(d: object, sizes: Mapping[str, int]) -> int | None:
+    try:
+        return dims.evaluate(d, sizes)  # type: ignore[arg-type]
+    except KeyError:
+        return None
