@@ -76,6 +76,7 @@ class Job:
         self.skip = settings.skip
         self.taken_back: list[dict[str, Any]] = []
         self.varied: list[dict[str, Any]] = []
+        self.plans: dict[int, sample_inputs.Plan] = {}
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
@@ -231,7 +232,7 @@ class Job:
             if not choosing:
                 self.notes.append("--data holds one sample: it both chose and judged")
             return choosing if seed == s.seed and choosing else judging
-        made = self.made_up(seed, opened)
+        self.plans[seed] = made = self.made_up(seed, opened)
         self.inputs = made.to_dict()
         return [made.make(i) for i in range(s.samples)]
 
@@ -241,16 +242,17 @@ class Job:
 
     def at_other_sizes(self) -> tuple[list[sweep.Corner], list[sweep.Corner]]:
         """Inputs of other sizes of the dynamic dims: those on which an artifact is compared, and those on which it is timed."""
-        wanted = self.settings.sweep or {}
-        opened = self.target.session(self.path, threads=self.settings.threads, options=SessionOptions())
-        try:
-            made = self.made_up(self.settings.seed + 1, opened)
-        except OlcError as e:
-            if wanted:
-                raise
-            self.notes.append(f"not compared at other sizes than those of --data: {e.what}")
-            return [], []
-        return sweep.corners(made), sweep.grid(made, wanted)
+        wanted, seed = self.settings.sweep or {}, self.settings.seed + 1
+        if seed not in self.plans:
+            opened = self.target.session(self.path, threads=self.settings.threads, options=SessionOptions())
+            try:
+                self.plans[seed] = self.made_up(seed, opened)
+            except OlcError as e:
+                if wanted:
+                    raise
+                self.notes.append(f"not compared at other sizes than those of --data: {e.what}")
+                return [], []
+        return sweep.corners(self.plans[seed]), sweep.grid(self.plans[seed], wanted)
 
     def task(self, choosing: bool) -> Task | None:
         """The metrics on one half of the data, as ``sample`` halves it."""
