@@ -274,17 +274,18 @@ class Search:
             options = replace(chosen, **change)
             if chosen.threads == 1 and change.keys() & {"config", "parallel"}:
                 continue  # one thread waits for no other
-            if not self.time_left(f"the model opened with {options.text} was"):
+            what = ", ".join(x for x in options.text.split(", ") if x not in chosen.text.split(", "))
+            if not self.time_left(f"the model opened with {what} was"):
                 break
-            self.say(f"trying the model opened with {options.text}")
+            self.say(f"trying the model opened with {what}")
             try:
                 other = self.open(best.path, options)
             except OlcError as e:
-                self.notes.append(f"with {options.text} the model does not open: {e.what}")
+                self.notes.append(f"with {what} the model does not open: {e.what}")
                 continue
             p = self.pair(current, other)
             kept = p.verdict == "faster"
-            self.record(f"{options.text} against {chosen.text}", p, kept)
+            self.record(f"opened with {what}", p, kept)
             if kept:
                 chosen, current = options, other
         return chosen
