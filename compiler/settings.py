@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,6 +10,19 @@ from .errors import BadInput
 from .evaluation.metrics import Drop
 from .strategy.budget import Budget
 from .strategy.plan import Plan
+
+
+def duration(text: str) -> float:
+    """Seconds in ``90``, ``90s``, ``1.5m`` or ``1h``.
+
+    Raises:
+        ValueError: it is none, or less than a second.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smh]?)", text.strip())
+    seconds = 0.0 if match is None else float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    if seconds < 1:
+        raise ValueError(f"{text!r} is no duration of a second or more, as in 90, 90s, 5m or 1h")
+    return seconds
 
 
 @dataclass(frozen=True)

@@ -232,3 +232,32 @@ def test_why_without_a_rule_surveys_the_fusions(model: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)[0]["kind"] == "gelu"
     assert main(["why", str(model), "--at", "node"]) == 2
     assert "give --rule" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "0.5s", "5 minutes", "-3", "1e9", "nan", ""])
+def test_what_is_no_duration(text: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", str(model), "-O3", "--tune-time", text]) == 2
+    assert "is no duration of a second or more" in capsys.readouterr().err
+
+
+def test_on_a_terminal_each_model_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal is a file that says that it is one."""
+    import io
+
+    from olc.cli._options import progress
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(False, 60.0) as say:
+        say("[1/2] a.onnx: loading")
+        say("[2/2] b.onnx: loading \x1b[2J[red]")
+        say("[1/2] a.onnx: compiling at -O3")
+    text = shown.getvalue()
+    last = text.rpartition("[1/2] a.onnx: compiling at -O3")
+    assert last[1]
+    assert "[2/2] b.onnx: loading \ufffd[2J[red]" in last[2], "the other is still there"

@@ -15,7 +15,7 @@ from .. import targets
 from ..assumptions import ASSUMPTIONS
 from ..errors import BadInput
 from ..fusions import KINDS as FUSIONS
-from ..settings import Settings
+from ..settings import Settings, duration
 from ..strategy.budget import Budget
 
 NAME = "olc.toml"
@@ -193,6 +193,13 @@ def _bounds(unit: str, scale: float) -> Check:
     return check
 
 
+def _seconds(value: Any) -> float:
+    try:
+        return duration(value) if isinstance(value, str) else _number(value)
+    except ValueError as e:
+        raise _Mistyped("a number of seconds, or a duration as in '5m'") from e
+
+
 def _fusions(value: Any) -> dict[str, int | str]:
     if value == "all":
         return {"": "all"}
@@ -262,7 +269,7 @@ _OPTIONS: dict[str, Check] = {
     "skip": _list_of(_text),
     "strict": _strict,
     "shared_cache": _flag,
-    "tune_time": _number,
+    "tune_time": _seconds,
     "budget": lambda v: v,
 }
 

@@ -191,9 +191,30 @@ def tell(text: str, err: bool = False) -> None:
         click.echo(plain.line(line), err=err)
 
 
+class _Seconds(click.ParamType):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from ..settings import duration
+
+        try:
+            return value if isinstance(value, float) else duration(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
+
+
+def tune_time_option(f: F) -> F:
+    text = "Wall time for the search of -O3: 90s, 5m, 1h."
+    return click.option("--tune-time", type=_Seconds(), default="120s", show_default=True, help=text)(f)
+
+
 @contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A function that shows what is being done, on standard error; a spinner where that is a terminal."""
+def progress(quiet: bool, seconds: float | None = None) -> Iterator[Callable[[str], None]]:
+    """A function that shows what is being done, on standard error; where that is a terminal as a line for each model.
+
+    Args:
+        seconds: wall time that a search may take, for a bar of it.
+    """
     from .. import plain
 
     if quiet:
@@ -203,7 +224,21 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda text: click.echo(f"  {plain.line(text)}", err=True)
         return
     from rich.console import Console
-    from rich.text import Text
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(Text(plain.line(text)))
+    bar = [BarColumn(20)] if seconds is not None else []
+    columns = (SpinnerColumn(), *bar, TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        tasks: dict[str, Any] = {}
+
+        def say(text: str) -> None:
+            # What is said of one of several models begins with its number.
+            which = text.partition("]")[0] if text.startswith("[") else ""
+            task = tasks.setdefault(which, None)
+            if task is None:
+                task = tasks[which] = shown.add_task("", total=seconds)
+            elapsed = shown.tasks[shown.task_ids.index(task)].elapsed or 0.0
+            done = min(elapsed, seconds) if seconds is not None else None
+            shown.update(task, description=plain.line(text), completed=done)
+
+        yield say

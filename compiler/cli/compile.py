@@ -22,6 +22,7 @@ from ._options import (
     sweep_option,
     target_option,
     tell,
+    tune_time_option,
     workers_option,
 )
 
@@ -42,8 +43,7 @@ if TYPE_CHECKING:
 @sweep_option
 @quantize_options
 @metric_options
-@click.option("--tune-time", type=click.FloatRange(min=1), default=120.0, show_default=True,
-              help="Seconds of wall time for the search of -O3.")  # fmt: skip
+@tune_time_option
 @click.option("--no-evaluate", is_flag=True, help="Do not run source and artifact to compare them (not at -O3).")
 @click.option("--shared-cache", is_flag=True,
               help="Let past and present of a decoder's cache be one buffer, for the loop olc.decoder (-O2, -O3).")  # fmt: skip
@@ -100,7 +100,7 @@ def command(models: tuple[str, ...], output: str | None, plan_file: str | None, 
     outputs = _outputs(models, output)
     if len(models) > 1:
         return _several([Unit(m, o, settings) for m, o in zip(models, outputs, strict=True)], workers, quiet, as_json)
-    with progress(quiet or as_json) as say:
+    with progress(quiet or as_json, tune_time if settings.level == 3 else None) as say:
         report = compile(models[0], outputs[0], settings, say=say, others=others)
     if as_json:
         click.echo(report.dumps(), nl=False)
@@ -140,7 +140,8 @@ def _several(units: list[Unit], workers: int, quiet: bool, as_json: bool) -> int
     from ..errors import SEVERAL_KINDS, OlcError
     from ..report.terminal import show_several
 
-    with progress(quiet or as_json) as say:
+    seconds = units[0].settings.seconds if units[0].settings.level == 3 else None
+    with progress(quiet or as_json, seconds) as say:
         found = [result for _, result in sorted(run(units, workers, say), key=lambda f: f[0])]
     errors = [f for f in found if isinstance(f, OlcError)]
     if as_json:

@@ -17,6 +17,7 @@ from ._options import (
     quantize_options,
     rules_option,
     target_option,
+    tune_time_option,
 )
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 @input_options
 @quantize_options
 @metric_options
-@click.option("--tune-time", type=click.FloatRange(min=1), default=120.0, show_default=True,
-              help="Seconds of wall time for the search.")  # fmt: skip
+@tune_time_option
 @rules_option
 def command(model: str, output: str | None, level: int, tune_time: float, **options: Any) -> None:
     """Say what -O3 would do with MODEL, and why: measures as olc compile does, and writes no model.
@@ -56,7 +56,7 @@ def command(model: str, output: str | None, level: int, tune_time: float, **opti
         load(model)
         text = Plan(options["target"], level).dumps()
     else:
-        with progress(False) as say:
+        with progress(False, tune_time) as say:
             found, trials = plan(model, frozen(options, seconds=tune_time), say=say)
         text = found.dumps() + _measured(trials)
     if output is None:

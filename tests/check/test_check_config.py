@@ -51,7 +51,20 @@ def test_paths_are_those_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert job.settings.rules == [str(Path("deep") / "r.py")]
 
 
+def test_the_table_of_another_machine_lies_beside_the_file_too(tmp_path: Path) -> None:
+    job = read(repository(tmp_path, MODEL + 'machine = "server.json"\n')).jobs[0]
+    assert job.settings.machine == str(tmp_path / "server.json")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30", 30), ('"90s"', 90), ('"1.5m"', 90), ('"1h"', 3600)])
+def test_a_duration(text: str, seconds: float, tmp_path: Path) -> None:
+    assert read(repository(tmp_path, MODEL + f"tune_time = {text}\n")).jobs[0].settings.seconds == seconds
+
+
 HOSTILE = {
+    "no duration": (MODEL + 'tune_time = "soon"\n', "'soon'"),
+    "no time at all": (MODEL + 'tune_time = "0s"\n', "'0s'"),
+    "no fusions": (MODEL + "budget = {fusions = {}}", "'fusions' is {}"),
     "not toml": ("[[models", "is not TOML"),
     "deep": ("x = " + "[" * 100_000, "is not TOML"),
     "empty": ("", "[[models]] names no model"),

@@ -438,3 +438,36 @@ def test_one_thread_is_asked_nothing_about_threads() -> None:
     assert [*search.opened_as(1)[-1]] == ["arena"]
     assert not {"threads", "config", "parallel"} & {k for change in search.opened_as(1) for k in change}
     assert not any("threads" in change for change in search.opened_as(8)), "the user has said how many"
+
+
+SLOW = '''
+from olc.rules import CLOSE, Case, f32, rule
+from olc.patterns import Const
+
+@rule(group="sluggish", safety=CLOSE("the same product"), since=13)
+class SluggishLinear:
+    """Right, and slower than what it takes the place of."""
+
+    def pattern(op, x, w: Const):
+        return op.MatMul(x, w)
+
+    def rewrite(op, m):
+        return op.domain("com.microsoft").FusedMatMul(m.x, m.w, alpha=1.0)
+
+    cases = [Case("plain", x=f32["N", 4], w=f32[4, 4])]
+'''
+
+
+@pytest.mark.parametrize(("speed", "keep"), [(0.5, False), (2.0, True)])
+def test_a_planted_fusion_is_kept_only_where_it_is_not_slower(
+    speed: float, keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SPEED, "FusedMatMul", speed)
+    (tmp_path / "slow.py").write_text(SLOW)
+    m, rules = model(), registry([tmp_path / "slow.py"])
+    plan, _ = searched(m, tmp_path, rules=rules, quantize="none")
+    assert plan.groups["sluggish"].keep == keep
+    made = optimize(m, plan.options(r.group for r in rules), Context(target=TARGET), rules)
+    assert Counter(n.op_type for n in made.model.graph)["FusedMatMul"] == (LAYERS if keep else 0)
+    others = {group: c.keep for group, c in plan.groups.items() if group != "sluggish"}
+    assert all(others.values()), "it goes alone"
