@@ -191,7 +191,7 @@ def tell(text: str, err: bool = False) -> None:
         click.echo(plain.line(line), err=err)
 
 
-class _Seconds(click.ParamType):
+class _Seconds(click.ParamType):  # type: ignore[type-arg]
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:

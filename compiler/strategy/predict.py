@@ -40,8 +40,8 @@ def predicted(
                 after -= times.get(name, 0.0) * (1 - 1 / ratio)
     ratio = before / after if after > 0 else 1.0
     verdict = "faster" if ratio > 1 + MARGIN else "slower" if ratio < 1 - MARGIN else "no difference shown"
-    sides = [Side(t / 1e6, t / 1e6, t / 1e6, t / 1e6) for t in (before, after)]
-    return Paired(ratio, ratio, ratio, ratio, verdict, 0, 0, *sides, 0.0, 0)
+    a, b = (Side(t / 1e6, t / 1e6, t / 1e6, t / 1e6) for t in (before, after))
+    return Paired(ratio, ratio, ratio, ratio, verdict, 0, 0, a, b, 0.0, 0)
 
 
 def size_of(node: Node, sizes: Mapping[str, int]) -> dict[str, int]:

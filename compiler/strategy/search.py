@@ -217,8 +217,7 @@ class Search:
             return self.pair(best.session, other.session, part)
         if self.profiles is None:
             self.profiles = [node_times(best.path, feed, SessionOptions(threads=self.threads)) for feed in self.feeds]
-        feeds, runs = ([of[i] for i in part] for of in (self.feeds, self.profiles))
-        return predicted(self.machine, best.model, sites, feeds, runs)
+        return predicted(self.machine, best.model, sites, [self.feeds[i] for i in part], [self.profiles[i] for i in part])
 
     def differences(self, session: Any, part: Sequence[int] | None = None) -> list[numerics.OutputDifference]:
         part = range(len(self.feeds)) if part is None else part

@@ -99,7 +99,8 @@ def _rounded(size: dict[str, int]) -> dict[str, np.ndarray]:
     found = {"w": w, "q": q, "s": scale}
     for bits in (4, 8):
         held = pack(nearest_blocks(w, bits))
-        found |= {f"q{bits}": held.weight, f"s{bits}": held.scale, f"z{bits}": held.zero}
+        found |= {f"q{bits}": held.weight, f"s{bits}": held.scale}
+        found |= {f"z{bits}": held.zero} if held.zero is not None else {}
     return found
 
 
