@@ -21,6 +21,7 @@ from .. import ir
 from ..analysis import shapes
 from ..evaluation import roles, turns
 from ..evaluation.executed import node_times
+from ..evaluation.latency import Paired, Side
 from ..ir import Model, Node
 from ..matching import Match
 from ..passes import Context
@@ -63,6 +64,9 @@ the nearest."""
 FEW = 4
 """Tokens for which a body of its own may be worth it. Weights are read once for all of them; from 8 rows on products are
 bound by arithmetic, and what reads fewer bytes gains no more."""
+
+_SIDE = Side(0.0, 0.0, 0.0, 0.0)
+NOT_TIMED = Paired(1.0, 1.0, 1.0, 1.0, "no difference shown", 0, 0, _SIDE, _SIDE, 0.0, 0)
 
 Judged = tuple[Tried | None, str | None]
 """A choice of layers, None where it is not faster, and why it breaks the budget where it does."""
@@ -237,8 +241,9 @@ class _Job:
             if top[2] is not None:
                 s.drop(top[2])
             top = part, tried, candidate
-        m, f = more.winner, few.winner
-        if m is None or f is None or set(m.sites) == set(f.sites) or s.machine is not None or not s.time_left("two bodies were"):
+        # Where nothing pays for a part its body stays in float, which is a choice like the others.
+        m, f = (Tried("float", [], NOT_TIMED, 0.0) if w is None else w for w in (more.winner, few.winner))
+        if set(m.sites) == set(f.sites) or s.machine is not None or not s.time_left("two bodies were"):
             return (*top[:2], None, top[2])
         s.say("trying two bodies")
         both = self.build(m.sites, m.smooth, Few(name, FEW, by_rule(f.sites), f.smooth))

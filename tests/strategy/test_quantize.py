@@ -151,6 +151,21 @@ def decoder() -> tuple[ir.Model, list[dict[str, np.ndarray]]]:
     return made, [{"input_ids": random.integers(0, 50, n)} for n in (1, 40, 1, 30)]
 
 
+def test_few_tokens_get_a_body_of_their_own_where_nothing_pays_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, feeds = decoder()
+    monkeypatch.setattr("test_quantize.Bench", Phases)
+    monkeypatch.setattr("test_quantize.FEEDS", feeds)
+    slow = SPEED | {"MatMulNBits": 0.5, "DynamicQuantizeMatMul": 0.5, "Div": 1.0}
+    monkeypatch.setattr(Phases, "SPEEDS", {"few": Phases.SPEEDS["few"], "more": slow})
+    plan, _ = searched(made, tmp_path, cosine=0.99)
+    assert plan.few is not None
+    assert not [site for site, c in plan.sites.items() if c.keep]
+    assert {rule for (rule, _), c in plan.few.sites.items() if c.keep} == {"int8-block-linear"}
+    result = optimize(made.clone(), plan.options(r.group for r in registry()), Context(target=TARGET))
+    bodies = {g.name: Counter(n.op_type for n in g) for g in ir.all_graphs(result.model)}
+    assert bodies["few"]["MatMulNBits"] == bodies["more"]["MatMul"] == LAYERS
+
+
 @pytest.mark.parametrize("overhead", [1.0, 3.0])
 def test_few_tokens_get_a_body_of_their_own_where_that_is_faster(
     overhead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
