@@ -454,7 +454,7 @@ class Job:
 
     def check_points(self, points: Sequence[sweep.Point], exact: bool) -> None:
         """Raise where the two differ at another size; what finds the rewrite at fault compares at these, too."""
-        self.varied = [p.corner.feed for p in points if not p.problem]
+        self.varied = [p.corner.feed for p in points if not p.problem and not p.corner.timed]
         breach = next((w for p in points if (w := p.why_not(exact)) is not None), None)
         if breach is not None:
             raise self.differs(breach)

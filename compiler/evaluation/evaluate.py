@@ -203,7 +203,7 @@ def evaluate(
         accept(differences, points)
     measured_by = list(scores(*judged))
     paired = timed(opened, kept, time_s, seed) if time_s > 0 else None
-    points = [_timed_at(opened, paths, options, p, seed) if p.corner in grid else p for p in points]
+    points = [_timed_at(opened, paths, options, p, seed) if p.corner.timed else p for p in points]
     opened.clear()
     problems: list[str] = []
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]

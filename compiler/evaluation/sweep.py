@@ -25,11 +25,31 @@ MOST = 64
 
 @dataclass(frozen=True, eq=False)
 class Corner:
-    """Sizes by symbol, inputs of these sizes, and threads where others are asked for than otherwise (a size of that name)."""
+    """Sizes of dynamic dims, and inputs of these sizes.
+
+    Attributes:
+        sizes: by symbol; ``threads`` among them where others are asked for than otherwise.
+        plan: how the inputs are made up, ``number`` which sample it is.
+        timed: the two are timed there too.
+    """
 
     sizes: dict[str, int]
-    feed: dict[str, Any]
+    plan: Plan
+    number: int = 0
     threads: int | None = None
+    timed: bool = False
+
+    @property
+    def feed(self) -> dict[str, Any]:
+        """The inputs, made anew each time: those of a large grid would not fit into memory together.
+
+        Raises:
+            BadInput: they alone do not fit.
+        """
+        try:
+            return self.plan.make(self.number)
+        except (MemoryError, ValueError, OverflowError) as e:
+            raise BadInput(f"no inputs can be made with {self.text}: {e}", where="--sweep", hint="give smaller sizes") from e
 
     @property
     def text(self) -> str:
@@ -90,23 +110,25 @@ def grid(plan: Plan, wanted: Mapping[str, Sequence[int]]) -> list[Corner]:
     for point in points:
         threads = point.pop(THREADS, None) if THREADS not in plan.sizes.kinds else None
         made = _corner(plan, sizes.at(plan.sizes, point), 0)
-        found.append(made if threads is None else replace(made, sizes={**made.sizes, THREADS: threads}, threads=max(1, threads)))
+        sized = made.sizes if threads is None else {**made.sizes, THREADS: threads}
+        found.append(replace(made, sizes=sized, threads=None if threads is None else max(1, threads), timed=True))
     return found
 
 
 def _corner(plan: Plan, varied: sizes.Sizes, number: int) -> Corner:
     usual = plan.sizes
     changed = {s: v for s, v in varied.values.items() if (v, varied.origin[s]) != (usual.values.get(s), usual.origin.get(s))}
-    return Corner(changed, replace(plan, sizes=varied).make(number))
+    return Corner(changed, replace(plan, sizes=varied), number)
 
 
 def swept(opened: Sequence[Any], paths: Sequence[str], at: Iterable[Corner]) -> Iterator[Point]:
     """Reference and candidate at each corner. Sizes with which the reference does not run say nothing of the candidate."""
     for corner in at:
         found: list[dict[str, Any]] = []
+        feed = corner.feed
         try:
             for session, path in zip(opened, paths, strict=True):
-                found.append(run(session, corner.feed, where=path))
+                found.append(run(session, feed, where=path))
         except OlcError as e:
             yield Point(corner, [], e.what if not found else "", e.what if found else "")
             continue

@@ -77,6 +77,8 @@ def test_a_grid_is_every_combination_and_not_too_many(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="65 combinations"):
         sweep.grid(plan, {"seq": list(range(1, 66))})
     assert [(c.sizes, c.threads) for c in sweep.grid(plan, {"threads": [1, 4]})] == [({"threads": 1}, 1), ({"threads": 4}, 4)]
+    with pytest.raises(BadInput, match="no inputs can be made with batch=999999999, seq"):
+        sweep.grid(plan, {"seq": [999_999_999], "batch": [999_999_999]})[0].feed  # noqa: B018
     with pytest.raises(BadInput, match="no dimension 'sq'") as caught:
         sweep.grid(plan, {"sq": [1]})
     assert caught.value.where == "--sweep"
