@@ -243,7 +243,10 @@ class _Job:
             top = part, tried, candidate
         # Where nothing pays for a part its body stays in float, which is a choice like the others.
         m, f = (Tried("float", [], NOT_TIMED, 0.0) if w is None else w for w in (more.winner, few.winner))
-        if set(m.sites) == set(f.sites) or s.machine is not None or not s.time_left("two bodies were"):
+        if set(m.sites) == set(f.sites) or s.machine is not None:
+            return (*top[:2], None, top[2])
+        # Where no choice is good for all samples this is all that was found, and is tried whatever time it is.
+        if top[1] is not None and not s.time_left("two bodies were"):
             return (*top[:2], None, top[2])
         s.say("trying two bodies")
         both = self.build(m.sites, m.smooth, Few(name, FEW, by_rule(f.sites), f.smooth))
