@@ -245,9 +245,7 @@ class _Job:
         m, f = (Tried("float", [], NOT_TIMED, 0.0) if w is None else w for w in (more.winner, few.winner))
         if set(m.sites) == set(f.sites) or s.machine is not None:
             return (*top[:2], None, top[2])
-        # Where no choice is good for all samples this is all that was found, and is tried whatever time it is.
-        if top[1] is not None and not s.time_left("two bodies were"):
-            return (*top[:2], None, top[2])
+        # It is what the time was spent for: this one candidate is tried even if none is left.
         s.say("trying two bodies")
         both = self.build(m.sites, m.smooth, Few(name, FEW, by_rule(f.sites), f.smooth))
         label = f"{more.counted(m.sites)}; for at most {FEW} tokens {more.counted(f.sites)}"

@@ -35,7 +35,7 @@ from ..targets import Target, features
 from ..targets.kernels import Kernels
 from .budget import Budget
 from .part import Fit, Site
-from .plan import Body, Choice, Plan
+from .plan import Body, Choice, Plan, made
 from .predict import predicted
 from .quantize import choose
 
@@ -303,7 +303,14 @@ def opened_as(threads: int | None) -> list[dict[str, Any]]:
 
 
 def next_best(plan: Plan, fits: Sequence[Fit], error: float) -> tuple[Plan, float]:
-    """The plan with the fastest of the choices that have a smaller error than that, or with none; and its error."""
+    """The plan with the fastest of the choices that have a smaller error than that, or with none; and its error.
+
+    Of two bodies that for many elements is left in float first: what rounds it is the closer call, for more of it is judged.
+    """
+    if plan.few is not None and made(plan.sites):
+        text = "the body for more elements is left in float: where it was judged the budget was exceeded"
+        left = {s: replace(c, keep=False, why=text) if c.keep else c for s, c in plan.sites.items()}
+        return replace(plan, sites=left, smooth={}), error
     better = sorted((f for f in fits if f.error < 0.75 * error), key=lambda f: -f.speed)
     if not better:
         return plan.without_sites("where it was judged, on inputs that did not choose, the budget was exceeded"), 0.0

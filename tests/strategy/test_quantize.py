@@ -24,7 +24,7 @@ from olc.strategy import layers, quantize, search
 from olc.strategy.budget import Budget
 from olc.strategy.calibrate import calibrate
 from olc.strategy.part import Fit
-from olc.strategy.plan import Choice, Plan
+from olc.strategy.plan import Body, Choice, Plan
 from olc.strategy.rounding import FORM, least_squares
 
 TARGET = targets.get("onnxruntime-cpu")
@@ -309,6 +309,16 @@ def test_the_next_choice_has_a_smaller_error() -> None:
     assert (then.kept(), then.smooth, error) == ({sites[1]}, {}, 0.004)
     last, _ = search.next_best(then, fits, error)
     assert not last.kept()
+
+
+def test_of_two_bodies_the_one_for_many_goes_back_to_float_first() -> None:
+    site, other = ("int8-linear", "a"), ("int4-block-linear", "a")
+    few = Body("ids", 4, {other: Choice(True, "")}, {})
+    plan = Plan("t", 3, sites={site: Choice(True, "")}, smooth={"v": 0.5}, few=few)
+    then, error = search.next_best(plan, [Fit(2.0, 0.004, (site,), {})], 0.01)
+    assert (then.kept(), then.smooth, then.few, error) == ({other}, {}, few, 0.01)
+    last, _ = search.next_best(then, [Fit(2.0, 0.004, (site,), {})], error)
+    assert (last.kept(), last.few) == ({site}, None)
 
 
 def test_calibration_sees_every_sample() -> None:
