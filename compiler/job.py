@@ -63,6 +63,7 @@ class Job:
         self.layers: list[dict[str, Any]] = []
         self.weights: dict[str, dict[str, Any]] = {}
         self.fits: list[Fit] = []
+        self.few_fits: list[Fit] = []
         self.notes: list[str] = []
         self.inputs: dict[str, Any] = {}
         self.feed: dict[str, Any] | None = None
@@ -149,7 +150,7 @@ class Job:
                     raise
                 # What chose was inside the budget, what judges is not: the next choice with a smaller error.
                 self.notes.append(f"a choice of layers that was inside the budget was not where it was judged: {e.what}")
-                plan, error = next_best(plan, self.fits, error)
+                plan, error = next_best(plan, self.fits, error, self.few_fits)
                 self.tell_layers(plan)
 
     def tell_layers(self, plan: Plan) -> None:
@@ -299,7 +300,7 @@ class Job:
             found = search.run(f"sha256:{self.described['sha256']}")
         finally:
             self.trials, self.facts, self.weights, self.fits = search.trials, search.facts, search.weights, search.fits
-            self.foretold = search.foretold
+            self.foretold, self.few_fits = search.foretold, search.few_fits
         self.layers = layers(search, found)
         return found
 

@@ -65,7 +65,7 @@ class Part:
     Attributes:
         what: which samples, in words; "" for all.
         build: makes a candidate of a choice of layers and of smoothed activations.
-        winner: the fastest choice inside the budget, or None.
+        winner: the fastest choice inside the budget, or None; ``fits``: all that are faster and inside it.
         faster: speed of the schemes that are faster than float, and ``breached``, those of them that break the budget.
         errors, arrived: of each site at the layer's own output, and what of it arrives at the model's.
     """
@@ -77,6 +77,7 @@ class Part:
         self.s, self.best, self.found, self.samples, self.what, self.build = s, best, found, samples, what, build
         self.feeds = [s.feeds[i] for i in samples]
         self.winner: Tried | None = None
+        self.fits: list[Fit] = []
         self.faster: dict[str, float] = {}
         self.breached: set[str] = set()
         self.smooth: dict[str, float] = {}
@@ -115,8 +116,7 @@ class Part:
 
     def take(self, tried: Tried) -> None:
         """It is the winner where it is the fastest so far."""
-        if not self.what:
-            self.s.fits.append(tried.fit)
+        self.fits.append(tried.fit)
         lost: Tried | None = tried
         if self.winner is None or tried.paired.ratio > self.winner.paired.ratio:
             lost, self.winner = self.winner, tried

@@ -206,6 +206,7 @@ class _Job:
         won = first.winner
         few: Body | None = None
         if self.split is None:
+            s.fits += first.fits
             candidate = None if won is None else self.build(won.sites, won.smooth)
         else:
             first, won, few, candidate = self.joined(*self.split)
@@ -227,6 +228,7 @@ class _Job:
     def joined(self, name: str, *_: list[int]) -> tuple[Part, Tried | None, Body | None, Candidate | None]:
         """What is fastest over all samples: the choice of either part for both, or a body for each."""
         s, (more, few) = self.s, self.parts
+        s.few_fits = few.fits
         top: tuple[Part, Tried | None, Candidate | None] = more, None, None
         for part in self.parts:
             if part.winner is None:

@@ -95,7 +95,7 @@ class Search:
         machine: the table of another machine: it decides, for nothing that is timed here is true there.
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
-        fits: choices of layers that were faster and inside the budget.
+        fits: choices of layers that were faster and inside the budget; ``few_fits``: those of a body for few elements.
         reads, modules: of each node that might be rounded the activation's name, and the module it was exported from.
         errors, arrived: of each (rule, node) its error alone, and what of it arrives at the outputs.
         foretold: for another machine, the speed of the model chosen over that in float.
@@ -126,6 +126,7 @@ class Search:
     smooth: dict[str, float] = field(default_factory=dict)
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
+    few_fits: list[Fit] = field(default_factory=list)
     reads: dict[str, str] = field(default_factory=dict)
     modules: dict[str, str] = field(default_factory=dict)
     errors: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -302,23 +303,33 @@ def opened_as(threads: int | None) -> list[dict[str, Any]]:
     return [*changes, {"arena": False}]
 
 
-def next_best(plan: Plan, fits: Sequence[Fit], error: float) -> tuple[Plan, float]:
+def next_best(plan: Plan, fits: Sequence[Fit], error: float, few_fits: Sequence[Fit] = ()) -> tuple[Plan, float]:
     """The plan with the fastest of the choices that have a smaller error than that, or with none; and its error.
 
     Of two bodies that for many elements is left in float first: what rounds it is the closer call, for more of it is judged.
+    Then the other is rounded more closely (``few_fits``), as far as there is a choice.
     """
     if plan.few is not None and made(plan.sites):
         text = "the body for more elements is left in float: where it was judged the budget was exceeded"
         left = {s: replace(c, keep=False, why=text) if c.keep else c for s, c in plan.sites.items()}
         return replace(plan, sites=left, smooth={}), error
+    if plan.few is not None:
+        now = next((f.error for f in few_fits if set(f.sites) == set(made(plan.few.sites))), 0.0)
+        closer = sorted((f for f in few_fits if f.error < 0.75 * now), key=lambda f: -f.speed)
+        if closer:
+            return replace(plan, few=replace(plan.few, sites=_taken(plan.few.sites, closer[0]), smooth=closer[0].smooth)), error
     better = sorted((f for f in fits if f.error < 0.75 * error), key=lambda f: -f.speed)
     if not better:
         return plan.without_sites("where it was judged, on inputs that did not choose, the budget was exceeded"), 0.0
     fit = better[0]
+    return replace(plan, sites=_taken(plan.sites, fit), smooth=fit.smooth, few=None), fit.error
+
+
+def _taken(sites: Mapping[Site, Choice], fit: Fit) -> dict[Site, Choice]:
+    """The choices with those of ``fit`` in place of what was kept."""
     text = f"the fastest choice before it exceeded the budget where it was judged; with this one {fit.speed:.2f} times the speed"
-    sites = {s: replace(c, keep=False, why=text) for s, c in plan.sites.items() if s not in fit.sites}
-    chosen = {s: Choice(True, text, fit.speed, plan.sites[s].error if s in plan.sites else None) for s in fit.sites}
-    return replace(plan, sites=sites | chosen, smooth=fit.smooth, few=None), fit.error
+    left = {s: replace(c, keep=False, why=text) for s, c in sites.items() if s not in fit.sites}
+    return left | {s: Choice(True, text, fit.speed, sites[s].error if s in sites else None) for s in fit.sites}
 
 
 def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:

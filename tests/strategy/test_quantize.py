@@ -317,7 +317,12 @@ def test_of_two_bodies_the_one_for_many_goes_back_to_float_first() -> None:
     plan = Plan("t", 3, sites={site: Choice(True, "")}, smooth={"v": 0.5}, few=few)
     then, error = search.next_best(plan, [Fit(2.0, 0.004, (site,), {})], 0.01)
     assert (then.kept(), then.smooth, then.few, error) == ({other}, {}, few, 0.01)
-    last, _ = search.next_best(then, [Fit(2.0, 0.004, (site,), {})], error)
+    closer = ("int8-block-linear", "a")
+    few_fits = [Fit(4.0, 0.004, (other,), {}), Fit(3.0, 0.0035, (site,), {}), Fit(2.5, 0.001, (closer,), {"v": 0.4})]
+    third, error = search.next_best(then, [], error, few_fits)
+    assert third.few is not None
+    assert (third.kept(), third.few.smooth) == ({closer}, {"v": 0.4}), "not that which is hardly closer"
+    last, _ = search.next_best(third, [Fit(2.0, 0.004, (site,), {})], error, few_fits)
     assert (last.kept(), last.few) == ({site}, None)
 
 
