@@ -72,20 +72,21 @@ class Finding:
 
 def bisect(
     source: Any, settings: Settings | None = None, *, check: str | None = None, slower: bool = False,
-    output: str | os.PathLike[str] | None = None, judging: Judging | None = None,
+    output: str | os.PathLike[str] | None = None, judging: Judging | None = None, read: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Finding:
     """Find what makes the compile of ``source`` bad, and write a small model that shows it into the folder ``output``.
 
     Bad is: other outputs than the source's, or none; with ``slower``, slower than the source; with ``check``, what that
-    command says of a model (``culprits.Check``); with ``judging``, what that says.
+    command says of a model (``culprits.Check``); with ``judging``, what that says. ``read``: further files that are not to be
+    overwritten.
 
     Raises:
         BadInput: the source is bad as it is, or the compiled model is good: there is nothing to find.
         OutputError: the folder cannot be written.
     """
     chosen = replace(settings if settings is not None else Settings(), measure=False)
-    out = _output(source, output, chosen)
+    out = _output(source, output, chosen, read)
     folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
     try:
         job = Job(source, folder / "model.onnx", chosen, folder, say)
@@ -96,7 +97,7 @@ def bisect(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _output(source: Any, output: str | os.PathLike[str] | None, settings: Settings) -> Path:
+def _output(source: Any, output: str | os.PathLike[str] | None, settings: Settings, others: Sequence[str]) -> Path:
     if output is None and not isinstance(source, str | os.PathLike):
         raise BadInput("the source is no file, so the result has no place", where="--output", hint="name a folder")
     out = Path(output) if output is not None else Path(source).with_suffix(".bisect")
@@ -106,7 +107,8 @@ def _output(source: Any, output: str | os.PathLike[str] | None, settings: Settin
         raise OutputError("a file is in the way", where=str(out), hint="change --output")
     if not os.access(out if out.exists() else out.parent, os.W_OK):
         raise OutputError("no permission to write", where=str(out), hint="change --output")
-    read: list[str | Path] = [*sources(source), *settings.rules, *(p for p in (settings.data, settings.ranges) if p is not None)]
+    named = (settings.data, settings.ranges, settings.machine, *others)
+    read: list[str | Path] = [*sources(source), *settings.rules, *(p for p in named if p is not None)]
     refuse_overwriting((out / name for name in FILES), read)
     return out
 
@@ -281,7 +283,7 @@ class _Bisection:
         write_text(ready / "bisect.json", json.dumps(made.to_dict(), indent=1, ensure_ascii=False) + "\n")
         try:
             self.out.mkdir(exist_ok=True)
-            for name in FILES:  # of an earlier run, which does not belong to this one
+            for name in FILES if (self.out / "bisect.json").exists() else ():  # of an earlier run, not of this one
                 if not (ready / name).exists():
                     (self.out / name).unlink(missing_ok=True)
             for file in sorted(ready.iterdir()):

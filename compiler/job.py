@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import time
@@ -22,7 +21,7 @@ from .errors import BadInput, OlcError, OverBudget, Unsupported, VerificationFai
 from .evaluation import data as data_files
 from .evaluation import executed, sweep
 from .evaluation import inputs as sample_inputs
-from .evaluation.evaluate import Evaluation, evaluate, external_files
+from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.metrics import Metric, Score, Task
 from .evaluation.metrics import load as load_metric
 from .evaluation.numerics import Comparison, OutputDifference
@@ -39,6 +38,7 @@ from .rules import Registry, registry
 from .session import SessionOptions, run
 from .settings import Settings
 from .strategy.calibrate import calibrate
+from .strategy.layers import ESTIMATES
 from .strategy.part import Fit
 from .strategy.plan import Choice, Plan
 from .strategy.quantize import STATIC
@@ -220,7 +220,7 @@ class Job:
             self.path = self.folder / "source" / "model.onnx"
             self.path.parent.mkdir()
             storage.save(self.model, self.path)
-        self.described = _described(self.path, self.path.name)
+        self.described = storage.described(self.path, self.path.name)
 
     def sample(self, seed: int) -> list[dict[str, Any]]:
         """Inputs to run: the user's data, or synthesised ones. Of the data every other sample judges, the rest chooses."""
@@ -244,6 +244,10 @@ class Job:
     def at_other_sizes(self) -> tuple[list[sweep.Corner], list[sweep.Corner]]:
         """Inputs of other sizes of the dynamic dims: those on which an artifact is compared, and those on which it is timed."""
         wanted, seed = self.settings.sweep or {}, self.settings.seed + 1
+        drawn = sweep.drawn(self.model)
+        if drawn is not None and not wanted:
+            self.notes.append(f"not compared at other sizes: the model draws random numbers ({drawn})")
+            return [], []
         if seed not in self.plans:
             opened = self.target.session(self.path, threads=self.settings.threads, options=SessionOptions())
             try:
@@ -455,10 +459,10 @@ class Job:
 
     def check_points(self, points: Sequence[sweep.Point], exact: bool) -> None:
         """Raise where the two differ at another size; what finds the rewrite at fault compares at these, too."""
-        self.varied = [p.corner.feed for p in points if not p.problem and not p.corner.timed]
-        breach = next((w for p in points if (w := p.why_not(exact)) is not None), None)
-        if breach is not None:
-            raise self.differs(breach)
+        wrong = next((p for p in points if p.why_not(exact) is not None), None)
+        self.varied = [p.corner.feed for p in points if not p.problem and (p is wrong or not p.corner.timed)]
+        if wrong is not None:
+            raise self.differs(wrong.why_not(exact) or "")
 
     def differs(self, breach: str) -> VerificationFailed:
         return VerificationFailed(
@@ -528,6 +532,9 @@ class Job:
             cpu = self.target.features()["model"]
             speed = f"; what is rounded is predicted to make it {self.foretold:.2f} times as fast" if plan is not None else ""
             notes.append(f"compiled for another machine ({cpu}) by its table {s.machine}: nothing was timed here{speed}")
+            known = {row.operator for row in self.target.kernels().rows}
+            if plan is not None and not s.exact and not known & ESTIMATES.keys():
+                notes.append("that table has nothing on rounding, so none seems to pay: run olc targets measure again there")
         fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
         if overridable:
@@ -541,7 +548,7 @@ class Job:
                 notes.append("no --data was given: accuracy was judged on synthesised inputs")
         return Report(
             source=self.described,
-            artifact=_described(built, self.out.name),
+            artifact=storage.described(built, self.out.name),
             versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             target={"name": self.target.name, **self.target.features()},
             options={"level": level, "machine": s.machine, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data,
@@ -577,21 +584,3 @@ class Job:
 
 def _slower(evaluation: Evaluation | None) -> bool:
     return evaluation is not None and evaluation.paired is not None and evaluation.paired.verdict == "slower"
-
-
-def _described(path: Path, name: str) -> dict[str, Any]:
-    """A model file as the report names it, external data counted in; ``files`` are the two apart, where there is such data."""
-    files = [path, *external_files(path)]
-    whole, total = hashlib.sha256(), 0
-    parts: list[dict[str, Any]] = []
-    for file in files:
-        digest = hashlib.sha256()
-        with open(file, "rb") as f:
-            while block := f.read(1 << 22):
-                digest.update(block)
-                whole.update(block)
-        size = file.stat().st_size
-        total += size
-        parts.append({"path": name if file is path else file.name, "sha256": digest.hexdigest(), "bytes": size})
-    found = {"path": name, "sha256": whole.hexdigest(), "bytes": total}
-    return found if len(parts) == 1 else {**found, "files": parts}

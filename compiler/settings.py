@@ -88,6 +88,8 @@ class Settings:
         if self.level not in range(4) or self.samples < 1:
             what = f"level {self.level}, which is none of 0 to 3" if self.level not in range(4) else f"{self.samples} samples"
             raise BadInput(what, where="the settings", hint="give a level from 0 to 3, and 1 sample or more")
+        if self.machine is not None and self.sweep:
+            raise BadInput("a sweep times source and artifact here", where="--sweep", hint="leave out --machine, or --sweep")
 
     def bounds(self) -> Budget:
         """The budget as it is held to."""

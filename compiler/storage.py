@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import hashlib
 import io
 import os
 import stat
@@ -246,6 +247,24 @@ def external_names(path: str | os.PathLike[str]) -> list[str]:
         return sorted({ExternalDataInfo(t).location for t in _get_all_tensors(model) if uses_external_data(t)})
     except (DecodeError, ValueError) as e:
         raise OSError(f"not a model: {e}") from e
+
+
+def described(path: Path, name: str) -> dict[str, Any]:
+    """A model file as the report names it, external data counted in; ``files`` are the two apart, where there is such data."""
+    files = [path, *(path.parent / name for name in external_names(path))]
+    whole, total = hashlib.sha256(), 0
+    parts: list[dict[str, Any]] = []
+    for file in files:
+        digest = hashlib.sha256()
+        with open(file, "rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+                whole.update(block)
+        size = file.stat().st_size
+        total += size
+        parts.append({"path": name if file is path else file.name, "sha256": digest.hexdigest(), "bytes": size})
+    found = {"path": name, "sha256": whole.hexdigest(), "bytes": total}
+    return found if len(parts) == 1 else {**found, "files": parts}
 
 
 def data_name(path: str) -> str:

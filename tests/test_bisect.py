@@ -496,10 +496,16 @@ def test_the_folder_holds_this_result_only_and_nothing_that_is_read(
     assert "would overwrite" in capsys.readouterr().err
     assert model.read_bytes() == before
     (tmp_path / "out").mkdir()
-    for name in ("plan.toml", "notes.txt"):
+    for name in ("plan.toml", "notes.txt", "bisect.json"):
         (tmp_path / "out" / name).write_text("of another run")
     assert main(["bisect", str(model), "--rules", planted, "--output", str(tmp_path / "out")]) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["bisect.json", "inputs.npz", "model.onnx", "notes.txt"]
+    (tmp_path / "mine").mkdir()
+    mine = tmp_path / "mine" / "plan.toml"
+    mine.write_text("# mine\n" + Plan("onnxruntime-cpu", 2).dumps())
+    assert main(["bisect", str(model), "--rules", planted, "--plan", str(mine), "--output", str(mine.parent)]) == 7
+    assert main(["bisect", str(model), "--rules", planted, "--output", str(mine.parent)]) == 0
+    assert mine.read_text().startswith("# mine"), "a folder that holds no result of ours"
 
 
 FLIP = '''

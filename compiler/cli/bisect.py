@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..bisect import Finding
 
 OTHER = ("models", "output", "no_evaluate", "verify_each", "workers", "no_cache", "html", "markdown", "provenance", "bom",
-         "as_json", "quiet")  # fmt: skip
+         "as_json", "quiet", "sweep")  # fmt: skip
 """Parameters of ``olc compile`` that are not taken over."""
 PLACES = ("model", "data", "plan_file", "output", "as_json", "quiet")
 """Parameters that are of one run: where it reads and writes."""
@@ -61,7 +61,8 @@ def command(
         plan=Plan.read(plan_file) if plan_file is not None else None,
     )  # fmt: skip
     with progress(quiet or as_json) as say:
-        found = bisect(model, settings, check=check, slower=slower, output=output, say=say)
+        found = bisect(model, settings, check=check, slower=slower, output=output, say=say,
+                       read=[plan_file] if plan_file is not None else [])
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
     else:

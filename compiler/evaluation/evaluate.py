@@ -121,7 +121,9 @@ class Evaluation:
             else:
                 words = f"other outputs: {worst.name!r}: {reason}{cosine}"
         made_up = " on synthesised inputs" if self.inputs.get("synthesised") else ""
+        elsewhere = next((w for p in self.swept if (w := p.why_not()) is not None), None)
         speed = "" if self.paired is None else f"; {self.paired.text}"
+        speed += "" if elsewhere is None or not self.within else f"; but {elsewhere}"
         return f"{words}, over {self.samples} sample{'s' if self.samples != 1 else ''}{made_up}{speed}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,12 +12,20 @@ from itertools import product
 from typing import Any
 
 from ..errors import BadInput, OlcError
+from ..ir import Model, all_graphs
 from ..session import run
-from . import sizes
+from . import sizes, turns
 from .inputs import Plan
 from .latency import Paired
 from .numerics import OutputDifference, compare
 
+SECONDS = 30.0
+"""Wall time after which no more sizes are compared that nobody asked for."""
+LATE = "not tried: the time for other sizes was over"
+CORNERS = 12
+RANDOM = frozenset({
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout",
+})  # fmt: skip
 THREADS = "threads"
 MOST = 64
 """Points of a grid; each takes a second and more."""
@@ -86,15 +94,23 @@ class Point:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
-            "sizes": self.corner.sizes, "within": not self.failure and all(d.within() for d in self.outputs),
+            "sizes": self.corner.sizes,
+            "within": None if self.problem else not self.failure and all(d.within() for d in self.outputs),
             "cosine": min((d.cosine_min for d in self.outputs if d.cosine_min is not None), default=None),
-            "problem": self.problem or self.failure, "paired": None if self.paired is None else self.paired.to_dict(),
+            "problem": self.problem, "failure": self.failure, "paired": None if self.paired is None else self.paired.to_dict(),
         }  # fmt: skip
+
+
+def drawn(model: Model) -> str | None:
+    """A random operator of the model, if any. A run that is refused in its midst has drawn some numbers, and from there on source
+    and artifact would draw others."""
+    return next((n.op_type for g in all_graphs(model) for n in g if n.domain == "" and n.op_type in RANDOM), None)
 
 
 def corners(plan: Plan) -> list[Corner]:
     """Inputs of other sizes than the plan's, one sample each: few rows and short ones, so that it takes little time."""
-    return [_corner(plan, varied, number) for number, varied in enumerate(sizes.around(plan.sizes))]
+    found = [_corner(plan, varied, number) for number, varied in enumerate(sizes.around(plan.sizes))]
+    return found if len(found) <= CORNERS else [*found[: CORNERS - 1], found[-1]]
 
 
 def grid(plan: Plan, wanted: Mapping[str, Sequence[int]]) -> list[Corner]:
@@ -110,7 +126,8 @@ def grid(plan: Plan, wanted: Mapping[str, Sequence[int]]) -> list[Corner]:
     for point in points:
         threads = point.pop(THREADS, None) if THREADS not in plan.sizes.kinds else None
         made = _corner(plan, sizes.at(plan.sizes, point), 0)
-        sized = made.sizes if threads is None else {**made.sizes, THREADS: threads}
+        named = {s: v for s, v in made.plan.sizes.values.items() if s in point or made.plan.sizes.kinds[s] in point}
+        sized = {**named, **made.sizes} if threads is None else {**named, **made.sizes, THREADS: threads}
         found.append(replace(made, sizes=sized, threads=None if threads is None else max(1, threads), timed=True))
     return found
 
@@ -122,14 +139,21 @@ def _corner(plan: Plan, varied: sizes.Sizes, number: int) -> Corner:
 
 
 def swept(opened: Sequence[Any], paths: Sequence[str], at: Iterable[Corner]) -> Iterator[Point]:
-    """Reference and candidate at each corner. Sizes with which the reference does not run say nothing of the candidate."""
+    """Reference and candidate at each corner. Sizes with which the reference does not run, or of which there are no inputs, say
+    nothing of the candidate. After ``SECONDS`` only what a user asked for goes on."""
+    until = turns.clock() + SECONDS
     for corner in at:
         found: list[dict[str, Any]] = []
-        feed = corner.feed
+        if not corner.timed and turns.clock() > until:
+            yield Point(corner, [], LATE)
+            continue
         try:
+            feed = corner.feed
             for session, path in zip(opened, paths, strict=True):
                 found.append(run(session, feed, where=path))
         except OlcError as e:
+            if corner.timed and isinstance(e, BadInput):
+                raise  # a user's own sizes, of which no inputs can be made
             yield Point(corner, [], e.what if not found else "", e.what if found else "")
             continue
         yield Point(corner, compare([found[0]], [found[1]]))

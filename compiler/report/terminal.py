@@ -221,12 +221,17 @@ def _outputs(e: dict[str, Any], out: Printer) -> None:
 
 def _swept(points: list[dict[str, Any]], out: Printer) -> None:
     """How the two compare at other sizes: in one line, and a row for each size at which they were timed."""
-    ran = [p for p in points if not p["problem"]]
+    compared = [p for p in points if not p["problem"]]
+    ran = [p for p in compared if not p.get("failure")]
+    for p in compared:
+        if p.get("failure"):
+            sizes = ", ".join(f"{symbol}={size}" for symbol, size in p["sizes"].items())
+            out.say(p["failure"], f"with {sizes} it does not run:", "red")
     if ran:
         lowest = min((p["cosine"] for p in ran if p["cosine"] is not None), default=None)
         close = "equal up to rounding" if all(p["within"] for p in ran) else f"cosine at least {lowest:.6f}" if lowest else ""
-        missing = len(points) - len(ran)
-        left = f"; with {missing} more the source does not run" if missing else ""
+        missing = len(points) - len(compared)
+        left = f"; {missing} more are none of the source's, or were not tried" if missing else ""
         sizes = f"{len(ran)} other size{'s' if len(ran) != 1 else ''}"
         out.say(f"at {sizes} of the dynamic dims, on inputs made up: {close or 'outputs differ'}{left}")
     if not any(p["paired"] for p in ran):

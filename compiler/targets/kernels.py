@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from . import features
 
 PAYS = 0.97
 """A fused operator below this fraction of its parts' speed does not pay; between it and 1 it is even, and one node less."""
@@ -88,7 +89,14 @@ def read(path: str | Path) -> Kernels:
         BadInput: there is none.
     """
     try:
-        return loads(Path(path).read_text(encoding="utf-8"))
+        found = loads(Path(path).read_text(encoding="utf-8"))
+        features.Features.from_dict(found.cpu)
+        for row in found.rows:
+            if not all(0 < float(r) < math.inf for r in (row.ratio, row.low, row.high)) or not isinstance(row.operator, str):
+                raise ValueError(f"a ratio of {row.operator!r} is no number above 0")
+            if not all(isinstance(size, int) and not isinstance(size, bool) for size in row.size.values()):
+                raise ValueError(f"a size of {row.operator!r} is no whole number")
+        return found
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, AttributeError) as e:
         hint = "on the machine that it is to be of: olc targets measure -o FILE"
         raise BadInput(f"is no table of kernels: {e}", where=str(path), hint=hint) from e

@@ -141,3 +141,59 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["compile", str(source), "--sweep", "seq=4", "--no-evaluate"]) == 2
     assert main(["evaluate", str(source), str(source), "--sweep", "seq=4", "--time", "0.1", "--json"]) == 0
     capsys.readouterr()
+
+
+def test_sizes_of_which_there_are_no_inputs_are_left_out(tmp_path: Path) -> None:
+    """One length is the other less 8: with few tokens it would be negative."""
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[seq, 8] x, float["seq - 8", 8] p) => (float[m, 8] y) '
+        "{ y = Concat<axis = 0>(x, p) }"
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert main(["compile", str(tmp_path / "m.onnx"), "-q"]) == 0
+    swept = json.loads((tmp_path / "m.olc.olc.json").read_text())["evaluation"]["swept"]
+    assert {bool(p["problem"]) for p in swept} == {True, False}
+    assert {p["within"] for p in swept if p["problem"]} == {None}
+    assert main(["compile", str(tmp_path / "m.onnx"), "--sweep", "seq=1"]) == 3
+
+
+def test_a_model_that_draws_random_numbers_is_not_compared_at_other_sizes(tmp_path: Path) -> None:
+    """TopK refuses one row, after the numbers are drawn: the artifact, which is not run then, would draw others later."""
+    body = ("k = Constant<value_ints = [3]>() r = RandomUniformLike<seed = 7.0>(x) a = Add(x, r) y, i = TopK<axis = 1>(a, k) ")
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[batch, seq, 4] x) => (float[batch, three, 4] y) {{ {body} }}'
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert main(["compile", str(tmp_path / "m.onnx"), "-q"]) == 0
+    report = json.loads((tmp_path / "m.olc.olc.json").read_text())
+    assert report["evaluation"]["swept"] == []
+    assert any("the model draws random numbers (RandomUniformLike)" in n for n in report["notes"])
+
+
+def test_sizes_with_which_only_the_second_model_fails_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = model(tmp_path / "a.onnx", "y = Relu(x)", "batch, seq")
+    b = model(tmp_path / "b.onnx", "s = Constant<value_ints = [1, 128]>() r = Reshape(x, s) y = Relu(r)", "batch, seq")
+    assert main(["evaluate", str(a), str(b), "--sweep", "seq=64..256", "--time", "0.1"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "with seq=64 it does not run:" in out
+    assert "with seq=256 it does not run:" in out
+    assert "; but with seq=64 it does not run" in out
+    assert "seq=128" in out, "a size that is the usual one is named, too"
+
+
+def test_no_more_than_so_many_sizes_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"x{i}" for i in range(20)]
+    inputs_of = ", ".join(f"float[d{i}, 2, 2, 2, 2] {n}" for i, n in enumerate(names))
+    outputs = ", ".join(f"float[d{i}, 2, 2, 2, 2] y{i}" for i in range(20))
+    body = " ".join(f"y{i} = Neg({n})" for i, n in enumerate(names))
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> g ({inputs_of}) => ({outputs}) {{ {body} }}')
+    onnx.save(proto, tmp_path / "m.onnx")
+    plan = inputs.plan(frontend.load(tmp_path / "m.onnx"))
+    assert len(sweep.corners(plan)) <= sweep.CORNERS
+    monkeypatch.setattr(sweep, "SECONDS", -1.0)
+    source = model(tmp_path / "a.onnx", "y = Relu(x)", "batch, seq")
+    plan = inputs.plan(frontend.load(source))
+    grid = sweep.grid(plan, {"seq": [3]})
+    found = evaluate(source, source, time_s=0, measure_memory=False, corners=sweep.corners(plan), grid=grid)
+    assert {p.problem for p in found.swept if not p.corner.timed} == {sweep.LATE}
+    assert [p.problem for p in found.swept if p.corner.timed] == [""]

@@ -93,7 +93,12 @@ def test_the_prediction_is_what_the_table_says_of_each_layer() -> None:
 
 def test_what_is_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(proto(), tmp_path / "m.onnx")
-    for text in ("", "[]", "{}", '{"runtime": 1}', '{"runtime": "", "version": "", "cpu": {}, "rows": [{"a": 1}]}'):
+    row = '{"operator": "r", "size": {}, "ratio": RATIO, "low": 1, "high": 1}'
+    whole = '{"runtime": "", "version": "", "cpu": CPU, "rows": [ROW]}'
+    bad = [whole.replace("CPU", cpu).replace("ROW", "") for cpu in ("null", "[]", '{"cores": null}', '{"flags": null}')]
+    bad += [whole.replace("CPU", "{}").replace("ROW", row.replace("RATIO", ratio)) for ratio in ("0", '"x"', "-1", "NaN", "null")]
+    bad += [whole.replace("CPU", "{}").replace("ROW", row.replace("RATIO", "1").replace("{}", '{"rows": "x"}'))]
+    for text in ("", "[]", "{}", '{"runtime": 1}', whole.replace("CPU", "{}").replace("ROW", '{"a": 1}'), *bad):
         (tmp_path / "t.json").write_text(text)
         with pytest.raises(BadInput, match="is no table of kernels"):
             targets.get("onnxruntime-cpu", str(tmp_path / "t.json"))
