@@ -67,6 +67,7 @@ def command(model: str, output: str | None, level: int, tune_time: float, **opti
 
 def _measured(trials: Sequence[Trial]) -> str:
     """What was tried and the front of speed and error, as tables in comments."""
+    from ..report.numbers import size
     from ..strategy.search import front
 
     width = max((len(t.what) for t in trials), default=0)
@@ -80,5 +81,7 @@ def _measured(trials: Sequence[Trial]) -> str:
               for t in trials]  # fmt: skip
     best = front(trials)
     if best:
-        lines += ["", "# front of speed and error", *(row(f["what"], f["speed"], "", f["error"], "") for f in best)]
+        sizes = ("" if f["bytes"] is None else size(f["bytes"]) for f in best)
+        rows = (row(f["what"], f["speed"], "", f["error"], told) for f, told in zip(best, sizes, strict=True))
+        lines += ["", "# front of speed, error and size", *rows]
     return "".join(f"{line}\n" for line in lines)

@@ -25,7 +25,7 @@ class Report:
         plan: text of the plan (TOML) at -O3, else "".
         trials: the comparisons that the plan rests on.
         layers: what LOSSY rules could round: rule, node, whether it was, why, its own error, its share of outliers.
-        front: of the rounded models tried, those that no other beats in both speed and error.
+        front: of the rounded models tried, those that no other is as good as in speed, error and size.
         rewrites: number, rule, site and detail of each rewrite in order; ``passes``: changes by other passes, counted.
         fusions: for each kind of block how many there are by structure, how many fused, and why each other did not.
         assumed: what rewrites took for granted, by name: how many did, and what it is.

@@ -89,7 +89,11 @@ def scatter(points: Sequence[Point], limit: float | None) -> Markup:
     if limit:
         out.append(_line("limit", _LEFT, y(limit), _WIDTH - _RIGHT, y(limit)))
         out.append(_label(_WIDTH - _RIGHT, y(limit) - 5, f"budget {limit:.2g}", "end", "limit"))
-    front = sorted((p for p in points if p.front), key=lambda p: (p.speed, p.error))
+    on = [p for p in points if p.front]
+    # The front may be one of size too: joined are those that no other beats in what is drawn.
+    front = sorted((p for p in on if not any(
+        q.speed >= p.speed and q.error <= p.error and (q.speed, q.error) != (p.speed, p.error) for q in on
+    )), key=lambda p: (p.speed, p.error))  # fmt: skip
     if len(front) > 1:
         path = " ".join(f"{_n(x(p.speed))},{_n(y(p.error))}" for p in front)
         out.append(Markup('<polyline class="front" points="{}"/>').format(path))

@@ -150,7 +150,9 @@ def _layers(report: Report, out: Printer, limit: int = 8) -> None:
         if len(left) > limit:
             out.say(f"  … and {len(left) - limit} more layers")
     if len(report.front) > 1:
-        out.say("front of speed and error: " + "; ".join(f"{f['speed']:.2f} at {f['error']:.2g}" for f in report.front))
+        sizes = [f" in {size(f['bytes'])}" if f.get("bytes") else "" for f in report.front]
+        told = (f"{f['speed']:.2f} at {f['error']:.2g}{in_all}" for f, in_all in zip(report.front, sizes, strict=True))
+        out.say(f"front of speed, error and size: {'; '.join(told)}")
 
 
 def _bar(outliers: float | None) -> str:

@@ -96,7 +96,7 @@ class Part:
         breach = s.breach(candidate.session, differences) if p.verdict == "faster" else s.budget.breach(differences)
         error = Budget.error(differences)
         against = f"float{self.what}" if self.what else ""
-        s.record(f"{label}{self.what}", p, p.verdict == "faster" and breach is None, error, breach or "", against)
+        s.record(f"{label}{self.what}", p, p.verdict == "faster" and breach is None, error, breach or "", against, candidate)
         if p.verdict != "faster":
             self.verdicts[scheme] = f"as {scheme} the model is {p.text}{self.what}"
             return None, breach

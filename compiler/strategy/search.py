@@ -45,7 +45,10 @@ LEVELS = ("extended", "basic")
 
 @dataclass(frozen=True)
 class Trial:
-    """One comparison that a decision rests on. ``ratio`` is the speed of what was tried over what it was tried against."""
+    """One comparison that a decision rests on. ``ratio`` is the speed of what was tried over what it was tried against.
+
+    ``bytes``: of a rounded model, with its external data.
+    """
 
     what: str
     ratio: float
@@ -56,6 +59,7 @@ class Trial:
     error: float | None = None
     why: str = ""
     against: str = ""
+    bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -236,9 +240,11 @@ class Search:
         return False
 
     def record(
-        self, what: str, p: latency.Paired, kept: bool, error: float | None = None, why: str = "", against: str = ""
+        self, what: str, p: latency.Paired, kept: bool, error: float | None = None, why: str = "", against: str = "",
+        made: Candidate | None = None,
     ) -> None:
-        self.trials.append(Trial(what, p.ratio, p.low, p.high, p.verdict, kept, error, why, against))
+        size = None if made is None else sum(f.stat().st_size for f in made.path.parent.iterdir())
+        self.trials.append(Trial(what, p.ratio, p.low, p.high, p.verdict, kept, error, why, against, size))
 
     # --- 1. groups of fusions --------------------------------------------------------------------------------------
 
@@ -358,9 +364,13 @@ def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
 
 
 def front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """The rounded models tried that no other beats in both speed and error, slowest first."""
+    """The rounded models tried that no other is as good as in speed, error and bytes, and better in one; slowest first."""
     tried = [t for t in trials if t.error is not None and not t.against]
-    best = [t for t in tried if not any(
-        o.ratio >= t.ratio and (o.error or 0) <= (t.error or 0) and (o.ratio, o.error) != (t.ratio, t.error) for o in tried
-    )]  # fmt: skip
-    return [{"what": t.what, "speed": t.ratio, "error": t.error} for t in sorted(best, key=lambda t: t.ratio)]
+
+    def beaten(t: Trial) -> bool:
+        mine = (-t.ratio, t.error or 0.0, t.bytes or 0)
+        others = ((-o.ratio, o.error or 0.0, o.bytes or 0) for o in tried)
+        return any(all(x <= y for x, y in zip(o, mine, strict=True)) and o != mine for o in others)
+
+    best = [t for t in tried if not beaten(t)]
+    return [{"what": t.what, "speed": t.ratio, "error": t.error, "bytes": t.bytes} for t in sorted(best, key=lambda t: t.ratio)]

@@ -501,3 +501,22 @@ def test_a_planted_fusion_is_kept_only_where_it_is_not_slower(
     assert Counter(n.op_type for n in made.model.graph)["FusedMatMul"] == (LAYERS if keep else 0)
     others = {group: c.keep for group, c in plan.groups.items() if group != "sluggish"}
     assert all(others.values()), "it goes alone"
+
+
+def test_the_front_is_one_of_speed_error_and_size() -> None:
+    def trial(what: str, speed: float, error: float, size: int, against: str = "") -> search.Trial:
+        return search.Trial(what, speed, speed, speed, "faster", True, error, "", against, size)
+
+    found = search.front([
+        trial("fast", 3.0, 0.02, 100), trial("close", 2.0, 0.001, 100), trial("small", 1.5, 0.03, 50),
+        trial("beaten", 1.9, 0.01, 100),
+        trial("in part", 9.0, 0.0, 1, against="float, few tokens"), trial("fast", 3.0, 0.02, 101),
+    ])  # fmt: skip
+    assert [(f["what"], f["bytes"]) for f in found] == [("small", 50), ("close", 100), ("fast", 100)]
+
+
+def test_the_size_of_what_was_tried_is_told(tmp_path: Path) -> None:
+    _, bench = searched(model(), tmp_path)
+    sizes = {t.what: t.bytes for t in bench.trials if t.error is not None}
+    assert sizes
+    assert all(size is not None and size > 1000 for size in sizes.values())
