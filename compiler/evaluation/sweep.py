@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from ..errors import BadInput, OlcError
-from ..ir import Model, all_graphs
+from ..ir import Model, Node, all_graphs
 from ..session import run
 from . import sizes, turns
 from .inputs import Plan
@@ -24,7 +24,7 @@ SECONDS = 30.0
 LATE = "not tried: the time for other sizes was over"
 CORNERS = 12
 RANDOM = frozenset({
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
 })  # fmt: skip
 THREADS = "threads"
 MOST = 64
@@ -104,7 +104,12 @@ class Point:
 def drawn(model: Model) -> str | None:
     """A random operator of the model, if any. A run that is refused in its midst has drawn some numbers, and from there on source
     and artifact would draw others."""
-    return next((n.op_type for g in all_graphs(model) for n in g if n.domain == "" and n.op_type in RANDOM), None)
+    return next((n.op_type for g in all_graphs(model) for n in g if n.domain == "" and _draws(n)), None)
+
+
+def _draws(node: Node) -> bool:
+    # Dropout does so only where it is told that it is trained: most exports that hold one do not.
+    return node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None)
 
 
 def corners(plan: Plan) -> list[Corner]:

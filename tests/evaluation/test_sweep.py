@@ -170,6 +170,13 @@ def test_a_model_that_draws_random_numbers_is_not_compared_at_other_sizes(tmp_pa
     assert any("the model draws random numbers (RandomUniformLike)" in n for n in report["notes"])
 
 
+@pytest.mark.parametrize(("dropout", "swept"), [("Dropout(x)", True), ("Dropout(x, half)", True), ("Dropout(x, half, yes)", False)])
+def test_dropout_draws_only_where_it_is_trained(dropout: str, swept: bool, tmp_path: Path) -> None:
+    body = f"half = Constant<value = float {{0.5}}>() yes = Constant<value = bool {{1}}>() d = {dropout} y = Relu(d)"
+    found = sweep.drawn(frontend.load(model(tmp_path / "m.onnx", body)))
+    assert (found is None) == swept
+
+
 def test_sizes_with_which_only_the_second_model_fails_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = model(tmp_path / "a.onnx", "y = Relu(x)", "batch, seq")
     b = model(tmp_path / "b.onnx", "s = Constant<value_ints = [1, 128]>() r = Reshape(x, s) y = Relu(r)", "batch, seq")
