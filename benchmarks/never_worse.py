@@ -62,9 +62,11 @@ def judged(stem: str, folder: Path, seconds: float) -> tuple[str, list[str]]:
     slower = [what for what, p in found.items() if p.verdict == "slower"]
     again = _measured(programs) if slower else {}  # of so many comparisons some go wrong by chance
     worse = [f"{what} is {again[what].text}, measured twice" for what in slower if again[what].verdict == "slower"]
-    worse += [f"-O2: {w}" for w in _differences(outputs[0], outputs[1], lossy=False)]
-    worse += [f"-O3: {w}" for w in _differences(outputs[0], outputs[2], lossy=bool(rounded))]
-    cosines = [d.cosine_min for d in numerics.compare(outputs[0], outputs[2]) if d.cosine_min is not None]
+    compared = [numerics.compare(outputs[0], of) for of in outputs[1:]]
+    breaches = [numerics.first_difference(compared[0]),
+                Settings().bounds().breach(compared[1]) if rounded else numerics.first_difference(compared[1])]  # fmt: skip
+    worse += [f"{level}: {breach}" for level, breach in zip(("-O2", "-O3"), breaches, strict=True) if breach is not None]
+    cosines = [d.cosine_min for d in compared[1] if d.cosine_min is not None]
     cosine = f"{min(cosines):.4f}" if cosines else "      "
     return f"{stem:44} {'  '.join(f'{t:22}' for t in told)} {rounded:4} {cosine}", worse
 
@@ -72,14 +74,6 @@ def judged(stem: str, folder: Path, seconds: float) -> tuple[str, list[str]]:
 def _measured(programs: Sequence[Sequence[Callable[[], Any]]]) -> dict[str, Paired]:
     rounds = interleaved([lambda ps=ps: [p() for p in ps] for ps in programs], budget_s=SECONDS)  # type: ignore[misc]
     return {what: rounds.compare(*pair) for what, pair in (("-O2", (0, 1)), ("-O3", (0, 2)), ("-O3 over -O2", (1, 2)))}
-
-
-def _differences(reference: list[dict[str, Any]], found: list[dict[str, Any]], lossy: bool) -> list[str]:
-    compared = numerics.compare(reference, found)
-    if lossy:
-        breach = Settings().bounds().breach(compared)
-        return [] if breach is None else [breach]
-    return [f"{d.name}: {w}" for d in compared if (w := d.why_not()) is not None]
 
 
 def main(arguments: Sequence[str] = ()) -> None:

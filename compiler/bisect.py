@@ -235,7 +235,7 @@ class _Bisection:
         storage.save(probe, path)
         found = process.outputs(path, feeds, options=SessionOptions(threads=self.job.settings.threads))
         # A part may read what a caller may override, and here does not.
-        held = {n: ir.array(v) for n in names if (v := model.graph.initializers.get(n)) is not None and v.const_value is not None}
+        held = ir.initial_values(model, names)
         return [{n: {**held, **feed, **outputs}[n] for n in names} for feed, outputs in zip(feeds, found, strict=True)]
 
     def shows(self, part: Model, names: Sequence[str], feeds: Sequence[Feed], found: Culprit, number: int) -> Feed | None:

@@ -6,7 +6,7 @@ Values are compared by identity, names are for people. Facts that olc derives li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -42,7 +42,7 @@ __all__ = [
     "Attr", "AttributeType", "DataType", "ExternalTensor", "Function", "Graph", "LazyTensor", "Model", "Node",
     "OptionalType", "PackedTensor", "SequenceType", "Shape", "SparseTensorType", "StringTensor", "SymbolicDim",
     "Tensor", "TensorProtoTensor", "TensorType", "TypeAndShape", "Value", "all_graphs", "array", "attr", "extract", "graph_of",
-    "is_constant", "make_attr", "make_constant", "make_node", "opset_of", "owner", "replace_value", "scalar",
+    "initial_values", "is_constant", "make_attr", "make_constant", "make_node", "opset_of", "owner", "replace_value", "scalar",
     "schema_of", "serde", "subgraphs", "tensor", "with_bodies",
 ]  # fmt: skip
 
@@ -146,6 +146,12 @@ def _constant_node_tensor(node: Node) -> Any | None:
             raw = [t.encode() if isinstance(t, str) else t for t in texts]
             return _ir.StringTensor(raw, shape=Shape([] if name == "value_string" else [len(raw)]))
     return None
+
+
+def initial_values(model: Model, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Of these names those of initializers, with what they hold where no caller overrides it (``array`` knows constants only)."""
+    held = {name: model.graph.initializers.get(name) for name in names}
+    return {name: v.const_value.numpy() for name, v in held.items() if v is not None and v.const_value is not None}
 
 
 def array(value: Value | None) -> np.ndarray | None:

@@ -24,7 +24,7 @@ from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.metrics import Metric, Score, Task
 from .evaluation.metrics import load as load_metric
-from .evaluation.numerics import Comparison, OutputDifference
+from .evaluation.numerics import Comparison, OutputDifference, first_difference
 from .evaluation.padding import as_it_is, without_padding
 from .fusions import survey
 from .ir import Model
@@ -492,7 +492,7 @@ class Job:
         """The first output that differs by more than the level promises, in words."""
         if lossy:
             return self.settings.bounds().breach(outputs)
-        return next((f"output {d.name!r}: {w}" for d in outputs if (w := d.why_not()) is not None), None)
+        return first_difference(outputs)
 
     def profile(self, model: Model, built: Path, plan: Plan | None) -> None:
         """Note what the runtime executes of source and artifact, and what it fuses although that does not pay."""

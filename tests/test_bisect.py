@@ -32,29 +32,8 @@ from olc.session import run, session
 from olc.settings import Settings
 from olc.strategy.plan import Body, Choice, Plan
 
-RULE = '''
-import numpy as np
-from olc.analysis import shapes
-from olc.rules import CLOSE, Case, f32, rule
+from tests import planted
 
-def five(m):
-    dims = shapes.dims(m.x)
-    return dims is not None and dims[-1] == 5
-
-@rule(group="planted", safety=CLOSE("an even function"), since=13)
-class CosOfNeg:
-    """The cosine is even."""
-
-    def pattern(op, x):
-        return op.Cos(op.Neg(x))
-
-    def rewrite(op, m):
-        if WHERE:
-            return WRONG
-        return op.Cos(m.x)
-
-    cases = [Case("plain", x=f32["N", 4])]
-'''
 BLOCKS = 12
 ODD = 7
 """The block in which the last dim is 5."""
@@ -80,10 +59,11 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("olc.evaluation.evaluate.timed", lambda *_, **__: same)
 
 
-def rules(folder: Path, wrong: str, where: str = "five(m)") -> str:
-    file = folder / "planted.py"
-    file.write_text(RULE.replace("WHERE", where).replace("WRONG", wrong))
-    return str(file)
+FIVE = "shapes.dims(m.x) is not None and shapes.dims(m.x)[-1] == 5"
+
+
+def rules(folder: Path, wrong: str, where: str = FIVE) -> str:
+    return str(planted.cosine(folder, f"return {wrong} if {where} else op.Cos(m.x)"))
 
 
 def chain(folder: Path, odd: Sequence[int] = (ODD,), names: str = "m{}") -> Path:
@@ -508,33 +488,13 @@ def test_the_folder_holds_this_result_only_and_nothing_that_is_read(
     assert mine.read_text().startswith("# mine"), "a folder that holds no result of ours"
 
 
-FLIP = '''
-from olc import ir
-from olc.rules import LOSSY, Case, f32, rule
-from olc.patterns import Const
-
-@rule(group="planted", safety=LOSSY("test"), since=13)
-class FlipLinear:
-    """Wrong."""
-
-    def pattern(op, x, w: Const):
-        return op.MatMul(x, w)
-
-    def rewrite(op, m):
-        return op.domain("com.microsoft").FusedMatMul(m.x, m.w, alpha=-1.0)
-
-    cases = [Case("plain", x=f32["N", 4], w=f32[4, 4])]
-'''
-
-
 @pytest.mark.usefixtures("here")
 def test_a_layer_of_the_second_body_is_at_fault_not_the_pass_that_joins_them(tmp_path: Path) -> None:
-    (tmp_path / "flip.py").write_text(FLIP)
     text = """<ir_version: 10, opset_import: ["": 20]> g (float[N, 4] x) => (float[N, 4] y)
         <float[4, 4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7}> { [mm] h = MatMul(x, w) y = Tanh(h) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
-    site = ("flip-linear", "mm")
+    site = ("planted-linear", "mm")
     plan = Plan("onnxruntime-cpu", 3, few=Body("x", 4, {site: Choice(True, "planted")}))
-    settings = Settings(rules=[str(tmp_path / "flip.py")], plan=plan, dims={"N": 1}, measure=False)
+    settings = Settings(rules=[str(planted.linear(tmp_path, planted.times(-1.0)))], plan=plan, dims={"N": 1}, measure=False)
     found = bisect(tmp_path / "m.onnx", settings)
-    assert (found.culprit.by, found.culprit.node, found.culprit.through) == ("flip-linear", "mm", None)
+    assert (found.culprit.by, found.culprit.node, found.culprit.through) == ("planted-linear", "mm", None)

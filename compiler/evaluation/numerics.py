@@ -117,6 +117,11 @@ class OutputDifference:
         return asdict(self) | {"shape": list(self.shape), "equal": self.equal, "within": self.within()}
 
 
+def first_difference(differences: Iterable[OutputDifference]) -> str | None:
+    """The first output that is not the same function up to rounding, in words, or None."""
+    return next((f"output {d.name!r}: {w}" for d in differences if (w := d.why_not()) is not None), None)
+
+
 def compare(
     reference: Mapping[str, Any] | Iterable[Mapping[str, Any]],
     candidate: Mapping[str, Any] | Iterable[Mapping[str, Any]],

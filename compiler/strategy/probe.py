@@ -42,8 +42,7 @@ def watch(
         if name in values and name not in outputs:
             probe.graph.outputs.append(values[name])
     # A layer may read a constant that is too large to fold, or one that a caller may override.
-    held = {name: ir.array(v) for name in wanted if (v := probe.graph.initializers.get(name)) is not None
-            and v.const_value is not None}  # fmt: skip
+    held = ir.initial_values(probe, wanted)
     with tempfile.TemporaryDirectory(prefix="olc-probe-") as folder:
         path = Path(folder) / "probe.onnx"
         storage.save(probe, path)

@@ -155,8 +155,7 @@ class Search:
         self.say("building the fused model")
         best = self.build(folder, None, {})
         # Nothing is rounded yet: it has to be right as -O2 has to be. Within the budget a wrong fusion might hide.
-        differences = self.differences(best.session)
-        breach = next((f"output {d.name!r}: {w}" for d in differences if (w := d.why_not()) is not None), None)
+        breach = numerics.first_difference(self.differences(best.session))
         if breach is not None:
             raise CandidateFailed(VerificationFailed(breach), self.plan_of(None, {}, {}))
         groups, kept, best = self._groups(folder, best)

@@ -14,6 +14,8 @@ from olc.errors import BadInput
 from olc.evaluation import inputs, roles, sizes, sweep
 from olc.evaluation.evaluate import evaluate
 
+from tests import planted
+
 
 def model(path: Path, body: str, declared: str = "N, 6") -> Path:
     proto = onnx.parser.parse_model(
@@ -84,32 +86,15 @@ def test_a_grid_is_every_combination_and_not_too_many(tmp_path: Path) -> None:
     assert caught.value.where == "--sweep"
 
 
-RULE = '''
-import numpy as np
-from olc.rules import CLOSE, Case, f32, rule
-
-@rule(group="planted", safety=CLOSE("right for one row"), since=13)
-class CosOfNeg:
-    """The cosine is even."""
-
-    def pattern(op, x):
-        return op.Cos(op.Neg(x))
-
-    def rewrite(op, m):
-        rows = op.ReduceSum(m.x, op.constant(np.array([0])))
-        return op.Add(op.Cos(rows), op.Sub(m.x, m.x))
-
-    cases = [Case("plain", x=f32[1, 4])]
-'''
+FOR_ONE_ROW = "return op.Add(op.Cos(op.ReduceSum(m.x, op.constant(np.array([0])))), op.Sub(m.x, m.x))"
 
 
 @pytest.mark.parametrize("data", [False, True])
 def test_a_compile_takes_back_what_is_right_at_the_size_of_its_samples_only(
     data: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "planted.py").write_text(RULE)
     source = model(tmp_path / "m.onnx", "n = Neg(x) y = Cos(n)")
-    arguments = [str(source), "--rules", str(tmp_path / "planted.py")]
+    arguments = [str(source), "--rules", str(planted.cosine(tmp_path, FOR_ONE_ROW))]
     if data:
         np.savez(tmp_path / "data.npz", x=np.ones((1, 6), np.float32))
         arguments += ["--data", str(tmp_path / "data.npz")]
@@ -170,7 +155,9 @@ def test_a_model_that_draws_random_numbers_is_not_compared_at_other_sizes(tmp_pa
     assert any("the model draws random numbers (RandomUniformLike)" in n for n in report["notes"])
 
 
-@pytest.mark.parametrize(("dropout", "swept"), [("Dropout(x)", True), ("Dropout(x, half)", True), ("Dropout(x, half, yes)", False)])
+@pytest.mark.parametrize(("dropout", "swept"), [
+    ("Dropout(x)", True), ("Dropout(x, half)", True), ("Dropout(x, half, yes)", False),
+])  # fmt: skip
 def test_dropout_draws_only_where_it_is_trained(dropout: str, swept: bool, tmp_path: Path) -> None:
     body = f"half = Constant<value = float {{0.5}}>() yes = Constant<value = bool {{1}}>() d = {dropout} y = Relu(d)"
     found = sweep.drawn(frontend.load(model(tmp_path / "m.onnx", body)))

@@ -15,22 +15,10 @@ from olc.errors import BadInput, OutputError
 from olc.settings import Settings
 from olc.strategy.plan import Body, Choice, Plan
 
-PLANTED = '''
-import numpy as np
-from olc.rules import CLOSE, Case, f32, rule
+from tests import planted
 
-@rule(group="planted", safety=CLOSE("nearly"), since=13)
-class CosOfNeg:
-    """Off by a little, which rounding would hide."""
-
-    def pattern(op, x):
-        return op.Cos(op.Neg(x))
-
-    def rewrite(op, m):
-        return op.Add(op.Cos(m.x), op.constant(np.array(0.01, np.float32)))
-
-    cases = [Case("plain", x=f32["N", 4])]
-'''
+OFF_A_LITTLE = "return op.Add(op.Cos(m.x), op.constant(np.array(0.01, np.float32)))"
+"""Rounding would hide it."""
 SITE = ("int8-linear", "mm")
 
 
@@ -51,8 +39,7 @@ def plan_of(*sites: tuple[str, str], **fields: object) -> Plan:
 
 @pytest.mark.parametrize("sites", [[SITE], [SITE, ("int8-linear", "no-such-node")], [("int8-linear", "no-such-node")]])
 def test_a_wrong_fusion_does_not_hide_behind_what_is_rounded(sites: list[tuple[str, str]], tmp_path: Path) -> None:
-    (tmp_path / "planted.py").write_text(PLANTED)
-    settings = Settings(plan=plan_of(*sites), rules=[str(tmp_path / "planted.py")], measure=False)
+    settings = Settings(plan=plan_of(*sites), rules=[str(planted.cosine(tmp_path, OFF_A_LITTLE))], measure=False)
     made = compile(model(tmp_path / "m.onnx"), tmp_path / "out.onnx", settings)
     assert [t["rule"] for t in made.taken_back] == ["cos-of-neg"]
     assert made.applied()["int8-linear"] == (SITE in sites)

@@ -27,6 +27,8 @@ from olc.strategy.part import Fit
 from olc.strategy.plan import Body, Choice, Plan
 from olc.strategy.rounding import FORM, least_squares
 
+from tests.planted import linear, times
+
 TARGET = targets.get("onnxruntime-cpu")
 WIDTH, LAYERS = 64, 4
 SPEED = {"DynamicQuantizeMatMul": 4.0, "MatMulNBits": 2.0, "MatMul": 1.0, "Gemm": 1.0, "Div": 20.0}
@@ -216,35 +218,15 @@ def test_what_breaks_the_budget_goes_to_a_closer_scheme(tmp_path: Path) -> None:
     assert max(alone, key=lambda n: alone[n]) == f"h{LAYERS}"
 
 
-PLANTED = '''
-from olc import ir
-from olc.rules import LOSSY, Case, f32, rule
-from olc.patterns import Const
-
-@rule(group="planted", safety=LOSSY("test"), since=13)
-class FlipLinear:
-    """Wrong where the first weight is 9."""
-
-    def pattern(op, x, w: Const):
-        return op.MatMul(x, w)
-
-    def rewrite(op, m):
-        nine = ir.array(m.w).flat[0] == 9
-        return NINE if nine else op.domain("com.microsoft").FusedMatMul(m.x, m.w, alpha=1.0)
-
-    cases = [Case("plain", x=f32["N", 4], w=f32[4, 4])]
-'''
-
-
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine: str) -> tuple[ir.Model, Registry]:
     """Four layers that a LOSSY rule makes much faster, wrongly so at the second."""
     monkeypatch.setitem(SPEED, "FusedMatMul", 8.0)
-    (tmp_path / "planted.py").write_text(PLANTED.replace("NINE", nine))
+    made = f"{nine} if ir.array(m.w).flat[0] == 9 else {times(1.0)}"
     m = model()
     w = ir.array(m.graph.initializers["w1"]).copy()
     w[0, 0] = 9
     m.graph.initializers["w1"].const_value = ir.Tensor(w, name="w1")
-    return m, registry([tmp_path / "planted.py"])
+    return m, registry([linear(tmp_path, made)])
 
 
 @pytest.mark.parametrize("slowest", [f"h{i + 1}" for i in range(LAYERS)])
@@ -253,10 +235,10 @@ def test_the_layer_that_breaks_the_budget_stays_float_alone(
 ) -> None:
     """Nothing is known of the rule's errors, so that layers go by their time, the slowest last; h2 has to go."""
     monkeypatch.setattr("olc.strategy.part.node_times", lambda *_: {f"h{i + 1}": i + 1.0 for i in range(LAYERS)} | {slowest: 9.0})
-    m, rules = planted(tmp_path, monkeypatch, 'op.domain("com.microsoft").FusedMatMul(m.x, m.w, alpha=-1.0)')
+    m, rules = planted(tmp_path, monkeypatch, times(-1.0))
     plan, _ = searched(m, tmp_path, rules=rules)
-    assert {node for rule, node in plan.kept() if rule == "flip-linear"} == {"h1", "h3", "h4"}
-    assert "the budget is exceeded" in plan.sites["flip-linear", "h2"].why
+    assert {node for rule, node in plan.kept() if rule == "planted-linear"} == {"h1", "h3", "h4"}
+    assert "the budget is exceeded" in plan.sites["planted-linear", "h2"].why
 
 
 def test_a_layer_that_was_skipped_is_no_site() -> None:
@@ -344,6 +326,21 @@ def test_errors_are_those_of_the_layer() -> None:
     assert found["int4-block-linear", "h1"] > 3 * found["int8-linear", "h1"]
 
 
+def test_errors_of_a_layer_that_reads_what_a_caller_may_override() -> None:
+    m = model()
+    x = m.graph.inputs[0]
+    x.const_value, x.shape = ir.Tensor(FEEDS[0]["x"], name="x"), ir.Shape([40, WIDTH])
+    m.graph.initializers["x"] = x
+    first = next(n for n in m.graph if n.name == "h1")
+    first.replace_input_with(0, x)
+    (error,) = layers.errors(m, [("int8-linear", "h1")], [{"r": FAR}], TARGET, 1).values()
+    w = ir.array(m.graph.initializers["w0"])
+    q, scale = quantize_linear_weight(w)
+    x0 = FEEDS[0]["x"]
+    rounded = emulate.fake_uint8(x0, x0.min(), x0.max()) @ (q * scale)
+    assert error == pytest.approx(emulate.relative_error(x0 @ w, rounded), rel=1e-3)
+
+
 def test_an_operator_without_weights_is_judged_by_what_it_reads_and_gives() -> None:
     m = model()
     node = next(n for n in m.graph if n.name == "t0")
@@ -425,11 +422,10 @@ def test_a_lossy_site_that_the_runtime_refuses_is_taken_back_alone(tmp_path: Pat
     bad = "op.Add(op.MatMul(m.x, m.w), op.Gather(op.constant(np.ones(3, np.float32)), op.constant(np.array(9))))"
     m, _ = planted(tmp_path, monkeypatch, bad)
     storage.save(m, tmp_path / "source.onnx")
-    (tmp_path / "planted.py").write_text("import numpy as np\n" + (tmp_path / "planted.py").read_text())
     monkeypatch.setattr(search, "PAIR_SECONDS", 0.01)
     settings = Settings(level=3, rules=[str(tmp_path / "planted.py")], measure=False, seconds=600, dims={"B": 2})
     made = compile(tmp_path / "source.onnx", tmp_path / "out.onnx", settings)
-    assert [(t["rule"], t["node"]) for t in made.taken_back] == [("flip-linear", "h2")]
+    assert [(t["rule"], t["node"]) for t in made.taken_back] == [("planted-linear", "h2")]
 
 
 @pytest.mark.parametrize(("faster", "kept"), [
@@ -470,31 +466,12 @@ def test_one_thread_is_asked_nothing_about_threads() -> None:
     assert not any("threads" in change for change in search.opened_as(8)), "the user has said how many"
 
 
-SLOW = '''
-from olc.rules import CLOSE, Case, f32, rule
-from olc.patterns import Const
-
-@rule(group="sluggish", safety=CLOSE("the same product"), since=13)
-class SluggishLinear:
-    """Right, and slower than what it takes the place of."""
-
-    def pattern(op, x, w: Const):
-        return op.MatMul(x, w)
-
-    def rewrite(op, m):
-        return op.domain("com.microsoft").FusedMatMul(m.x, m.w, alpha=1.0)
-
-    cases = [Case("plain", x=f32["N", 4], w=f32[4, 4])]
-'''
-
-
 @pytest.mark.parametrize(("speed", "keep"), [(0.5, False), (2.0, True)])
 def test_a_planted_fusion_is_kept_only_where_it_is_not_slower(
     speed: float, keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SPEED, "FusedMatMul", speed)
-    (tmp_path / "slow.py").write_text(SLOW)
-    m, rules = model(), registry([tmp_path / "slow.py"])
+    m, rules = model(), registry([linear(tmp_path, times(1.0), "CLOSE", "sluggish")])
     plan, _ = searched(m, tmp_path, rules=rules, quantize="none")
     assert plan.groups["sluggish"].keep == keep
     made = optimize(m, plan.options(r.group for r in rules), Context(target=TARGET), rules)
