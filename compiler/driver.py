@@ -42,9 +42,10 @@ def compile(
     """
     chosen = replace(settings if settings is not None else Settings(), **options)
     out = Path(output)
-    check_output(source, out)
+    read = sources(source)
+    check_output(read, out)
     others = others or {}
-    _check_others(source, out, others)
+    _check_others(read, out, others)
     folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
     try:
         kept = cache.entry(source, out, chosen) if chosen.cache != "off" else None
@@ -75,8 +76,8 @@ def plan(
         return found, job.trials
 
 
-def check_output(source: Any, out: Path) -> None:
-    """Before anything is done: the output can be written, and is no part of the source.
+def check_output(read: Iterable[Path], out: Path) -> None:
+    """Before anything is done: the output can be written, and is none of the files that are read.
 
     Raises:
         OutputError: says which of these does not hold.
@@ -88,7 +89,7 @@ def check_output(source: Any, out: Path) -> None:
         raise OutputError("the output is a folder", where=str(out), hint="give a file name to --output")
     if not os.access(parent, os.W_OK):
         raise OutputError("no permission to write in the folder", where=str(parent), hint="choose another --output")
-    refuse_overwriting((out, sidecar(out), storage.data_name(str(out))), sources(source))
+    refuse_overwriting((out, sidecar(out), storage.data_name(str(out))), read)
 
 
 def sources(source: Any) -> list[Path]:
@@ -102,9 +103,9 @@ def sources(source: Any) -> list[Path]:
     return [path, *(path.parent / name for name in names)]
 
 
-def _check_others(source: Any, out: Path, others: Iterable[str]) -> None:
+def _check_others(read: Iterable[Path], out: Path, others: Iterable[str]) -> None:
     """Before anything is done: the files beside the artifact have places of their own that can be written."""
-    taken = {p.resolve() for p in (out, sidecar(out), Path(storage.data_name(str(out))), *sources(source))}
+    taken = {p.resolve() for p in (out, sidecar(out), Path(storage.data_name(str(out))), *read)}
     for name in others:
         path = Path(name)
         if os.path.isdir(path) or not os.access(path.parent, os.W_OK):

@@ -18,6 +18,7 @@ import errno
 import gc
 import hashlib
 import io
+import mmap
 import os
 import stat
 import sys
@@ -235,9 +236,14 @@ def external_names(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         OSError: there is no such file, or it is no model.
     """
-    raw = Path(path).read_bytes()
-    if b"location" not in raw:  # the key under which a tensor names its file: most models have none, and parsing takes time
-        return []
+    with open(path, "rb") as f:
+        if not os.fstat(f.fileno()).st_size:  # which cannot be mapped
+            return []
+        with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as held:
+            # The key under which a tensor names its file: most models have none, and parsing takes time and memory.
+            if held.find(b"location") < 0:
+                return []
+            raw = held[:]
     import onnx
     from google.protobuf.message import DecodeError
     from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data

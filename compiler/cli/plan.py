@@ -43,7 +43,7 @@ def command(model: str, output: str | None, level: int, tune_time: float, **opti
     error. Edit it, and carry it out with olc compile MODEL --plan FILE. Levels below 3 choose nothing: their plan says
     only what they are.
     """
-    from ..driver import check_output, plan
+    from ..driver import check_output, plan, sources
     from ..files import write_text
     from ..frontend import load
     from ..strategy.plan import Plan
@@ -51,7 +51,7 @@ def command(model: str, output: str | None, level: int, tune_time: float, **opti
 
     get(options["target"])
     if output is not None:
-        check_output(model, Path(output))
+        check_output(sources(model), Path(output))
     if level < 3:
         load(model)
         text = Plan(options["target"], level).dumps()
