@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -249,11 +249,11 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
     if target is not None and o.start < 2:
         _lower(run, target)
     if o.level >= 3 and not o.exact:
-        note(model, o.facts, o.weights)
+        note(model, o.facts, o.weights, run.ctx.target)
         second = None if o.few is None else _Run(model.clone(), o, run.ctx, run.rules, run.result)
         _round(run, o.smooth, o.sites, target)
         if second is not None and o.few is not None:
-            note(second.model, o.facts, o.weights)
+            note(second.model, o.facts, o.weights, run.ctx.target)
             _round(second, o.few.smooth, o.few.sites, target)
             run.result.body = model.clone()
             # Halted before or not: a model that lacks the second body would look good whatever that holds.
@@ -272,15 +272,16 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
 def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset[str]], target: Any) -> None:
     if alphas:
         run.run_pass(smooth, alphas)
+    before = frozenset((ir.site(n), n.op_type) for n in run.model.graph)
     if sites and run.rewrite("lossy rules", run.select("LOSSY"), dict(sites)):
         quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
         run.rewrite("quantized forms", quantized)
         run.run_pass(dce)
         if target is not None:
-            _lower(run, target)
+            _lower(run, target, before)
 
 
-def _lower(run: _Run, target: Any) -> None:
-    if run.step("lower", lambda: target.lower(run.model, run.ctx)):
+def _lower(run: _Run, target: Any, before: Set[tuple[str, str]] | None = None) -> None:
+    if run.step("lower", lambda: target.lower(run.model, run.ctx, before)):
         run.run_pass(lift_constants)  # the standard's bodies of operators are full of constants and casts
         run.clean("EXACT")

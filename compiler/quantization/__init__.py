@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .blocks import BlockWeight, pack, quantize_blocks
-from .facts import Observed, observed, prepared
-from .weights import INT8_LIMIT, all_finite, quantize_linear_weight
+from .facts import Observed, observed, prepared, weight_limit
+from .weights import INT7_LIMIT, INT8_LIMIT, all_finite, flipped, quantize_linear_weight
 
 if TYPE_CHECKING:
     from .. import ir
 
 __all__ = [
-    "BLOCK", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight", "int8_weight",
-    "nearest_blocks", "observed", "pack", "quantize_linear_weight",
+    "BLOCK", "INT7_LIMIT", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight", "flipped",
+    "int8_weight", "nearest_blocks", "observed", "pack", "quantize_linear_weight", "weight_limit",
 ]  # fmt: skip
 
 
@@ -32,9 +32,9 @@ def matrix(value: ir.Value, turned: bool) -> np.ndarray:
     return w.T if turned else w
 
 
-def int8_weight(value: ir.Value, turned: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """A constant matrix as int8 [K, N] and a scale for each column [N], the nearest."""
-    return quantize_linear_weight(matrix(value, turned))
+def int8_weight(value: ir.Value, turned: bool = False, limit: int = INT8_LIMIT) -> tuple[np.ndarray, np.ndarray]:
+    """A constant matrix as int8 [K, N] in ±limit and a scale for each column [N], the nearest."""
+    return quantize_linear_weight(matrix(value, turned), limit)
 
 
 def block_weight(value: ir.Value, bits: int, turned: bool = False) -> BlockWeight:

@@ -1,4 +1,4 @@
-"""What calibration saw of a value, as rules read it."""
+"""What calibration saw of a value, and what the target asks of it, as rules read it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .weights import INT7_LIMIT, INT8_LIMIT
+
 if TYPE_CHECKING:
     from .. import ir
+    from ..targets import Target
 
-_KEY, _PREPARED = "olc.observed", "olc.prepared"
+_KEY, _PREPARED, _LIMIT = "olc.observed", "olc.prepared", "olc.limit"
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,15 @@ def observed(value: ir.Value | None) -> Observed | None:
     return found if isinstance(found, Observed) else None
 
 
-def note(model: ir.Model, facts: Mapping[str, Observed], weights: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+def note(
+    model: ir.Model, facts: Mapping[str, Observed], weights: Mapping[str, Mapping[str, Any]] | None = None,
+    target: Target | None = None,
+) -> None:  # fmt: skip
     """Attach facts to the values of the main graph, by name, and to its constants what was prepared of them, by form.
 
     What was attached earlier goes.
     """
+    limit = INT7_LIMIT if target is not None and target.features()["int8_saturates"] else INT8_LIMIT
     values = [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)]
     for v in values:
         v.meta.pop(_KEY, None)
@@ -46,6 +53,7 @@ def note(model: ir.Model, facts: Mapping[str, Observed], weights: Mapping[str, M
             v.meta[_KEY] = facts[v.name]
     for name, v in model.graph.initializers.items():
         v.meta.pop(_PREPARED, None)
+        v.meta[_LIMIT] = limit
         if weights and name in weights:
             v.meta[_PREPARED] = weights[name]
 
@@ -53,3 +61,9 @@ def note(model: ir.Model, facts: Mapping[str, Observed], weights: Mapping[str, M
 def prepared(value: ir.Value, form: str) -> Any:
     """The weight that a preparation made of a constant for that form (``int4-block-64``), or None."""
     return value.meta.get(_PREPARED, {}).get(form)
+
+
+def weight_limit(value: ir.Value) -> int:
+    """The largest magnitude of the codes of a constant as int8 whose products the target's fast kernel sums without error."""
+    found: int = value.meta.get(_LIMIT, INT8_LIMIT)
+    return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 INT8_LIMIT = 127
-"""Largest magnitude of a symmetric int8 weight. CPUs without a dot-product instruction (VNNI) add two products of
-uint8 and int8 in 16 bits, which saturates above 64; there a limit of 64 trades one bit of the weight for that."""
+"""Largest magnitude of a symmetric int8 weight."""
+INT7_LIMIT = 64
+"""The same for CPUs without dot products of 8 bits, which add two products with uint8 in 16 bits: above, that saturates."""
 
 _CHUNK = 1 << 20
 """Elements that are worked on at once."""
@@ -18,6 +19,11 @@ def all_finite(w: np.ndarray) -> bool:
         return bool(np.isfinite(w))
     rows = max(1, _CHUNK // max(1, w[:1].size))
     return all(bool(np.isfinite(w[i : i + rows]).all()) for i in range(0, len(w), rows))
+
+
+def flipped(a: np.ndarray) -> np.ndarray:
+    """int8 as uint8 or the other way round, 128 more or less."""
+    return np.asarray(a ^ a.dtype.type(-128 if a.dtype == np.int8 else 128)).view(np.int8 if a.dtype == np.uint8 else np.uint8)
 
 
 def quantize_linear_weight(w: np.ndarray, limit: int = INT8_LIMIT) -> tuple[np.ndarray, np.ndarray]:

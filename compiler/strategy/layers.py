@@ -15,9 +15,10 @@ from .. import ir
 from ..ir import Model, Node
 from ..passes import Context
 from ..passes import smooth as smoothing
-from ..quantization import BlockWeight, Observed, emulate, nearest_blocks, observed, quantize_linear_weight
+from ..quantization import INT7_LIMIT, BlockWeight, Observed, emulate, nearest_blocks, observed, weight_limit
 from ..quantization.linears import linear
 from ..quantization.smoothing import best_smoothing
+from ..quantization.weights import quantize_linear_weight
 from ..targets import Target
 from .probe import watch
 
@@ -38,6 +39,7 @@ def block_error(x: np.ndarray, w: np.ndarray, rounded: BlockWeight) -> float:
 
 ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "int8-linear": emulate.int8_dynamic,
+    "int7-linear": lambda x, w: emulate.int8_dynamic(x, w, quantize_linear_weight(w, INT7_LIMIT)),
     "int8-row-linear": emulate.int8_row,
     "int8-block-linear": lambda x, w: block_error(x, w, nearest_blocks(w, 8)),
     "int4-block-linear": lambda x, w: block_error(x, w, nearest_blocks(w, 4)),
@@ -89,10 +91,10 @@ def _weight_error(node: Node) -> float:
     """Of a convolution's weight, rounded for each output channel."""
     made = node.inputs[0].producer() if node.op_type in ("Relu", "Clip") and node.inputs[0] is not None else node
     w = ir.array(made.inputs[1]) if made is not None and made.op_type == "Conv" else None
-    if w is None:
+    if w is None or made is None or made.inputs[1] is None:
         return 0.0
     flat = w.reshape(len(w), -1).T.astype(np.float32)
-    q, scale = quantize_linear_weight(flat)
+    q, scale = quantize_linear_weight(flat, weight_limit(made.inputs[1]))
     return emulate.relative_error(flat, q * scale)
 
 

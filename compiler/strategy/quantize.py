@@ -43,17 +43,21 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         "int8-linear", "stored-int8-linear", "int8-conv", "int8-add", "int8-mul", "int8-concat",
         "int8-hard-sigmoid", "int8-sigmoid", "int8-leaky-relu", "int8-average-pool", "int8-global-average-pool",
     ),
+    "int7": ("int7-linear",),
     "int8-row": ("int8-row-linear",),
     "int8-block": ("int8-block-linear",),
     "int4-block": ("int4-block-linear",),
 }
 """A LOSSY rule that no scheme names is a scheme of its own."""
 
+SATURATING = ("int7",)
+"""Schemes for CPUs whose fast kernels saturate at 8 bits."""
+
 STATIC = frozenset(SCHEMES["int8"]) - {"int8-linear", "stored-int8-linear"}
 """Rules that act only where calibration saw what a value ranges over."""
 
 ASKED: dict[str, tuple[str, ...]] = {
-    "int8": ("int8", "int8-row", "int8-block"), "int4": ("int8-block", "int4-block"), "none": (),
+    "int8": ("int8", "int7", "int8-row", "int8-block"), "int4": ("int8-block", "int4-block"), "none": (),
 }  # fmt: skip
 """Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
 
@@ -79,7 +83,7 @@ def choose(
     if s.calibrate is not None and s.quantize != "none":
         s.say("calibrating")
         s.facts = s.calibrate(best.model)
-        note(best.model, s.facts)
+        note(best.model, s.facts, target=s.target)
     found = sites(s, best.model)
     s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.model.graph if n.inputs and n.inputs[0] is not None}
     s.modules = {ir.site(n): ir.module_of(n) for n in best.model.graph}
@@ -100,7 +104,8 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
     shapes.infer(model)
     known: dict[str, list[Site]] = {}
     rules = s.rules.select(["LOSSY"], ir.opset_of(model) or 1, s.target.name)
-    asked = [r for r in rules if s.quantize == "auto" or scheme_of(r) in ASKED[s.quantize]]
+    barred = () if s.target.features()["int8_saturates"] else SATURATING
+    asked = [r for r in rules if scheme_of(r) not in barred and (s.quantize == "auto" or scheme_of(r) in ASKED[s.quantize])]
     nodes = {ir.site(n): n for n in model.graph}
     for r in asked:
         if r.name in ESTIMATES:
@@ -182,7 +187,7 @@ class _Job:
         if scheme == "int8":
             s.say("smoothing activations")
             smooth = alphas(self.best.model, nodes, s.feeds, s.target, s.threads)
-        elif scheme == "int8-row":
+        elif scheme in ("int7", "int8-row"):
             smooth = next((part.smooth for part in self.parts if part.smooth), {})
         elif scheme == "int4-block":
             s.say("rounding weights to 4 bits by least squares")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -57,8 +57,11 @@ class Target(Protocol):
         """What the target cannot run, one line a culprit with a hint."""
         ...
 
-    def lower(self, model: ir.Model, ctx: Context) -> int:
+    def lower(self, model: ir.Model, ctx: Context, before: Set[tuple[str, str]] | None = None) -> int:
         """Replace what the target lacks by what it has; the number of changes.
+
+        Args:
+            before: names and operators of the nodes that were there before olc rounded; None where it did not.
 
         Raises:
             Unsupported: something is left; the message lists every culprit.

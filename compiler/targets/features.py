@@ -90,6 +90,11 @@ class Features:
         """True where int8 products are accumulated in one instruction: without it int8 rarely beats float32."""
         return any(f in self.flags for f in ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"))
 
+    @property
+    def int8_saturates(self) -> bool:
+        """True where kernels add two products of uint8 and int8 in 16 bits, as on x86 without dot products of 8 bits."""
+        return self.machine.lower() in ("x86_64", "amd64", "i386", "i686") and not self.int8_dot
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Features:
         """Of what ``to_dict`` gave; what is not there is unknown."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import OlcError
 from ..evaluation.latency import Paired, paired
-from ..quantization import BLOCK, nearest_blocks, pack, quantize_linear_weight
+from ..quantization import BLOCK, INT7_LIMIT, flipped, nearest_blocks, pack, quantize_linear_weight
 from ..session import SessionOptions, run, session
 from . import features
 from .kernels import Kernels, Row, where
@@ -92,11 +92,15 @@ LINEARS = ((1, 576, 1536), (1, 768, 3072), (16, 384, 1536), (128, 384, 1536), (1
 
 
 def _rounded(size: dict[str, int]) -> dict[str, np.ndarray]:
-    """A weight, and the same in 8 bits with a scale for each column and in blocks of 8 and of 4 bits."""
+    """A weight, and the same in 8 and in 7 bits with a scale for each column and in blocks of 8 and of 4 bits."""
     inner, columns = size["inner"], size["columns"]
     w = np.random.default_rng(0).normal(size=(inner, columns)).astype(np.float32)
     q, scale = quantize_linear_weight(w)
-    found = {"w": w, "q": q, "s": scale}
+    q7, scale7 = quantize_linear_weight(w, INT7_LIMIT)
+    if features.detect().int8_saturates:  # as lowering does it
+        q = flipped(q)
+    zero = np.full(columns, 128 if q.dtype == np.uint8 else 0, q.dtype)
+    found = {"w": w, "q": q, "s": scale, "z": zero, "q7": q7, "s7": scale7}
     for bits in (4, 8):
         held = pack(nearest_blocks(w, bits))
         found |= {f"q{bits}": held.weight, f"s{bits}": held.scale}
@@ -188,11 +192,12 @@ COMPARISONS = (
         ((16, 16, 12, 64), (128, 128, 12, 32), (128, 128, 12, 64), (384, 384, 12, 64), (512, 512, 12, 64), (1500, 1500, 6, 64)),
         _WIDTH,
     ),
-    _linear("int8-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q, s)"),
+    _linear("int8-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q, s, z)"),
+    _linear("int7-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q7, s7)"),
     _linear(
         "int8-row-linear",
         "axes = Constant<value_ints = [-1]>() a = Abs(x) m = ReduceMax(a, axes) d = Div(x, m) "
-        "p = com.microsoft.DynamicQuantizeMatMul(d, q, s) y = Mul(p, m)",
+        "p = com.microsoft.DynamicQuantizeMatMul(d, q, s, z) y = Mul(p, m)",
     ),
     _blocked("int8-block-linear", 8),
     _blocked("int4-block-linear", 4),

@@ -8,7 +8,7 @@ The capability table is generated from the installed runtime's kernel registry::
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from .. import ir, signatures
 from ..errors import Unsupported
 from ..passes import Context
 from ..session import SessionOptions, run, session
-from . import capabilities, decompose, expand, kernels, protect
+from . import capabilities, decompose, expand, kernels, protect, weight_signs
 from .capabilities import CAST, DECOMPOSED, NO, YES, Kernel, Parameter, Signature, Support, Table
 from .kernels import Kernels
 
@@ -172,7 +172,7 @@ class OnnxRuntimeCpu:
         from .features import Features, detect
 
         found = detect() if self.machine is None else Features.from_dict(self.machine.cpu)
-        return found.to_dict() | {"int8_dot": found.int8_dot}
+        return found.to_dict() | {"int8_dot": found.int8_dot, "int8_saturates": found.int8_saturates}
 
     def session_options(self) -> SessionOptions:
         return SessionOptions()
@@ -335,11 +335,12 @@ class OnnxRuntimeCpu:
                 )
         return problems + [str(c) for c in self.culprits(model)]
 
-    def lower(self, model: ir.Model, ctx: Context) -> int:
+    def lower(self, model: ir.Model, ctx: Context, before: Set[tuple[str, str]] | None = None) -> int:
         """Write out the bodies of operators without a kernel, where the standard has one; the number of nodes changed.
 
         Inputs that a kernel does not broadcast are expanded (``expand.py``), and what the runtime would fuse into
-        something slower is written so that it does not (``protect.py``).
+        something slower is written so that it does not (``protect.py``). Weights of 8 bits get the sign that suits the CPU
+        (``weight_signs.py``).
 
         ONNX Runtime can expand some by itself, but not bodies within bodies, and what it expands is out of reach
         of rules and of the report.
@@ -368,6 +369,7 @@ class OnnxRuntimeCpu:
                 work.extend((n, depth - 1) for n in made)
         changes += expand.run(model, ctx, f"lower:{self.name}")
         changes += protect.run(model, ctx, f"lower:{self.name}", self.kernels())
+        changes += weight_signs.run(model, ctx, f"lower:{self.name}", self.features(), before)
         problems = self.check(model)
         if problems:
             nodes = {str(c): c.node for c in self.culprits(model)}

@@ -1,7 +1,5 @@
 """What the rules of rounded linear layers share."""
 
-import numpy as np
-
 SMALLEST = 16
 """Rows or columns below which a product is too small to gain anything."""
 
@@ -24,11 +22,6 @@ def too_small(x, shape):
 
 def dynamic(op, x):
     return [op.shared(v) for v in op.DynamicQuantizeLinear(x, outputs=3)]
-
-
-def flipped(a):
-    """int8 as uint8 or the other way round, 128 more or less."""
-    return (a.view(np.uint8) ^ 128).view(np.int8 if a.dtype == np.uint8 else np.uint8)
 
 
 def dequantized(op, q, scale, zero=None):

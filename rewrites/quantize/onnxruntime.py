@@ -1,11 +1,13 @@
 """Rounded operators as the kernels of ONNX Runtime's CPU provider."""
 
 import numpy as np
-from olc.rules import CLOSE, EXACT, Attrs, Case, Const, Refused, Value, array, dims, f32, i8, rule, u8
+from olc.quantization import flipped
+from olc.rules import CLOSE, EXACT, Attrs, Case, Const, Refused, Spec, Value, array, dims, f32, i8, rule, u8
 
-from ._columns import columns, dynamic, flipped
+from ._columns import columns, dynamic
 
-matrix = i8["rows", "columns"]
+bytes_ = Spec((*i8.dtypes, *u8.dtypes))
+matrix = bytes_["rows", "columns"]
 _Q = np.random.default_rng(0).integers(-127, 128, (32, 16)).astype(np.int8)
 _S = np.linspace(0.5, 1, 16, dtype=np.float32) / 64
 
@@ -15,7 +17,7 @@ _SUMS = CLOSE("sums of integers times a product of scales instead of sums of sca
 
 @rule(group="quantize-lower", targets=("onnxruntime-cpu",), since=19, safety=_SUMS)
 class DynamicInt8Kernel:
-    """A product of an activation rounded as the model runs and an int8 weight is DynamicQuantizeMatMul.
+    """A product of an activation rounded as the model runs and a weight in bytes is DynamicQuantizeMatMul.
 
     Sound because the kernel rounds its input by the formula of DynamicQuantizeLinear, and sums in 32-bit integers what the
     QDQ form sums in floats.
@@ -29,8 +31,9 @@ class DynamicInt8Kernel:
         d = dims(m.x)
         if d is None or len(d) < 2:
             return "the input is not known to have rank 2 or more"
-        if array(m.scale).ndim == 1 and m.axis % 2 != 1:
-            return "the scales are not one for each column"
+        scale = columns(array(m.scale), array(m.q).shape[1], 1)
+        if scale is None or (scale.ndim and m.axis % 2 != 1) or (m.zero is not None and array(m.zero).size != scale.size):
+            return "the scales or zero points are not one for each column"
 
     def rewrite(op, m):
         return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, m.q, m.scale, m.zero)
@@ -38,6 +41,7 @@ class DynamicInt8Kernel:
     cases = [
         Case("a projection", x=f32["B", "S", 32], q=i8[32, 16], scale=np.linspace(0.5, 1, 16, dtype=np.float32) / 64, zero=None,
              axis=1),
+        Case("unsigned", x=f32["N", 32], q=u8[32, 16], scale=np.float32(0.01), zero=np.uint8(130), axis=1),
         Case("a zero point", x=f32["N", 32], q=i8[32, 16], scale=np.float32(0.01), zero=np.int8(3), axis=1),
         Case("one scale", x=f32["N", 32], q=i8[32, 16], scale=np.float32(0.01), zero=None, axis=1),
         Refused("scales of rows", x=f32["N", 16], q=i8[16, 16], scale=np.full(16, 0.01, np.float32), zero=None, axis=0,
@@ -63,7 +67,7 @@ _ADDED = CLOSE("the bias is added within the kernel")
 class BiasIntoDynamicInt8:
     """A constant added to each column of a DynamicQuantizeMatMul is its bias, which the kernel adds to the same sums."""
 
-    def pattern(op, x: f32, q: i8, scale: f32, zero: i8 | None, b: Const[f32]):
+    def pattern(op, x: f32, q: bytes_, scale: f32, zero: bytes_ | None, b: Const[f32]):
         return op.Add(op.domain("com.microsoft").DynamicQuantizeMatMul(x, q, scale, zero), b)
 
     def unless(m):
@@ -130,13 +134,13 @@ class UnsignedConvInteger:
 
 @rule(group="quantize-lower", safety=_SUMS, since=19, targets=("onnxruntime-cpu",))
 class DynamicInt8Gemm:
-    """A Gemm of an activation rounded as the model runs and an int8 weight is DynamicQuantizeMatMul, its bias included.
+    """A Gemm of an activation rounded as the model runs and a weight in bytes is DynamicQuantizeMatMul, its bias included.
 
     Sound because Gemm with its default factors is the product plus the bias, and the kernel rounds its input by the formula
     of DynamicQuantizeLinear.
     """
 
-    def pattern(op, x: f32["rows", "depth"], w: Const[i8[None, None]], scale: Const[f32], zero: Const[i8] | None,
+    def pattern(op, x: f32["rows", "depth"], w: Const[bytes_[None, None]], scale: Const[f32], zero: Const[bytes_] | None,
                 b: Const[f32] | None, axis, transB):  # fmt: skip
         w = op.shared(op.DequantizeLinear(w, scale, zero, axis=axis))
         return op.Gemm(op.shared(op.DequantizeLinear(*dynamic(op, x))), w, b, transB=transB)

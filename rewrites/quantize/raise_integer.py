@@ -3,7 +3,7 @@
 import numpy as np
 from olc.rules import CLOSE, F32, Case, Const, Refused, array, dims, f32, i8, rule, u8
 
-from ._columns import columns, dequantized, dynamic, flipped
+from ._columns import columns, dequantized, dynamic
 
 WHY = CLOSE("sums of scaled numbers instead of sums of integers times a product of scales")
 
@@ -19,8 +19,7 @@ class DynamicMatMulInteger:
     """A MatMulInteger of an activation rounded as the model runs, scaled, is a MatMul over dequantized operands.
 
     Sound because integers less their zero points are summed without error, and the scales, one of the activation and one
-    of each column, do not depend on what is summed. A uint8 weight becomes int8, for which kernels are faster: it and its
-    zero point less 128 give the same numbers.
+    of each column, do not depend on what is summed.
     """
 
     def pattern(op, x: f32, w: Const, zero: Const | None, scale: Const[f32]):
@@ -38,14 +37,11 @@ class DynamicMatMulInteger:
             return "a scale or zero point is not one for each column"
         if scale.ndim != zero.ndim:
             scale, zero = (a.copy() for a in np.broadcast_arrays(scale, zero))
-        m.q = None  # the constant as it is
-        if w.dtype == np.uint8:
-            m.q, zero = flipped(w), flipped(zero)
         m.scales, m.zeros = scale, zero if zero.any() else None
 
     def rewrite(op, m):
         x = op.DequantizeLinear(*m.find("DynamicQuantizeLinear").outputs)
-        return op.MatMul(x, dequantized(op, m.w if m.q is None else m.q, m.scales, m.zeros))
+        return op.MatMul(x, dequantized(op, m.w, m.scales, m.zeros))
 
     cases = [
         Case("quantize_dynamic's", x=f32["B", "S", 32], w=i8[32, 16], zero=np.int8(0), scale=np.float32(0.01)),

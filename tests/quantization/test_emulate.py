@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from olc.quantization import emulate
 from olc.quantization.blocks import pack, quantize_blocks
-from olc.quantization.weights import quantize_linear_weight
+from olc.quantization.weights import flipped, quantize_linear_weight
 from onnx import TensorProto as T
 from onnx import helper
 
@@ -39,13 +39,18 @@ def ran(nodes: list[Any], x: np.ndarray, constants: dict[str, np.ndarray]) -> np
     return session.run(None, {"x": x})[0]
 
 
+def unsigned(q: np.ndarray, s: np.ndarray) -> dict[str, np.ndarray]:
+    """A weight of uint8, whose products are exact on every CPU."""
+    return {"q": flipped(q), "s": s, "z": np.full(s.shape, 128, np.uint8)}
+
+
 @pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])
 def test_dynamic_int8_is_what_the_runtime_does(shift: float) -> None:
     x, w = layer()
     x += shift
     q, s = quantize_linear_weight(w)
-    node = helper.make_node("DynamicQuantizeMatMul", ["x", "q", "s"], ["y"], domain="com.microsoft")
-    got = ran([node], x, {"q": q, "s": s})
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", "q", "s", "z"], ["y"], domain="com.microsoft")
+    got = ran([node], x, unsigned(q, s))
     assert emulate.int8_dynamic(x, w) == pytest.approx(relative(x @ w, got), rel=1e-3)
 
 
@@ -55,8 +60,8 @@ def test_int8_of_rows_is_what_the_runtime_does_with_rows_of_one_size() -> None:
     x[3] = 0
     largest = np.maximum(np.abs(x).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     q, s = quantize_linear_weight(w)
-    node = helper.make_node("DynamicQuantizeMatMul", ["x", "q", "s"], ["y"], domain="com.microsoft")
-    got = ran([node], x / largest, {"q": q, "s": s}) * largest
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", "q", "s", "z"], ["y"], domain="com.microsoft")
+    got = ran([node], x / largest, unsigned(q, s)) * largest
     assert emulate.int8_row(x, w) == pytest.approx(relative(x @ w, got), rel=1e-3)
 
 
@@ -68,10 +73,10 @@ def test_static_int8_is_what_the_runtime_does(clip: tuple[float, float]) -> None
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["qx"]),
         helper.make_node("DequantizeLinear", ["qx", "sx", "zx"], ["dx"]),
-        helper.make_node("DequantizeLinear", ["q", "s"], ["dw"], axis=1),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dw"], axis=1),
         helper.make_node("MatMul", ["dx", "dw"], ["y"]),
     ]
-    got = ran(nodes, x, {"q": q, "s": s, "sx": np.float32(scale), "zx": np.uint8(zero)})
+    got = ran(nodes, x, unsigned(q, s) | {"sx": np.float32(scale), "zx": np.uint8(zero)})
     assert emulate.static(x, w, *clip) == pytest.approx(relative(x @ w, got), rel=1e-3)
 
 

@@ -84,7 +84,7 @@ def ranges(path: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Observe
 def quantized(source: Path, facts: dict[str, Observed], to: Path, rules: tuple[str, ...] = RULES) -> ir.Model:
     model, ctx = frontend.load(source), Context(target=TARGET)
     shapes.infer(model)
-    note(model, facts)
+    note(model, facts, target=TARGET)
     found = registry()
     Rewriter(model, [found[r] for r in rules], ctx, strict=True).run()
     dedupe_initializers.run(model, ctx)
