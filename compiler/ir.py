@@ -6,7 +6,7 @@ Values are compared by identity, names are for people. Facts that olc derives li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -77,6 +77,15 @@ def owner(node: Node) -> Graph | None:
     """The graph that holds the node; for a node of a function, the function's body graph."""
     g = node.graph
     return g.graph if isinstance(g, Function) else g
+
+
+def uses(value: Value) -> Collection[tuple[Node, int]]:
+    """As ``value.uses()``, but a view: the graph must not change while it is read.
+
+    The method copies all uses first, which makes what looks at a value from each of its users quadratic.
+    """
+    held: Collection[tuple[Node, int]] | None = getattr(value, "_uses", None)
+    return value.uses() if held is None else held
 
 
 def site(node: Node) -> str:

@@ -237,7 +237,7 @@ def _product(s: _State, p: Product, v: Value, k: Callable[[], bool]) -> bool:
 def _flatten(s: _State, v: Value, nodes: list[Node], factors: list[Value], limit: int) -> float:
     """The factors of a product tree below ``v``; returns the product of its constant factors."""
     node = v.producer()
-    inner = node is not None and (not nodes or (len(v.uses()) == 1 and not v.is_graph_output())) and len(nodes) < limit
+    inner = node is not None and (not nodes or (len(ir.uses(v)) == 1 and not v.is_graph_output())) and len(nodes) < limit
     if node is not None and inner and (node.domain, node.op_type) in PRODUCT_OPS and ir.owner(node) is s.graph:
         a, b = node.inputs
         assert a is not None
@@ -544,7 +544,7 @@ def _uses_ok(s: _State, roots: tuple[Value, ...]) -> bool:
                 continue
             if v.is_graph_output() and not shared:
                 return s.fail(op, node, f"{v.name!r} is also a graph output")
-            for user, _ in () if shared else v.uses():
+            for user, _ in () if shared else ir.uses(v):
                 if user not in inside:
                     return s.fail(op, node, f"{v.name!r} is also used by {user.op_type} {user.name!r}")
     return True

@@ -308,7 +308,7 @@ class Rewriter:
         sources = ",".join([*dict.fromkeys(name for n in m.nodes for name in origins(n))][:MAX_ORIGINS])
         nodes = list(op.nodes)
         for c in op.constants:
-            if not c.uses() and c not in results:
+            if not ir.uses(c) and c not in results:
                 continue
             c.name = self.names.value(f"{m.roots[0].name}_{r.name.replace('-', '_')}")
             if graph in self.function_graphs:
@@ -389,7 +389,7 @@ class Rewriter:
             kept: deque[Node] = deque()
             before = len(pending)
             for n in pending:
-                if any(o.uses() or o.is_graph_output() for o in n.outputs):
+                if any(ir.uses(o) or o.is_graph_output() for o in n.outputs):
                     kept.append(n)
                     continue
                 inputs = [v for v in n.inputs if v is not None]
@@ -411,7 +411,7 @@ class Rewriter:
         for _ in range(levels):
             following: list[Value] = []
             for x in layer:
-                uses = x.uses()
+                uses = ir.uses(x)
                 if len(uses) > fan_out:
                     continue
                 for u, _ in uses:

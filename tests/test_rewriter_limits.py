@@ -293,11 +293,16 @@ def test_a_value_with_20000_users_costs_no_more_than_each_once(monkeypatch: pyte
         shapes.infer(model)
         return model
 
+    copied = []
+    uses = ir.Value.uses
+    monkeypatch.setattr(ir.Value, "uses", lambda v: copied.append(len(found := uses(v))) or found)
     calls = {}
     for n in (2_500, 20_000):
         model = hub(n)
+        copied.clear()
         calls[n], outcome = counted(model, [NegNeg, ReluRelu], monkeypatch)
         assert outcome.changes == n
+        assert sum(copied) < 10 * n, "uses() copies, and from each of the users that is quadratic"
     assert calls[20_000] < 9 * calls[2_500]
     assert calls[20_000] < 10 * 20_000
 
