@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check models export conformance bench fuzz docs clean
+.PHONY: help demo test long check models export conformance bench fuzz docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -24,6 +24,10 @@ demo: $(READY)  ## set up, build MiniLM from packaged weights, compile it at -O3
 test: $(READY)  ## set up and run the tests
 	$(BIN)/python -m models build
 	$(BIN)/python -m pytest -n auto
+
+long: $(READY)  ## the tests that repeat on large models what others show
+	$(BIN)/python -m models build
+	$(BIN)/python -m pytest -n auto -m long
 
 check: $(READY)  ## formatting, lint and types
 	$(BIN)/ruff check .

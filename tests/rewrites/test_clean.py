@@ -396,7 +396,9 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize(("name", "variant", "role", "most"), REAL, ids=[f"{n}-{v}-{r}" for n, v, r, _ in REAL])
+@pytest.mark.parametrize(("name", "variant", "role", "most"), [
+    pytest.param(*case, id="-".join(case[:3]), marks=pytest.mark.long if case[0] == "smollm2-135m" else []) for case in REAL
+])  # fmt: skip
 def test_real_models(name: str, variant: str, role: str, most: int, tmp_path: Path):
     recipe = models.find(name)
     paths = recipe.build(variant)

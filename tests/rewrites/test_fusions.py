@@ -481,7 +481,9 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize(("name", "variant", "role", "expected"), REAL, ids=[f"{n}-{v}-{r}" for n, v, r, _ in REAL])
+@pytest.mark.parametrize(("name", "variant", "role", "expected"), [
+    pytest.param(*case, id="-".join(case[:3]), marks=pytest.mark.long if case[0] == "smollm2-135m" else []) for case in REAL
+])  # fmt: skip
 def test_real_models(name, variant, role, expected, tmp_path: Path):
     recipe = models.find(name)
     source = recipe.build(variant)[role]
