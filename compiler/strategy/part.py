@@ -36,12 +36,17 @@ UNKNOWN = 1.0
 
 @dataclass(frozen=True)
 class Fit:
-    """A choice of layers that is faster and inside the budget, for the case that the one chosen fails where it is judged."""
+    """A choice of layers that is faster and inside the budget, for the case that the one chosen fails where it is judged.
+
+    Attributes:
+        timed: False where the speed is an estimate.
+    """
 
     speed: float
     error: float
     sites: tuple[Site, ...]
     smooth: dict[str, float]
+    timed: bool = True
 
 
 @dataclass
@@ -67,6 +72,7 @@ class Part:
         build: makes a candidate of a choice of layers and of smoothed activations.
         winner: the fastest choice inside the budget, or None; ``fits``: all that are faster and inside it.
         faster: speed of the schemes that are faster than float, and ``breached``, those of them that break the budget.
+        total: microseconds of the float model over all samples, once options were looked at.
         errors, arrived: of each site at the layer's own output, and what of it arrives at the model's.
     """
 
@@ -82,6 +88,7 @@ class Part:
         self.breached: set[str] = set()
         self.smooth: dict[str, float] = {}
         self.verdicts: dict[str, str] = {}
+        self.total = 0.0
         self.errors: dict[Site, float] = {}
         self.arrived: dict[Site, float] = {}
 
@@ -143,6 +150,7 @@ class Part:
             high = next((k for k in range(high) if sum(o.time for o in after(start, steps, k).values()) >= bound), high)
         told = [sum(o.error for o in after(start, steps, k).values()) for k in range(len(steps) + 1)]
         allowed = 0.0 if s.budget.cosine is None else 1 - s.budget.cosine
+        inside: list[Fit] = []
         room, guesses = allowed, 0 if s.budget.cosine is None else 2
         while high - low > max(1, len(steps) // 32) and s.time_left("more mixtures of schemes were"):
             # The errors add up well enough to say where to look first, and, corrected by what came out, second.
@@ -160,6 +168,9 @@ class Part:
             if fits is not None:
                 s.drop(fits[0])
             high, fits = middle, (candidate, chosen)
+            left = sum(o.time for o in after(start, steps, middle).values()) - sum(own[0].time for own in options.values())
+            speed, error = self.total / (self.total + left), Budget.error(differences)
+            inside.append(Fit(speed, error, tuple(chosen), self.smooth, timed=False))
         unknown = any(o.what is not None and o.what not in self.errors for o in start.values())
         if unknown and low > 0 and s.time_left("a mixture without what breaks the budget was"):
             # Where nothing is known of errors the order says nothing: what comes before the step that helps need not go.
@@ -177,6 +188,7 @@ class Part:
         tried, _ = self.judge("mix", *fits, self.smooth, self.counted(fits[1]))
         s.drop(fits[0])
         if tried is not None:
+            self.fits += inside[:-1]
             self.take(tried)
 
     def options(self, nodes: set[str]) -> dict[str, list[Option[Site | None]]]:
@@ -199,6 +211,7 @@ class Part:
         wholes = {scheme: sum(found[node][0].time for _, node in self.found[scheme]) for scheme in self.faster}
         # Profiled times are not quite those of the comparisons: no scheme may seem to take no time at all.
         total = min(total, *(0.9 * wholes[scheme] / (1 - 1 / ratio) for scheme, ratio in self.faster.items()))
+        self.total = total
         for scheme, ratio in self.faster.items():
             left = 1 - (1 - 1 / ratio) * total / wholes[scheme] if wholes[scheme] else 1.0
             for site in self.found[scheme]:

@@ -332,7 +332,8 @@ def next_best(plan: Plan, fits: Sequence[Fit], error: float, few_fits: Sequence[
 
 def _taken(sites: Mapping[Site, Choice], fit: Fit) -> dict[Site, Choice]:
     """The choices with those of ``fit`` in place of what was kept."""
-    text = f"the fastest choice before it exceeded the budget where it was judged; with this one {fit.speed:.2f} times the speed"
+    text = "the fastest choice before it exceeded the budget where it was judged; with this one "
+    text += f"{'' if fit.timed else 'about '}{fit.speed:.2f} times the speed"
     left = {s: replace(c, keep=False, why=text) for s, c in sites.items() if s not in fit.sites}
     return left | {s: Choice(True, text, fit.speed, sites[s].error if s in sites else None) for s in fit.sites}
 

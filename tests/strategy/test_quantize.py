@@ -218,6 +218,20 @@ def test_what_breaks_the_budget_goes_to_a_closer_scheme(tmp_path: Path) -> None:
     assert max(alone, key=lambda n: alone[n]) == f"h{LAYERS}"
 
 
+def test_mixtures_met_on_the_way_are_kept_for_what_fails_where_it_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors are foretold a hundred times too large, so that the first mixture is closer than it need be."""
+    monkeypatch.setattr("olc.strategy.part.errors", lambda *a: {site: 100 * e for site, e in layers.errors(*a).items()})
+    plan, bench = searched(model(token=True), tmp_path, cosine=0.9999)
+    closer, last = bench.fits
+    assert (closer.timed, last.timed, set(last.sites)) == (False, True, plan.kept())
+    assert 1 < closer.speed < last.speed
+    assert closer.error < last.error
+    then, _ = search.next_best(plan, bench.fits, last.error)
+    assert then.kept() == set(closer.sites)
+
+
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine: str) -> tuple[ir.Model, Registry]:
     """Four layers that a LOSSY rule makes much faster, wrongly so at the second."""
     monkeypatch.setitem(SPEED, "FusedMatMul", 8.0)
