@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from .errors import BadInput, OlcError, OutputError
 from .evaluation import data as data_files
 from .evaluation import inputs as sample_inputs
 from .evaluation import process, sweep
-from .files import refuse_overwriting, write_text
+from .files import refuse_overwriting, scratch, write_text
 from .ir import Model
 from .job import Job
 from .matching import Match
@@ -87,7 +86,7 @@ def bisect(
     """
     chosen = replace(settings if settings is not None else Settings(), measure=False)
     out = _output(source, output, chosen, read)
-    folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
+    folder = scratch(out.parent)
     try:
         job = Job(source, folder / "model.onnx", chosen, folder, say)
         varied = judging is None and check is None and not slower

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import cache, storage
 from .errors import OutputError
-from .files import refuse_overwriting, write_text
+from .files import refuse_overwriting, scratch, write_text
 from .job import Job
 from .report import Report
 from .session import sidecar
@@ -46,7 +46,7 @@ def compile(
     check_output(read, out)
     others = others or {}
     _check_others(read, out, others)
-    folder = Path(tempfile.mkdtemp(prefix=".olc-", dir=out.parent))
+    folder = scratch(out.parent)
     try:
         kept = cache.entry(source, out, chosen) if chosen.cache != "off" else None
         report = kept.read(folder / out.name) if kept is not None and chosen.cache == "on" else None

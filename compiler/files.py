@@ -1,4 +1,4 @@
-"""Writing small text files whole or not at all."""
+"""Writing small text files whole or not at all, and folders for what is not finished."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import OutputError
+
+SCRATCH = "OLC_SCRATCH"
+"""Environment variable: the file to list such folders in, for who clears away after a crash (``cli/_guard.py``)."""
+
+
+def scratch(folder: Path) -> Path:
+    """A new folder within that one, for what is renamed into place once it is whole. The caller removes it."""
+    made = Path(tempfile.mkdtemp(prefix=".olc-", dir=folder))
+    if SCRATCH in os.environ:
+        with open(os.environ[SCRATCH], "a", encoding="utf-8", errors="surrogateescape") as f:
+            f.write(f"{made.absolute()}\n")
+    return made
 
 
 def refuse_overwriting(made: Iterable[str | os.PathLike[str]], kept: Iterable[str | os.PathLike[str]]) -> None:

@@ -1,0 +1,87 @@
+"""What the command line does when native code brings its process down, or when it is called off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx.parser
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands run in a child on Linux only")
+
+MODEL = '<ir_version: 10, opset_import: ["": 21]> g (float[N, 4] x) => (float[N, 4] y) { a = Relu(x) y = Sqrt(a) }'
+RULE = """
+import os, signal
+import numpy as np
+from olc.rules import EXACT, Case, f32, rule
+
+@rule(group="planted", safety=EXACT)
+class Planted:
+    \"\"\"One that does not come back.\"\"\"
+
+    def pattern(op, x: f32):
+        return op.Sqrt(op.Relu(x))
+
+    def rewrite(op, m):
+        {what}
+        return op.Sqrt(op.Max(m.x, np.float32(0)))
+
+    cases = [Case("two", x=f32["N"])]
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    onnx.save(onnx.parser.parse_model(MODEL), tmp_path / "model.onnx")
+    (tmp_path / "temporary").mkdir()
+    return tmp_path
+
+
+def started(files: Path, what: str) -> subprocess.Popen[str]:
+    (files / "rule.py").write_text(RULE.format(what=what))
+    command = [sys.executable, "-m", "olc", "compile", "model.onnx", "-O1", "-o", "out.onnx", "--rules", "rule.py"]
+    env = {**os.environ, "TMPDIR": str(files / "temporary")}
+    return subprocess.Popen(command, cwd=files, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def left(files: Path) -> list[str]:
+    kept = {"model.onnx", "rule.py", "temporary", "__pycache__"}
+    return sorted(p.name for p in (*files.iterdir(), *(files / "temporary").glob("*olc*")) if p.name not in kept)
+
+
+@pytest.mark.parametrize(("sig", "said"), [
+    ("SIGSEGV", "crashed: ONNX Runtime"), ("SIGABRT", "SIGABRT"), ("SIGKILL", "olc: killed"),
+])  # fmt: skip
+def test_a_crash_is_told_and_cleared_away(files: Path, sig: str, said: str) -> None:
+    process = started(files, f"os.kill(os.getpid(), signal.{sig})")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 9
+    assert said in err
+    assert "Traceback" not in err
+    assert left(files) == []
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_calls_it_off_need_not_know_of_the_child(files: Path, sig: signal.Signals) -> None:
+    process = started(files, "print('there', flush=True); signal.pause()")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    process.send_signal(sig)
+    process.send_signal(sig)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert left(files) == []
+
+
+def test_the_exit_code_is_that_of_the_command(files: Path) -> None:
+    assert started(files, "pass").wait(timeout=120) == 0
+    assert left(files) == ["out.olc.json", "out.onnx"]
+    (files / "model.onnx").write_bytes(b"")
+    process = started(files, "pass")
+    process.communicate(timeout=120)
+    assert process.returncode == 3
