@@ -18,6 +18,7 @@ from .. import ir
 from ..analysis import shapes
 from ..errors import BadInput
 from ..quantization import observed
+from ..quantization.facts import limited_as
 from ..quantization.linears import Linear, linear
 from ..quantization.smoothing import factors, row_maxima
 from . import Context
@@ -60,7 +61,7 @@ def run(model: ir.Model, ctx: Context, alphas: Mapping[str, float]) -> int:
         for r in linears:
             w = r.matrix * s[:, None]
             held = np.ascontiguousarray(w.T if r.node.op_type == "Gemm" and ir.attr(r.node, "transB", 0) else w)
-            r.node.replace_input_with(1, _constant(model, names, f"{name}_smooth_weight", held))
+            r.node.replace_input_with(1, limited_as(r.constant, _constant(model, names, f"{name}_smooth_weight", held)))
         ctx.record(NAME, name, f"factors from {s.min():.3g} to {s.max():.3g} at alpha {alpha:g}, {where}")
     return len(alphas)
 

@@ -21,12 +21,12 @@ def int8_dynamic(x: np.ndarray, w: np.ndarray, weight: tuple[np.ndarray, np.ndar
     return static(x, w, float(x.min(initial=0.0)), float(x.max(initial=0.0)), weight)
 
 
-def int8_row(x: np.ndarray, w: np.ndarray) -> float:
+def int8_row(x: np.ndarray, w: np.ndarray, weight: tuple[np.ndarray, np.ndarray] | None = None) -> float:
     """``int8_dynamic`` of ``x`` with its rows brought to the same largest magnitude."""
     x = _rows(x)
     largest = np.maximum(np.abs(x).max(axis=1, keepdims=True, initial=0.0), np.finfo(np.float32).tiny)
     part = x / largest
-    q, scale = quantize_linear_weight(w)
+    q, scale = quantize_linear_weight(w) if weight is None else weight
     rounded = fake_uint8(part, float(part.min(initial=0.0)), float(part.max(initial=0.0)))
     return relative_error(x @ _floats(w), (rounded @ q.astype(np.float32)) * scale * largest)
 

@@ -67,3 +67,9 @@ def weight_limit(value: ir.Value) -> int:
     """The largest magnitude of the codes of a constant as int8 whose products the target's fast kernel sums without error."""
     found: int = value.meta.get(_LIMIT, INT8_LIMIT)
     return found
+
+
+def limited_as(old: ir.Value, new: ir.Value) -> ir.Value:
+    """``new``, which takes the place of a constant and has its ``weight_limit``."""
+    new.meta[_LIMIT] = weight_limit(old)
+    return new

@@ -37,14 +37,15 @@ def block_error(x: np.ndarray, w: np.ndarray, rounded: BlockWeight) -> float:
     return emulate.block(x, w, rounded.bits, rounded.block, rounded, level4=True)
 
 
-ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "int8-linear": emulate.int8_dynamic,
-    "int7-linear": lambda x, w: emulate.int8_dynamic(x, w, quantize_linear_weight(w, INT7_LIMIT)),
-    "int8-row-linear": emulate.int8_row,
-    "int8-block-linear": lambda x, w: block_error(x, w, nearest_blocks(w, 8)),
-    "int4-block-linear": lambda x, w: block_error(x, w, nearest_blocks(w, 4)),
+ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
+    "int8-linear": lambda x, w, limit: emulate.int8_dynamic(x, w),
+    "int7-linear": lambda x, w, limit: emulate.int8_dynamic(x, w, quantize_linear_weight(w, INT7_LIMIT)),
+    "int8-row-linear": lambda x, w, limit: emulate.int8_row(x, w, quantize_linear_weight(w, limit)),
+    "int8-block-linear": lambda x, w, limit: block_error(x, w, nearest_blocks(w, 8)),
+    "int4-block-linear": lambda x, w, limit: block_error(x, w, nearest_blocks(w, 4)),
 }
-"""By rule, for linear layers; of other rules the error is estimated by what rounding does to their inputs and output."""
+"""By rule, for linear layers, of activation, weight and ``weight_limit``; of other rules the error is estimated by what rounding
+does to their inputs and output."""
 
 
 def errors(
@@ -72,7 +73,7 @@ def errors(
             if s in around:
                 total[s] += sum(_rounding(values[name], seen) for name, seen in around[s].items()) / len(fed)
             elif (x := rows(values[layers[s[1]].x.name or ""])).size:
-                total[s] += ESTIMATES[s[0]](x, layers[s[1]].matrix) / len(fed)
+                total[s] += ESTIMATES[s[0]](x, layers[s[1]].matrix, weight_limit(layers[s[1]].constant)) / len(fed)
     return total
 
 

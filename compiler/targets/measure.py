@@ -97,10 +97,11 @@ def _rounded(size: dict[str, int]) -> dict[str, np.ndarray]:
     w = np.random.default_rng(0).normal(size=(inner, columns)).astype(np.float32)
     q, scale = quantize_linear_weight(w)
     q7, scale7 = quantize_linear_weight(w, INT7_LIMIT)
-    if features.detect().int8_saturates:  # as lowering does it
-        q = flipped(q)
+    row, row_scale = q, scale
+    if features.detect().int8_saturates:  # as rules and lowering do it
+        q, row, row_scale = flipped(q), q7, scale7
     zero = np.full(columns, 128 if q.dtype == np.uint8 else 0, q.dtype)
-    found = {"w": w, "q": q, "s": scale, "z": zero, "q7": q7, "s7": scale7}
+    found = {"w": w, "q": q, "s": scale, "z": zero, "q7": q7, "s7": scale7, "qr": row, "sr": row_scale}
     for bits in (4, 8):
         held = pack(nearest_blocks(w, bits))
         found |= {f"q{bits}": held.weight, f"s{bits}": held.scale}
@@ -197,7 +198,7 @@ COMPARISONS = (
     _linear(
         "int8-row-linear",
         "axes = Constant<value_ints = [-1]>() a = Abs(x) m = ReduceMax(a, axes) d = Div(x, m) "
-        "p = com.microsoft.DynamicQuantizeMatMul(d, q, s, z) y = Mul(p, m)",
+        "p = com.microsoft.DynamicQuantizeMatMul(d, qr, sr) y = Mul(p, m)",
     ),
     _blocked("int8-block-linear", 8),
     _blocked("int4-block-linear", 4),

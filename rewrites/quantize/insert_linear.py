@@ -1,7 +1,7 @@
 """Linear layers with rounded weights. A bias stays an Add; the rules of a target take it into their kernel."""
 
 import numpy as np
-from olc.quantization import BLOCK, INT7_LIMIT, all_finite, block_weight, int8_weight, pack
+from olc.quantization import BLOCK, INT7_LIMIT, all_finite, block_weight, int8_weight, pack, weight_limit
 from olc.rules import F32, LOSSY, Case, Const, Refused, array, dims, f32, i8, rule
 
 from ._columns import columns, dequantized, too_small
@@ -90,13 +90,13 @@ class Int8RowLinear:
 
     Sound because a factor of a row of the activation is one of the same row of the product. What one token's huge values
     take from the resolution of all others in ``int8-linear`` they take from that token alone. A row of zeros is divided by
-    the smallest normal number instead of by zero.
+    the smallest normal number instead of by zero. Where the fast kernel of the CPU saturates, the weight has 7 bits.
     """
 
     pattern, unless, cases = _linear, _unfit, _cases
 
     def rewrite(op, m):
-        q, scale = int8_weight(m.w, m.turned)
+        q, scale = int8_weight(m.w, m.turned, weight_limit(m.w))
         largest = op.Max(op.ReduceMax(op.Abs(m.x), np.array([-1]), keepdims=1), np.finfo(np.float32).tiny)
         x = op.DequantizeLinear(*op.DynamicQuantizeLinear(op.Div(m.x, largest), outputs=3))
         return _with_bias(op, m, op.Mul(op.MatMul(x, op.DequantizeLinear(q, scale, axis=1)), largest))
