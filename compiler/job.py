@@ -44,6 +44,7 @@ from .strategy.plan import Choice, Plan
 from .strategy.quantize import STATIC
 from .strategy.rounding import least_squares
 from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
+from .targets import features
 
 MOST_TAKEN_BACK = 5
 """Rewrites that a compile takes back because its own check fails, before it gives up."""
@@ -535,6 +536,9 @@ class Job:
             known = {row.operator for row in self.target.kernels().rows}
             if plan is not None and not s.exact and not known & ESTIMATES.keys():
                 notes.append("that table has nothing on rounding, so none seems to pay: run olc targets measure again there")
+            saturates = features.detect().int8_saturates and not self.target.features()["int8_saturates"]
+            if plan is not None and plan.kept() and saturates:
+                notes.append("the outputs were compared on this CPU, whose kernels saturate at 8 bits: there they are closer")
         fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
         if overridable:

@@ -17,6 +17,7 @@ from olc.report import Report
 from olc.settings import Settings
 from olc.strategy.plan import Plan
 from olc.strategy.predict import predicted, size_of
+from olc.targets import features
 from olc.targets import measure as measuring
 from olc.targets.kernels import Kernels, Row
 
@@ -69,6 +70,17 @@ def test_the_table_decides(ratios: dict[str, float], rule: str | None, tmp_path:
     assert "Abacus 9000" in note
     assert "nothing was timed here; what is rounded is predicted to make it" in note
     assert ("1.00 times as fast" in note) == (rule is None)
+
+
+@pytest.mark.parametrize(("flags", "told"), [(("avx2",), True), (("avx2", "avx512_vnni"), False)])
+def test_outputs_of_a_cpu_that_saturates_are_told_to_be_that(
+    flags: tuple[str, ...], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "detect", lambda: features.Features("x86_64", "here", flags, 2, 2))
+    onnx.save(proto(), tmp_path / "m.onnx")
+    settings = Settings(level=3, machine=table(tmp_path, int8_linear=3.0), dims={"N": 16}, quantize="int8")
+    made = compile(tmp_path / "m.onnx", tmp_path / "out.onnx", settings)
+    assert any("whose kernels saturate" in n for n in made.notes) == told
 
 
 def test_the_prediction_is_what_the_table_says_of_each_layer() -> None:
