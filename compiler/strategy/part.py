@@ -188,7 +188,7 @@ class Part:
         tried, _ = self.judge("mix", *fits, self.smooth, self.counted(fits[1]))
         s.drop(fits[0])
         if tried is not None:
-            self.fits += inside[:-1]
+            self.fits += [fit for fit in inside if set(fit.sites) != set(tried.sites)]
             self.take(tried)
 
     def options(self, nodes: set[str]) -> dict[str, list[Option[Site | None]]]:
