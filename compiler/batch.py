@@ -18,6 +18,7 @@ from . import cache
 from .driver import compile
 from .errors import OlcError
 from .evaluation import turns
+from .files import temporary_files_as_watched
 from .report import Report
 from .settings import Settings
 
@@ -118,6 +119,7 @@ def _enter(place: turns.Turns, said: Any) -> None:
     _place, _queue = place, said
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    temporary_files_as_watched()
     turns.join(place)
 
 

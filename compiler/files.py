@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterable
@@ -9,17 +10,25 @@ from pathlib import Path
 
 from .errors import OutputError
 
-SCRATCH = "OLC_SCRATCH"
-"""Environment variable: the file to list such folders in, for who clears away after a crash (``cli/_guard.py``)."""
+SCRATCH, BESIDE = "OLC_SCRATCH", "beside"
+"""Environment variable: a folder of temporary files that is removed when the command is gone (``cli/_watch.py``); and the file
+in it that lists unfinished folders elsewhere."""
+PREFIX = ".olc-"
 
 
 def scratch(folder: Path) -> Path:
     """A new folder within that one, for what is renamed into place once it is whole. The caller removes it."""
-    made = Path(tempfile.mkdtemp(prefix=".olc-", dir=folder))
+    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
     if SCRATCH in os.environ:
-        with open(os.environ[SCRATCH], "a", encoding="utf-8", errors="surrogateescape") as f:
-            f.write(f"{made.absolute()}\n")
+        with contextlib.suppress(OSError), open(os.path.join(os.environ[SCRATCH], BESIDE), "ab") as f:
+            f.write(os.fsencode(made.absolute()) + b"\0")
     return made
+
+
+def temporary_files_as_watched() -> None:
+    """In a process that the command starts: temporary files go where the command's go."""
+    if os.path.isdir(os.environ.get(SCRATCH, "")):
+        tempfile.tempdir = os.environ[SCRATCH]
 
 
 def refuse_overwriting(made: Iterable[str | os.PathLike[str]], kept: Iterable[str | os.PathLike[str]]) -> None:

@@ -41,7 +41,7 @@ from .strategy.calibrate import calibrate
 from .strategy.layers import ESTIMATES
 from .strategy.part import Fit
 from .strategy.plan import Choice, Plan
-from .strategy.quantize import STATIC
+from .strategy.quantize import STATIC, SUMMED_IN_16_BITS
 from .strategy.rounding import least_squares
 from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
 from .targets import features
@@ -537,7 +537,7 @@ class Job:
             if plan is not None and not s.exact and not known & ESTIMATES.keys():
                 notes.append("that table has nothing on rounding, so none seems to pay: run olc targets measure again there")
             saturates = features.detect().int8_saturates and not self.target.features()["int8_saturates"]
-            if plan is not None and plan.kept() and saturates:
+            if plan is not None and saturates and any(rule in SUMMED_IN_16_BITS for rule, _ in plan.kept()):
                 notes.append("the outputs were compared on this CPU, whose kernels saturate at 8 bits: there they are closer")
         fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]

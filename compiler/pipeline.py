@@ -272,7 +272,7 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
 def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset[str]], target: Any) -> None:
     if alphas:
         run.run_pass(smooth, alphas)
-    before = frozenset((ir.site(n), n.op_type) for n in run.model.graph)
+    before = frozenset((ir.site(n), n.op_type) for g in ir.all_graphs(run.model, functions=False) for n in g)
     if sites and run.rewrite("lossy rules", run.select("LOSSY"), dict(sites)):
         quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
         run.rewrite("quantized forms", quantized)

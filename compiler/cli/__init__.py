@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import signal
 import sys
 from typing import Any
 
@@ -17,8 +18,8 @@ from ..errors import OlcError
 
 EXIT_CODES = """\
 Exit codes: 0 fine, 1 internal error, 2 usage, 3 bad input, 4 unsupported by the target, 5 verification failed,
-6 over budget, 7 cannot write, 8 rule error, 9 crash of the runtime, 60 to 69 of olc check and of several models
-(olc check -h), 130 interrupted."""
+6 over budget, 7 cannot write, 8 rule error, 60 to 69 of olc check and of several models (olc check -h), 130 interrupted,
+128 and more of a crash: the number of the signal is added."""
 
 
 class _Commands(click.Group):
@@ -88,8 +89,9 @@ def _show(e: OlcError) -> None:
 
 def entry() -> None:
     """The console script. A pipeline that is called off sends SIGTERM: then too nothing may be left behind."""
-    from ._guard import guard, heed
+    from ._watch import watched
 
-    guard()
-    heed()
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with watched():
+        code = main()
+    sys.exit(code)

@@ -50,6 +50,9 @@ SCHEMES: dict[str, tuple[str, ...]] = {
 }
 """A LOSSY rule that no scheme names is a scheme of its own."""
 
+SUMMED_IN_16_BITS = frozenset(SCHEMES["int8"] + SCHEMES["int8-row"])
+"""Rules whose products saturate on CPUs without dot products of 8 bits, where their weights are not made for such."""
+
 SATURATING = ("int7",)
 """Schemes for CPUs whose fast kernels saturate at 8 bits."""
 

@@ -113,6 +113,26 @@ def test_what_is_rounded_suits_the_cpu(cpu: features.Features, rule: str, dtype:
     assert q.max() == largest
 
 
+@pytest.mark.parametrize("cpu", [AVX2], indirect=True)
+def test_a_sources_own_product_in_a_branch_stays(cpu: features.Features) -> None:
+    branch = product(codes(-127, 127, np.int8), 0.01, None).graph
+    model = linear()
+    graph = ir.serde.serialize_model(model).graph
+    del branch.input[:]
+    branch.node[0].input[0], branch.node[0].output[0], branch.output[0].name = "y0", "b", "b"
+    graph.node[0].output[0] = graph.node[0].name = "y0"
+    w = numpy_helper.from_array(RANDOM.normal(size=(64, 24)).astype(np.float32), "w")
+    graph.initializer[0].CopyFrom(w)
+    graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch, name="choice"))
+    graph.input.append(helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 16]))
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = ir.serde.deserialize_model(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    optimize(model, Options(level=3, sites={"int8-linear": frozenset({"y0"})}), Context(target=TARGET))
+    kinds = [ir.array(n.inputs[1]).dtype for g in ir.all_graphs(model) for n in g if n.op_type == weight_signs.OPERATOR]
+    assert sorted(map(str, kinds)) == ["int8", "int8", "uint8"]
+
+
 @pytest.mark.parametrize(("cpu", "limit"), [(AVX2, INT7_LIMIT), (VNNI, INT8_LIMIT), (NEON, INT8_LIMIT)], indirect=["cpu"])
 def test_weights_of_convolutions_are_told_their_limit(cpu: features.Features, limit: int) -> None:
     model = linear()
