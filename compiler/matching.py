@@ -161,10 +161,13 @@ def _roots(s: _State, i: int, value: Value, done: tuple[Value, ...], found: list
         values = (*done, value)
         if i + 1 == len(roots):
             return s.tries < MAX_TRIES and _uses_ok(s, values) and _accept(s, values, found)
+        if s.tries >= MAX_TRIES:
+            return False
         further = [v for v in _candidates(s, roots[i + 1]) if v not in values]
         if not further:
             return s.fail(roots[i + 1], value, "what it shares with the pattern's other results has no such user")
-        return any(_roots(s, i + 1, v, values, found) for v in further)
+        # Once the tries are spent, none of the others is looked at: of a value with n users they are n, at each root.
+        return any(s.tries < MAX_TRIES and _roots(s, i + 1, v, values, found) for v in further)
 
     return _value(s, roots[i], value, rest)
 
@@ -183,7 +186,7 @@ def _candidates(s: _State, root: Any) -> list[Value]:
             below = [s.bindings[inp.name]]
         elif isinstance(inp, Out | Either):
             below = _candidates(s, inp)
-        nodes = dict.fromkeys(n for v in below for n, _ in v.uses() if (n.domain, n.op_type) in root.node.ops)
+        nodes = dict.fromkeys(n for v in below for n, _ in ir.uses(v) if (n.domain, n.op_type) in root.node.ops)
         found = [n.outputs[root.index] for n in nodes if len(n.outputs) > root.index]
         if found:
             return found

@@ -8,14 +8,15 @@ import sys
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
-from olc import ir, rewriter
+from olc import ir, matching, rewriter
 from olc.analysis import shapes
 from olc.errors import RuleError
 from olc.matching import Match
 from olc.passes import Context
 from olc.rewriter import Outcome, Rewriter, rewrite, why
-from olc.rules import EXACT, F64, Case, Rule, dims, f32, rule
+from olc.rules import EXACT, F64, Case, Rule, dims, f32, registry, rule
 
 from tests.rewriting import (
     CASES,
@@ -305,6 +306,31 @@ def test_a_value_with_20000_users_costs_no_more_than_each_once(monkeypatch: pyte
         assert sum(copied) < 10 * n, "uses() copies, and from each of the users that is quadratic"
     assert calls[20_000] < 9 * calls[2_500]
     assert calls[20_000] < 10 * 20_000
+
+
+def test_results_that_must_be_found_among_many_users_cost_no_more_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three slices of one value are wanted, which has many that do not fit together."""
+    visits = 0
+    roots = matching._roots
+
+    def visited(*arguments: Any) -> bool:
+        nonlocal visits
+        visits += 1
+        return roots(*arguments)
+
+    monkeypatch.setattr(matching, "_roots", visited)
+    found = {}
+    for n in (40, 80):
+        cuts = "".join(f"s{i} = Slice(x, b{i}, b{i + 1}, axis) y{i} = {('Sin', 'Cos', 'Exp')[i % 3]}(s{i}) " for i in range(n))
+        known = "".join(f"int64[1] b{i} = {{{2 * i}}}, " for i in range(n + 1)) + "int64[1] axis = {1}"
+        results = ", ".join(f"float[N,2] y{i}" for i in range(n))
+        text = f'<ir_version: 10, opset_import: ["": 18]> g (float[N,{2 * n}] x) => ({results}) <{known}> {{ {cuts} }}'
+        model = ir.serde.deserialize_model(onnx.parser.parse_model(text))
+        shapes.infer(model)
+        visits = 0
+        assert rewrite(model, [registry()["three-slices-as-split"]]).changes == 0
+        found[n] = visits
+    assert found[80] < 2.5 * found[40]
 
 
 DETERMINISM = """
