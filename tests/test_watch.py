@@ -46,7 +46,13 @@ def started(files: Path, what: str, *further: str, out: str = "out.onnx") -> sub
     (files / "rule.py").write_text(RULE.format(what=what))
     command = [sys.executable, "-m", "olc", "compile", "model.onnx", *further, "-O1", "-o", out, "--rules", "rule.py"]
     env = {**os.environ, "TMPDIR": str(files / "temporary")}
-    return subprocess.Popen(command, cwd=files, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def heeding() -> None:
+        # What runs the tests in the background may have them ignore it, and those whom they start.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=files, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=heeding)
 
 
 def left(files: Path) -> list[str]:
