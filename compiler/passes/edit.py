@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 
+import numpy as np
+
 from .. import ir
 
 QUANTIZATION = "quant_parameter_tensor_names"
@@ -64,6 +66,13 @@ class Names:
         if node.name and self.nodes[node.name] > 1:
             self.nodes[node.name] -= 1
             node.name = self.node(node.name)
+
+
+def constant(graph: ir.Graph, names: Names, name: str, a: np.ndarray) -> ir.Value:
+    """A new initializer of the graph, called ``name`` or, where that is taken, like it."""
+    value = ir.make_constant(a, name=names.value(name))
+    graph.register_initializer(value)
+    return value
 
 
 def defined(graph: ir.Graph) -> Iterator[ir.Value]:

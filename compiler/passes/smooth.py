@@ -22,7 +22,7 @@ from ..quantization.facts import limited_as
 from ..quantization.linears import Linear, linear
 from ..quantization.smoothing import factors, row_maxima
 from . import Context
-from .edit import Names
+from .edit import Names, constant
 
 NAME = "smooth"
 _NORMS = {"LayerNormalization": (1, 2), "RMSNormalization": (1,)}
@@ -61,17 +61,9 @@ def run(model: ir.Model, ctx: Context, alphas: Mapping[str, float]) -> int:
         for r in linears:
             w = r.matrix * s[:, None]
             held = np.ascontiguousarray(w.T if r.node.op_type == "Gemm" and ir.attr(r.node, "transB", 0) else w)
-            r.node.replace_input_with(1, limited_as(r.constant, _constant(model, names, f"{name}_smooth_weight", held)))
+            r.node.replace_input_with(1, limited_as(r.constant, constant(model.graph, names, f"{name}_smooth_weight", held)))
         ctx.record(NAME, name, f"factors from {s.min():.3g} to {s.max():.3g} at alpha {alpha:g}, {where}")
     return len(alphas)
-
-
-def _constant(model: ir.Model, names: Names, name: str, a: np.ndarray) -> ir.Value:
-    value = ir.make_constant(a)
-    value.name = names.value(name)
-    shapes.note_constant(value, a)
-    model.graph.initializers[value.name] = value
-    return value
 
 
 def _divide(model: ir.Model, names: Names, value: ir.Value, linears: list[Linear], s: np.ndarray) -> str:
@@ -83,7 +75,7 @@ def _divide(model: ir.Model, names: Names, value: ir.Value, linears: list[Linear
         return f"divided in the {node.op_type}"
     if alone and (layer := _into_factor(model, names, node, s)) is not None:
         return f"divided in the columns of {ir.site(layer)}"
-    product = ir.make_node("Mul", [value, _constant(model, names, f"{value.name}_smooth", (1 / s).astype(np.float32))])
+    product = ir.make_node("Mul", [value, constant(model.graph, names, f"{value.name}_smooth", (1 / s).astype(np.float32))])
     product.outputs[0].name = names.value(f"{value.name}_smoothed")
     product.name = names.node(f"Mul_{product.outputs[0].name}")
     model.graph.insert_after(node, product)
@@ -101,7 +93,7 @@ def _into_norm(model: ir.Model, names: Names, node: ir.Node, s: np.ndarray) -> b
         return False
     for i, a in arrays:
         assert a is not None
-        node.replace_input_with(i, _constant(model, names, f"{node.outputs[0].name}_smooth_{i}", (a / s).astype(a.dtype)))
+        node.replace_input_with(i, constant(model.graph, names, f"{node.outputs[0].name}_smooth_{i}", (a / s).astype(a.dtype)))
     return True
 
 
@@ -115,6 +107,6 @@ def _into_factor(model: ir.Model, names: Names, node: ir.Node, s: np.ndarray) ->
             continue
         w = None if layer.inputs[1] is None else ir.array(layer.inputs[1])
         if w is not None and w.ndim == 2 and w.shape[1] == len(s) and not v.is_graph_output():
-            layer.replace_input_with(1, _constant(model, names, f"{v.name}_smooth_columns", (w / s).astype(w.dtype)))
+            layer.replace_input_with(1, constant(model.graph, names, f"{v.name}_smooth_columns", (w / s).astype(w.dtype)))
             return layer
     return None

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import ir
 from ..passes import Context
-from ..passes.edit import Names
+from ..passes.edit import Names, constant
 from ..quantization import INT7_LIMIT, flipped
 
 OPERATOR = "DynamicQuantizeMatMul"
@@ -32,38 +32,34 @@ def run(model: ir.Model, ctx: Context, by: str, cpu: Mapping[str, Any], before: 
     """
     old: type[np.integer[Any]]
     if cpu["int8_dot"]:
-        old, why = np.uint8, "faster on this CPU"
+        old, new, why = np.uint8, "int8", "faster on this CPU"
     elif before is not None and cpu["int8_saturates"]:
-        old, why = np.int8, "exact on this CPU, which lacks dot products of int8"
+        old, new, why = np.int8, "uint8", "exact on this CPU, which lacks dot products of int8"
     else:
         return 0
-    names, changes = Names(model), 0
-    made: dict[tuple[ir.Value, ir.Value | None], list[ir.Value]] = {}
+    names: Names | None = None
+    made: dict[tuple[ir.Value, ir.Value | None], tuple[ir.Value, ir.Value]] = {}
+    changes = 0
     for node in (n for g in ir.all_graphs(model, functions=False) for n in g):
         if (node.domain, node.op_type) != ("com.microsoft", OPERATOR):
             continue
-        if before is not None and old == np.int8 and (ir.site(node), OPERATOR) in before:
+        weight, scale, zero = (*node.inputs, None)[1:4]
+        q, of = ir.array(weight), ir.array(scale)
+        held = ir.array(zero) if zero is not None else None if of is None else np.zeros(of.shape, old)
+        if weight is None or q is None or q.dtype != old or held is None:
             continue
-        weight, scale, zero = node.inputs[1], ir.array(node.inputs[2]), node.inputs[3] if len(node.inputs) > 3 else None
-        q, held = ir.array(weight), np.zeros((), old) if zero is None else ir.array(zero)
-        if weight is None or q is None or q.dtype != old or scale is None or held is None:
+        if old == np.int8 and before is not None and (ir.site(node), OPERATOR) in before:
             continue
-        if old == np.int8 and np.abs(q.astype(np.int16)).max(initial=0) <= INT7_LIMIT:
+        if old == np.int8 and int(q.min(initial=0)) >= -INT7_LIMIT and int(q.max(initial=0)) <= INT7_LIMIT:
             continue
+        names = names or Names(model)
         if (weight, zero) not in made:
-            points = held if zero is not None else np.broadcast_to(held, scale.shape)
-            made[weight, zero] = [_constant(model, names, f"{base}_{flipped(q).dtype}", flipped(a))
-                                  for base, a in ((weight.name, q), (f"{weight.name}_zero_point", points))]  # fmt: skip
+            called = f"{weight.name}_{new}"
+            made[weight, zero] = (constant(model.graph, names, called, flipped(q)),
+                                  constant(model.graph, names, f"{called}_zero_point", flipped(held)))  # fmt: skip
         node.resize_inputs(max(4, len(node.inputs)))
         for i, v in zip((1, 3), made[weight, zero], strict=True):
             node.replace_input_with(i, v)
-        ctx.record(by, ir.site(node), f"weight as {flipped(q).dtype}: {why}")
+        ctx.record(by, ir.site(node), f"weight as {new}: {why}")
         changes += 1
     return changes
-
-
-def _constant(model: ir.Model, names: Names, name: str, a: np.ndarray) -> ir.Value:
-    value = ir.make_constant(a)
-    value.name = names.value(name)
-    model.graph.initializers[value.name] = value
-    return value

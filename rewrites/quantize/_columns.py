@@ -1,7 +1,11 @@
 """What the rules of rounded linear layers share."""
 
+from olc.rules import Spec, i8, u8
+
 SMALLEST = 16
 """Rows or columns below which a product is too small to gain anything."""
+
+bytes_ = Spec((*i8.dtypes, *u8.dtypes))
 
 
 def columns(a, size, rank):

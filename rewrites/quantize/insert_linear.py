@@ -32,6 +32,11 @@ def _with_bias(op, m, product):
     return product if m.b is None else op.Add(product, m.b)
 
 
+def _product(op, x, q, scale):
+    """Of an activation rounded as the model runs, and a weight with a scale for each column."""
+    return op.MatMul(op.DequantizeLinear(*op.DynamicQuantizeLinear(x, outputs=3)), op.DequantizeLinear(q, scale, axis=1))
+
+
 _cases = [
     Case("a projection", x=f32["B", "S", 32], w=f32[32, 16], b=None, transB=0),
     Case("a classifier", x=f32["N", 16], w=f32[16, 16], b=f32[1, 16], transB=1),
@@ -58,9 +63,7 @@ class Int8Linear:
     pattern, unless, cases = _linear, _unfit, _cases
 
     def rewrite(op, m):
-        q, scale = int8_weight(m.w, m.turned)
-        x = op.DequantizeLinear(*op.DynamicQuantizeLinear(m.x, outputs=3))
-        return _with_bias(op, m, op.MatMul(x, op.DequantizeLinear(q, scale, axis=1)))
+        return _with_bias(op, m, _product(op, m.x, *int8_weight(m.w, m.turned)))
 
 
 @rule(
@@ -76,9 +79,7 @@ class Int7Linear:
     pattern, unless, cases = _linear, _unfit, _cases
 
     def rewrite(op, m):
-        q, scale = int8_weight(m.w, m.turned, INT7_LIMIT)
-        x = op.DequantizeLinear(*op.DynamicQuantizeLinear(m.x, outputs=3))
-        return _with_bias(op, m, op.MatMul(x, op.DequantizeLinear(q, scale, axis=1)))
+        return _with_bias(op, m, _product(op, m.x, *int8_weight(m.w, m.turned, INT7_LIMIT)))
 
 
 @rule(
@@ -96,10 +97,9 @@ class Int8RowLinear:
     pattern, unless, cases = _linear, _unfit, _cases
 
     def rewrite(op, m):
-        q, scale = int8_weight(m.w, m.turned, weight_limit(m.w))
         largest = op.Max(op.ReduceMax(op.Abs(m.x), np.array([-1]), keepdims=1), np.finfo(np.float32).tiny)
-        x = op.DequantizeLinear(*op.DynamicQuantizeLinear(op.Div(m.x, largest), outputs=3))
-        return _with_bias(op, m, op.Mul(op.MatMul(x, op.DequantizeLinear(q, scale, axis=1)), largest))
+        product = _product(op, op.Div(m.x, largest), *int8_weight(m.w, m.turned, weight_limit(m.w)))
+        return _with_bias(op, m, op.Mul(product, largest))
 
 
 def _blocked(op, m, bits):

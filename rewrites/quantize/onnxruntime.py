@@ -2,11 +2,10 @@
 
 import numpy as np
 from olc.quantization import flipped
-from olc.rules import CLOSE, EXACT, Attrs, Case, Const, Refused, Spec, Value, array, dims, f32, i8, rule, u8
+from olc.rules import CLOSE, EXACT, Attrs, Case, Const, Refused, Value, array, dims, f32, i8, rule, u8
 
-from ._columns import columns, dynamic
+from ._columns import bytes_, columns, dynamic
 
-bytes_ = Spec((*i8.dtypes, *u8.dtypes))
 matrix = bytes_["rows", "columns"]
 _Q = np.random.default_rng(0).integers(-127, 128, (32, 16)).astype(np.int8)
 _S = np.linspace(0.5, 1, 16, dtype=np.float32) / 64
