@@ -28,7 +28,7 @@ from .evaluation.numerics import Comparison, OutputDifference, first_difference
 from .evaluation.padding import as_it_is, without_padding
 from .fusions import survey
 from .ir import Model
-from .passes import Context
+from .passes import Context, float16
 from .pipeline import Options, Result, optimize
 from .quantization import Observed
 from .quantization.linears import linear
@@ -58,6 +58,7 @@ class Job:
     def __init__(self, source: Any, out: Path, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
         self.source, self.out, self.settings, self.folder, self.say = source, out, settings, folder, say
         self.target = targets.get(settings.target, settings.machine)
+        self.elsewhere = settings.machine is not None or not self.target.here  # nothing that is timed here is true there
         self.foretold = 1.0
         self.rules: Registry = registry(settings.rules)
         self.trials: list[Trial] = []
@@ -176,7 +177,7 @@ class Job:
         keep = without_padding(self.model)[1] if lossy else as_it_is
         options = self.session_options(plan).with_threads(threads)
         at = [*feeds, *(() if lossy else self.varied)]
-        return Outputs(self.path, at, lambda d: self.breach(d, lossy), keep, SessionOptions(threads=threads), options)
+        return Outputs(self.path, at, lambda d: self.breach(d, lossy), keep, self.plain(), options)
 
     def take_back(self, failure: OlcError, plan: Plan | None, level: int, judge: Judge | None = None) -> Plan | None:
         """Find what makes the artifact fail, and leave it out from here on; the same rule a second time: everywhere. Gives
@@ -299,7 +300,7 @@ class Job:
             base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, seconds,
             self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
             self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
-            self.target.kernels() if s.machine is not None else None,
+            self.target.kernels() if self.elsewhere else None,
         )  # fmt: skip
         try:
             found = search.run(f"sha256:{self.described['sha256']}")
@@ -324,7 +325,7 @@ class Job:
         opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
         feeds, _ = data_files.split(data_files.load(s.data, data_files.expected(opened)))
         del opened
-        found = calibrate(model, feeds, self.target, s.threads, s.calibration)
+        found = calibrate(model, feeds, s.threads, s.calibration)
         if s.ranges is not None and found:
             save_ranges(s.ranges, found)
         return found
@@ -363,7 +364,7 @@ class Job:
         """The whole compile, and the plan without the places at which nothing was done: an artifact may be judged as one
         that is rounded only where it is."""
         result = self.candidate(plan, level, Limits(), self.context())
-        fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None}
+        fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None or e.by == float16.NAME}
         idle = sorted(plan.kept() - fired) if plan is not None else []
         if plan is not None and idle:
             rule, node = idle[0]
@@ -391,7 +392,7 @@ class Job:
                     raise BadInput("the plan rounds weights by least squares", where="--plan", hint=hint)
                 _, keep = without_padding(self.model)
                 feeds = self.sample(s.seed)
-                self.weights = least_squares(fused, rounded, feeds, keep, self.target, s.threads, only=plan.rounded)
+                self.weights = least_squares(fused, rounded, feeds, keep, s.threads, only=plan.rounded)
                 wanted = set(plan.rounded) & {found.constant.name for n in fused.graph
                                               if ir.site(n) in rounded and (found := linear(n)) is not None}  # fmt: skip
                 if wanted - self.weights.keys():
@@ -405,6 +406,10 @@ class Job:
         storage.save(model, built)
         return built
 
+    def plain(self) -> SessionOptions:
+        """How the source is opened."""
+        return self.target.session_options().with_threads(self.settings.threads)
+
     def session_options(self, plan: Plan | None) -> SessionOptions:
         return plan.session if plan is not None else self.target.session_options()
 
@@ -417,7 +422,7 @@ class Job:
         s = self.settings
         self.say("comparing the artifact with the source")
         feeds = self.sample(s.seed + 1)
-        measure = (s.measure or level == 3) and s.machine is None
+        measure = (s.measure or level == 3) and not self.elsewhere
         lossy = plan is not None and bool(plan.kept())
         mask, keep = without_padding(self.model) if lossy else (None, as_it_is)
         if mask is not None:
@@ -429,7 +434,7 @@ class Job:
         found = evaluate(
             self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
             time_s=2.0 if measure else 0.0, measure_memory=measure,
-            options_a=SessionOptions(threads=s.threads), options_b=self.session_options(plan),
+            options_a=self.plain(), options_b=self.session_options(plan),
             keep=keep, accept=lambda outputs, points: self.accept(outputs, points, lossy, built, plan),
             corners=corners, grid=grid,
         )  # fmt: skip
@@ -447,7 +452,7 @@ class Job:
         file = self.folder / "float" / "model.onnx"
         file.parent.mkdir(exist_ok=True)
         storage.save(self.candidate(bare, level, Limits(), self.context()).model, file)
-        options = SessionOptions(threads=self.settings.threads), self.session_options(bare)
+        options = self.plain(), self.session_options(bare)
         paths = (str(self.path), str(file))
         opened = [self.target.session(p, threads=self.settings.threads, options=o) for p, o in zip(paths, options, strict=True)]
         comparison = Comparison()
@@ -529,6 +534,10 @@ class Job:
             shown = ", ".join(f"{rule} ({operator})" for rule, operator in sorted(result.slow.items()))
             notes.append(f"left out, because what they emit is slower than its parts here (olc targets show): {shown}")
         made = result.model if result.body is None else result.body
+        if s.machine is None and self.elsewhere:
+            speed = f" and what is rounded is predicted to make it {self.foretold:.2f} times as fast" if plan is not None else ""
+            notes.append(f"this machine cannot run {self.target.name}: outputs were compared on the CPU, nothing was timed,{speed}"
+                         f" by {self.target.kernels().cpu['model']}")  # fmt: skip
         if s.machine is not None:
             cpu = self.target.features()["model"]
             speed = f"; what is rounded is predicted to make it {self.foretold:.2f} times as fast" if plan is not None else ""

@@ -16,6 +16,7 @@ from .passes import (
     cse,
     dce,
     dedupe_initializers,
+    float16,
     fold,
     inline_functions,
     known_if,
@@ -104,6 +105,7 @@ class Result:
     Attributes:
         slow: rules left out because the operator that they emit is slower than its parts on the target, and that operator.
         body: where the model has two bodies, the one for more elements as a model of its own; else the model.
+        fused: the model as it was before anything was rounded, for a target that is lowered to after that; else None.
     """
 
     model: Model
@@ -113,6 +115,7 @@ class Result:
     settled: bool = True
     slow: dict[str, str] = field(default_factory=dict)
     body: Model | None = None
+    fused: Model | None = None
 
 
 class _Run:
@@ -246,9 +249,15 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
     target = run.ctx.target if o.level >= 2 else None
     if o.shared_cache and o.start < 2:
         run.run_pass(shared_cache)
-    if target is not None and o.start < 2:
+    rounds = o.level >= 3 and not o.exact
+    # What is computed in float16 has other kernels: operators are written out, or not, once that is settled.
+    later = rounds and target is not None and target.half
+    if target is not None and o.start < 2 and not later:
         _lower(run, target)
-    if o.level >= 3 and not o.exact:
+    if later and o.start < 2:
+        run.step("lower", lambda: target.finish(model, run.ctx, None))
+        run.result.fused = model.clone()
+    if rounds:
         note(model, o.facts, o.weights, run.ctx.target)
         second = None if o.few is None else _Run(model.clone(), o, run.ctx, run.rules, run.result)
         _round(run, o.smooth, o.sites, target)
@@ -270,15 +279,24 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
 
 
 def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset[str]], target: Any) -> None:
+    before = frozenset((ir.site(n), n.op_type) for g in ir.all_graphs(run.model, functions=False) for n in g)
     if alphas:
         run.run_pass(smooth, alphas)
-    before = frozenset((ir.site(n), n.op_type) for g in ir.all_graphs(run.model, functions=False) for n in g)
-    if sites and run.rewrite("lossy rules", run.select("LOSSY"), dict(sites)):
+    half = sites.get(float16.NAME, frozenset())
+    rounded = sites and run.rewrite("lossy rules", run.select("LOSSY"), dict(sites))
+    if rounded:
         quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
         run.rewrite("quantized forms", quantized)
         run.run_pass(dce)
-        if target is not None:
-            _lower(run, target, before)
+    if half and target is not None:
+        left = {n for n in half if f"{float16.NAME}@{n}" not in run.ctx.skip}
+        # What rules made of a layer computes as what is around it.
+        nodes = [n for n in run.model.graph if ir.site(n) in left or (ir.site(n), n.op_type) not in before]
+        run.run_pass(float16, nodes, target)
+        run.run_pass(cse)
+        run.run_pass(dce)
+    if target is not None and (rounded or target.half):
+        _lower(run, target, before)
 
 
 def _lower(run: _Run, target: Any, before: Set[tuple[str, str]] | None = None) -> None:

@@ -29,6 +29,8 @@ LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 
+CPU = "CPUExecutionProvider"
+
 #: The config entry that lets threads sleep as soon as they have nothing to do.
 SPINNING = ("session.intra_op.allow_spinning", "0")
 SPINNING_TEXT = "threads that do not spin"
@@ -45,6 +47,8 @@ class SessionOptions:
         disabled_optimizers: graph optimizers of the runtime that must not run, by name.
         parallel: branches of the graph run side by side, on as many threads again.
         arena: memory that was used is kept for what comes after.
+        providers: execution providers, best first; those that the installed runtime lacks are passed over, and the CPU's
+            comes last in any case.
     """
 
     threads: int | None = None
@@ -53,6 +57,7 @@ class SessionOptions:
     disabled_optimizers: tuple[str, ...] = ()
     parallel: bool = False
     arena: bool = True
+    providers: tuple[str, ...] = (CPU,)
 
     @property
     def text(self) -> str:
@@ -75,6 +80,7 @@ class SessionOptions:
             "disabled_optimizers": list(self.disabled_optimizers),
             "parallel": self.parallel,
             "arena": self.arena,
+            "providers": list(self.providers),
         }
 
     @classmethod
@@ -99,11 +105,14 @@ class SessionOptions:
             raise BadInput("session option 'config' is not a table of texts", where=where, hint=hint)
         if not isinstance(disabled, list) or not all(isinstance(v, str) for v in disabled):
             raise BadInput("session option 'disabled_optimizers' is not a list of names", where=where, hint=hint)
+        providers = data.get("providers", [CPU])
+        if not isinstance(providers, list) or not all(isinstance(v, str) for v in providers):
+            raise BadInput("session option 'providers' is not a list of names", where=where, hint=hint)
         switches = {name: data.get(name, default) for name, default in (("parallel", False), ("arena", True))}
         for name, value in switches.items():
             if not isinstance(value, bool):
                 raise BadInput(f"session option {name!r} is {value!r}, neither true nor false", where=where, hint=hint)
-        return cls(threads, level, dict(config), tuple(disabled), **switches)
+        return cls(threads, level, dict(config), tuple(disabled), providers=tuple(providers), **switches)
 
 
 def sidecar(path: str | os.PathLike[str]) -> Path:
@@ -133,7 +142,7 @@ def session(
     threads: int | None = None,
     *,
     options: SessionOptions | None = None,
-    providers: Iterable[str] = ("CPUExecutionProvider",),
+    providers: Iterable[str] | None = None,
     libraries: Iterable[str | os.PathLike[str]] = (),
     profile: str | os.PathLike[str] | None = None,
 ) -> onnxruntime.InferenceSession:
@@ -143,7 +152,7 @@ def session(
         path: the model file; or a serialized ModelProto, which has nothing beside it.
         threads: threads within an operator; wins over what is recommended. None leaves the recommendation.
         options: use these instead of the recorded ones.
-        providers: execution providers, best first.
+        providers: execution providers, best first; None for those of the options.
         libraries: custom-operator libraries to load. They are native code: only name what you trust.
         profile: beginning of the file that the session's ``end_profiling`` writes; None for no profile.
 
@@ -161,6 +170,8 @@ def session(
             raise BadInput("no such file", where=where, hint="give the path of an ONNX model")
         chosen = options if options is not None else recommended(where)
     chosen = chosen.with_threads(threads)
+    wanted = [*(chosen.providers if providers is None else providers), CPU]
+    available = frozenset(onnxruntime.get_available_providers())
     native = native_options(chosen)
     if profile is not None:
         native.enable_profiling, native.profile_file_prefix = True, os.fspath(profile)
@@ -170,7 +181,7 @@ def session(
         return onnxruntime.InferenceSession(
             path if isinstance(path, bytes) else where,
             native,
-            providers=list(providers),
+            providers=list(dict.fromkeys(p for p in wanted if p in available)),
             disabled_optimizers=list(chosen.disabled_optimizers) or None,
         )
     except Exception as error:  # the binding raises a dozen unrelated classes, RuntimeError among them

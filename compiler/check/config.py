@@ -261,7 +261,7 @@ _OPTIONS: dict[str, Check] = {
     "threads": _count(1),
     "machine": _text,
     "seed": _count(0),
-    "quantize": _one_of(lambda: ("auto", "int8", "int4", "none")),
+    "quantize": _one_of(lambda: ("auto", "int8", "int4", "fp16", "none")),
     "keep_float": _list_of(_text),
     "exact": _flag,
     "calibration": _one_of(lambda: ("minmax", "percentile", "entropy", "mse")),

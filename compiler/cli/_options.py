@@ -96,7 +96,7 @@ def _accuracy(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 def quantize_options(f: F) -> F:
     """What -O3 may round, and how far that may move the outputs."""
     bounds = "How far outputs may move: cosine>=0.995, top1>=0.99, or both with a comma [default: 0.99 each, none with --metric]."
-    what = "Round layers to these; auto: what is measured to be fastest within --accuracy. fp16 has no kernels on CPUs."
+    what = "Round layers to these; auto: what is measured to be fastest within --accuracy. On the CPU fp16 does nothing."
     keep = "Round no layer whose node, weight or module matches; * and ? stand for anything. May be repeated."
     ranges = "Ranges of activations: read from FILE where it exists, else written there by calibration on --data."
     f = click.option("--ranges", metavar="FILE", help=ranges)(f)
@@ -104,7 +104,7 @@ def quantize_options(f: F) -> F:
     how = "How the range of an activation is chosen from what --data shows."
     f = click.option("--calibration", type=methods, default="minmax", show_default=True, help=how)(f)
     f = click.option("--keep-float", multiple=True, metavar="PATTERN", help=keep)(f)
-    kinds = click.Choice(["auto", "int8", "int4", "none"])
+    kinds = click.Choice(["auto", "int8", "int4", "fp16", "none"])
     f = click.option("--quantize", type=kinds, default="auto", show_default=True, help=what)(f)
     return click.option("--accuracy", "budget", multiple=True, callback=_accuracy, metavar="BOUNDS", help=bounds)(f)
 

@@ -17,8 +17,8 @@ import numpy as np
 from .. import ir
 from ..analysis import shapes
 from ..errors import BadInput
-from ..quantization import observed
-from ..quantization.facts import limited_as
+from ..quantization import Observed, observed
+from ..quantization.facts import limited_as, observe
 from ..quantization.linears import Linear, linear
 from ..quantization.smoothing import factors, row_maxima
 from . import Context
@@ -58,12 +58,24 @@ def run(model: ir.Model, ctx: Context, alphas: Mapping[str, float]) -> int:
             )
         s = factors(seen.channels, row_maxima([r.matrix for r in linears]), alpha)
         where = _divide(model, names, value, linears, s)
+        _note(linears[0].node.inputs[0], seen, s)
         for r in linears:
             w = r.matrix * s[:, None]
             held = np.ascontiguousarray(w.T if r.node.op_type == "Gemm" and ir.attr(r.node, "transB", 0) else w)
             r.node.replace_input_with(1, limited_as(r.constant, constant(model.graph, names, f"{name}_smooth_weight", held)))
         ctx.record(NAME, name, f"factors from {s.min():.3g} to {s.max():.3g} at alpha {alpha:g}, {where}")
     return len(alphas)
+
+
+def _note(value: ir.Value | None, seen: Observed, s: np.ndarray) -> None:
+    """What calibration would have seen of the value now that its channels are divided, as far as is known: the side that
+    reaches furthest is as long as the largest channel, in the proportion that the method of calibration left of it."""
+    assert value is not None
+    assert seen.channels is not None
+    channels = seen.channels / s
+    whole, reach = float(seen.channels.max(initial=0.0)), max(abs(seen.low), abs(seen.high))
+    far = float(channels.max(initial=0.0)) * (reach / whole if whole > 0 else 1.0)
+    observe(value, Observed(-far if seen.low < 0 else 0.0, far if seen.high > 0 else 0.0, channels))
 
 
 def _divide(model: ir.Model, names: Names, value: ir.Value, linears: list[Linear], s: np.ndarray) -> str:

@@ -8,14 +8,14 @@ import numpy as np
 
 from .blocks import BlockWeight, pack, quantize_blocks
 from .facts import Observed, observed, prepared, weight_limit
-from .weights import INT7_LIMIT, INT8_LIMIT, all_finite, flipped, quantize_linear_weight
+from .weights import INT7_LIMIT, INT8_LIMIT, all_finite, flipped, half_scale, quantize_linear_weight
 
 if TYPE_CHECKING:
     from .. import ir
 
 __all__ = [
     "BLOCK", "INT7_LIMIT", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight", "flipped",
-    "int8_weight", "nearest_blocks", "observed", "pack", "quantize_linear_weight", "weight_limit",
+    "half_scale", "int8_weight", "nearest_blocks", "observed", "pack", "quantize_linear_weight", "weight_limit",
 ]  # fmt: skip
 
 
@@ -32,9 +32,12 @@ def matrix(value: ir.Value, turned: bool) -> np.ndarray:
     return w.T if turned else w
 
 
-def int8_weight(value: ir.Value, turned: bool = False, limit: int = INT8_LIMIT) -> tuple[np.ndarray, np.ndarray]:
-    """A constant matrix as int8 [K, N] in ±limit and a scale for each column [N], the nearest."""
-    return quantize_linear_weight(matrix(value, turned), limit)
+def int8_weight(
+    value: ir.Value, turned: bool = False, limit: int = INT8_LIMIT, half: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """A constant matrix as int8 [K, N] in ±limit and a scale for each column [N], the nearest; ``half`` as in
+    ``quantize_linear_weight``."""
+    return quantize_linear_weight(matrix(value, turned), limit, half)
 
 
 def block_weight(value: ir.Value, bits: int, turned: bool = False) -> BlockWeight:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from .blocks import BlockWeight, dequantize, quantize_blocks
-from .weights import quantize_linear_weight
+from .weights import half_scale, quantize_linear_weight
 
 
 def int8_dynamic(x: np.ndarray, w: np.ndarray, weight: tuple[np.ndarray, np.ndarray] | None = None) -> float:
@@ -38,6 +38,15 @@ def static(
     x = _rows(x)
     q, scale = quantize_linear_weight(w) if weight is None else weight
     return relative_error(x @ _floats(w), (fake_uint8(x, low, high) @ q.astype(np.float32)) * scale)
+
+
+def symmetric(x: np.ndarray, w: np.ndarray) -> float:
+    """Both in int8 without zero points, by ``half_scale``: ``x`` with one scale, ``w`` with one for each column."""
+    x = _rows(x)
+    q, scale = quantize_linear_weight(w, half=True)
+    unit = half_scale(np.abs(x).max(initial=0.0))
+    rounded = np.clip(np.rint(x / unit), -128, 127)
+    return relative_error(x @ _floats(w), (rounded @ q.astype(np.float32)) * (scale * unit))
 
 
 def block(

@@ -37,6 +37,11 @@ def observed(value: ir.Value | None) -> Observed | None:
     return found if isinstance(found, Observed) else None
 
 
+def observe(value: ir.Value, seen: Observed) -> None:
+    """Attach what was seen of a value."""
+    value.meta[_KEY] = seen
+
+
 def note(
     model: ir.Model, facts: Mapping[str, Observed], weights: Mapping[str, Mapping[str, Any]] | None = None,
     target: Target | None = None,
@@ -50,7 +55,7 @@ def note(
     for v in values:
         v.meta.pop(_KEY, None)
         if v.name is not None and v.name in facts:
-            v.meta[_KEY] = facts[v.name]
+            observe(v, facts[v.name])
     for name, v in model.graph.initializers.items():
         v.meta.pop(_PREPARED, None)
         v.meta[_LIMIT] = limit

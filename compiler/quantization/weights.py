@@ -26,8 +26,21 @@ def flipped(a: np.ndarray) -> np.ndarray:
     return np.asarray(a ^ a.dtype.type(-128 if a.dtype == np.int8 else 128)).view(np.int8 if a.dtype == np.uint8 else np.uint8)
 
 
-def quantize_linear_weight(w: np.ndarray, limit: int = INT8_LIMIT) -> tuple[np.ndarray, np.ndarray]:
+def half_scale(largest: np.ndarray | float) -> np.ndarray:
+    """float32 scales of symmetric int8 up to these magnitudes, each the next number above that float16 holds: as float16 they
+    are the same. 1 for a magnitude of 0."""
+    exact = np.maximum(np.asarray(largest, np.float64) / INT8_LIMIT, 0.0)
+    near = exact.astype(np.float16)
+    up = np.where(near.astype(np.float64) < exact, np.nextafter(near, np.float16(np.inf)), near).astype(np.float32)
+    return np.where(up == 0, np.float32(1), up)
+
+
+def quantize_linear_weight(
+    w: np.ndarray, limit: int = INT8_LIMIT, half: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """A matrix [K, N] as int8 with one scale for each column, symmetric: ``w`` is about ``q * scale``, ``q`` in ±limit.
+
+    ``half``: with ``half_scale``'s scales, for ±127.
 
     Works on some columns at a time, so that beside the result little memory is used. A column of zeros has scale 1.
 
@@ -46,7 +59,7 @@ def quantize_linear_weight(w: np.ndarray, limit: int = INT8_LIMIT) -> tuple[np.n
         if not np.isfinite(largest).all():
             raise ValueError("the weight holds numbers that are not finite")
         # In float64, and never 0, so that a column of denormals divides by what its scale really is.
-        unit = (largest.astype(np.float64) / limit).astype(np.float32)
+        unit = half_scale(largest) if half else (largest.astype(np.float64) / limit).astype(np.float32)
         unit[unit == 0] = 1.0
         scale[i : i + step] = unit
         part /= unit

@@ -8,7 +8,6 @@ from typing import Any
 from ..ir import Model
 from ..quantization import Observed
 from ..quantization.observers import Entropy, Method, MinMax, Mse, Observer, Percentile
-from ..targets import Target
 from .probe import activations, watch
 
 METHODS: dict[str, Callable[[], Method]] = {
@@ -21,7 +20,7 @@ OPERATORS = (
 
 
 def calibrate(
-    model: Model, feeds: Iterable[dict[str, Any]], target: Target, threads: int | None, method: str = "minmax"
+    model: Model, feeds: Iterable[dict[str, Any]], threads: int | None, method: str = "minmax"
 ) -> dict[str, Observed]:
     """Facts by name of value, from one run for each feed, in memory that does not grow with their number.
 
@@ -29,7 +28,7 @@ def calibrate(
         method: a key of ``METHODS``.
     """
     observers = {name: Observer(METHODS[method]()) for name in activations(model, OPERATORS)}
-    for values in watch(model, observers, feeds, target, threads):
+    for values in watch(model, observers, feeds, threads):
         for name, value in values.items():
             observers[name].add(value)
     return {name: o.observed() for name, o in observers.items() if o.count}

@@ -13,13 +13,12 @@ import numpy as np
 
 from .. import ir
 from ..ir import Model, Node
-from ..passes import Context
+from ..passes import Context, float16
 from ..passes import smooth as smoothing
 from ..quantization import INT7_LIMIT, BlockWeight, Observed, emulate, nearest_blocks, observed, weight_limit
 from ..quantization.linears import linear
 from ..quantization.smoothing import best_smoothing
 from ..quantization.weights import quantize_linear_weight
-from ..targets import Target
 from .probe import watch
 
 MAX_ROWS = 256
@@ -27,6 +26,8 @@ MAX_ROWS = 256
 MAX_FEEDS = 2
 SMOOTHING_FEEDS = 8
 """What smoothing gains differs from input to input, and the worst counts, so it sees more of them."""
+HALF = 2.0**-22 / 3
+"""Relative squared error of rounding to float16's 11 bits, the mean over numbers of one magnitude."""
 GAIN = 0.4
 """An activation is smoothed where that leaves at most this part of the error in every input seen: what gains less has no
 channels that stand out in all inputs, and is left to chance; and the division may cost a Mul."""
@@ -41,6 +42,7 @@ ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "int8-linear": lambda x, w, limit: emulate.int8_dynamic(x, w),
     "int7-linear": lambda x, w, limit: emulate.int8_dynamic(x, w, quantize_linear_weight(w, INT7_LIMIT)),
     "int8-row-linear": lambda x, w, limit: emulate.int8_row(x, w, quantize_linear_weight(w, limit)),
+    "symmetric-int8-linear": lambda x, w, limit: emulate.symmetric(x, w),
     "int8-block-linear": lambda x, w, limit: block_error(x, w, nearest_blocks(w, 8)),
     "int4-block-linear": lambda x, w, limit: block_error(x, w, nearest_blocks(w, 4)),
 }
@@ -49,7 +51,7 @@ does to their inputs and output."""
 
 
 def errors(
-    model: Model, sites: Sequence[tuple[str, str]], feeds: Sequence[dict[str, Any]], target: Target, threads: int | None,
+    model: Model, sites: Sequence[tuple[str, str]], feeds: Sequence[dict[str, Any]], threads: int | None,
     smooth: Mapping[str, float] | None = None,
 ) -> dict[tuple[str, str], float]:  # fmt: skip
     """Relative squared error of each (rule, node), the mean over feeds; those without an estimate are left out.
@@ -62,19 +64,20 @@ def errors(
         smoothing.run(model, ctx, smooth)
     layers = {ir.site(n): found for n in model.graph if (found := linear(n)) is not None}
     nodes = {ir.site(n): n for n in model.graph}
-    wanted = [s for s in sites if s[1] in (layers if s[0] in ESTIMATES else nodes)]
+    known = {s: HALF for s in sites if s[0] == float16.NAME}
+    wanted = [s for s in sites if s not in known and s[1] in (layers if s[0] in ESTIMATES else nodes)]
     around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES}
     wanted = [s for s in wanted if s not in around or around[s]]  # of others nothing is known
     total = {s: _weight_error(nodes[s[1]]) if s in around else 0.0 for s in wanted}
     reads = [name for s in wanted for name in (around[s] if s in around else [layers[s[1]].x.name or ""])]
     fed = feeds[:MAX_FEEDS]
-    for values in watch(model, reads, fed, target, threads):
+    for values in watch(model, reads, fed, threads):
         for s in wanted:
             if s in around:
                 total[s] += sum(_rounding(values[name], seen) for name, seen in around[s].items()) / len(fed)
             elif (x := rows(values[layers[s[1]].x.name or ""])).size:
                 total[s] += ESTIMATES[s[0]](x, layers[s[1]].matrix, weight_limit(layers[s[1]].constant)) / len(fed)
-    return total
+    return total | known
 
 
 def _around(node: Node) -> dict[str, Observed]:
@@ -100,7 +103,7 @@ def _weight_error(node: Node) -> float:
 
 
 def alphas(
-    model: Model, nodes: Set[str], feeds: Sequence[dict[str, Any]], target: Target, threads: int | None
+    model: Model, nodes: Set[str], feeds: Sequence[dict[str, Any]], threads: int | None
 ) -> dict[str, float]:
     """For each activation that some of these linear layers read the alpha that serves them best as int8, where it gains."""
     found = {}
@@ -110,7 +113,7 @@ def alphas(
             if readers and v.name and (seen := observed(v)) is not None and seen.channels is not None:
                 found[v.name] = readers, seen.channels
     seen_rows: dict[str, list[np.ndarray]] = {name: [] for name in found}
-    for values in watch(model, found, feeds[:SMOOTHING_FEEDS], target, threads):
+    for values in watch(model, found, feeds[:SMOOTHING_FEEDS], threads):
         for name in found:
             seen_rows[name].append(rows(values[name]))
     chosen = {}

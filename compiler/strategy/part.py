@@ -7,13 +7,14 @@ layer goes to the next closer one in the order of error saved for time lost (``m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..evaluation import turns
 from ..evaluation.executed import node_times
 from ..evaluation.latency import Paired
+from ..passes import float16
 from ..session import SessionOptions
 from .budget import Budget
 from .layers import errors
@@ -62,6 +63,11 @@ class Tried:
     @property
     def fit(self) -> Fit:
         return Fit(self.paired.ratio, self.error, tuple(self.sites), self.smooth)
+
+
+def own(scheme: str, found: Iterable[Site]) -> set[Site]:
+    """The sites of a scheme without those that are only in float16 around what it rounds."""
+    return {site for site in found if site[0] != float16.NAME or scheme == float16.NAME}
 
 
 class Part:
@@ -200,10 +206,10 @@ class Part:
         """
         s = self.s
         sites = [site for scheme in self.faster for site in self.found[scheme]]
-        self.errors |= errors(self.best.model, sites, self.feeds, s.target, s.threads, self.smooth)
+        self.errors |= errors(self.best.fused, sites, self.feeds, s.threads, self.smooth)
         until = turns.clock() + LISTENING * s.seconds
         arriving = sensitivities(
-            self.best.model, sorted(nodes), self.feeds, s.keep, s.target, s.threads, lambda: turns.clock() < until
+            self.best.fused, sorted(nodes), self.feeds, s.keep, s.threads, lambda: turns.clock() < until
         )
         runs = [node_times(self.best.path, feed, SessionOptions(threads=s.threads)) for feed in self.feeds]
         total = sum(sum(times.values()) for times in runs)
@@ -225,8 +231,9 @@ class Part:
 
     def counted(self, chosen: Sequence[Site]) -> str:
         """How many layers there are of each scheme, in words."""
-        schemes = Counter(scheme for scheme, found in self.found.items() for _ in set(found) & set(chosen))
-        return ", ".join(f"{n} layers {scheme}" for scheme, n in schemes.items()) or "no layer"
+        kept = set(chosen)
+        schemes = Counter({scheme: len(own(scheme, found) & kept) for scheme, found in self.found.items()})
+        return ", ".join(f"{n} layers {scheme}" for scheme, n in schemes.items() if n) or "no layer"
 
     def choices(self, won: Tried | None) -> dict[Site, Choice]:
         """A reason for every layer, where ``won`` is what was chosen for these samples."""

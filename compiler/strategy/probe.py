@@ -11,8 +11,7 @@ import numpy as np
 
 from .. import ir, storage
 from ..ir import Model
-from ..session import SessionOptions, run
-from ..targets import Target
+from ..session import SessionOptions, run, session
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
@@ -31,7 +30,7 @@ def activations(model: Model, operators: Iterable[str]) -> list[str]:
 
 
 def watch(
-    model: Model, names: Iterable[str], feeds: Iterable[dict[str, Any]], target: Target, threads: int | None
+    model: Model, names: Iterable[str], feeds: Iterable[dict[str, Any]], threads: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
     """For each feed the values of these names, one feed at a time, so that memory does not grow with their number."""
     probe = model.clone()
@@ -47,7 +46,51 @@ def watch(
         path = Path(folder) / "probe.onnx"
         storage.save(probe, path)
         del probe, values
-        session = target.session(path, threads=threads, options=SessionOptions())
+        opened = session(path, threads, options=SessionOptions())
         for feed in feeds:
-            found = {**held, **feed, **run(session, feed)}
+            found = {**held, **feed, **run(opened, feed)}
             yield {name: found[name] for name in wanted if name in found}
+
+
+def beyond(
+    model: Model, nodes: Iterable[str], feeds: Iterable[dict[str, Any]], threads: int | None, limit: float
+) -> set[str]:
+    """Those of the nodes, by name, that read or give a float of a larger magnitude in one of the feeds.
+
+    Magnitudes from 1e30 on do not count: those are a mask's, which stay what they mean where they end earlier.
+    """
+    probe = model.clone()
+    wanted = set(nodes)
+    of: dict[str, list[str]] = {}
+    values = {}
+    for n in probe.graph:
+        for v in (*n.inputs, *n.outputs) if ir.site(n) in wanted else ():
+            if v is not None and v.name and v.dtype == ir.DataType.FLOAT and not ir.is_constant(v):
+                of.setdefault(v.name, []).append(ir.site(n))
+                values[v.name] = v
+    largest = ir.make_constant(np.array(1e30, np.float32), "olc_mask")
+    nothing = ir.make_constant(np.array(0, np.float32), "olc_nothing")
+    for constant in (largest, nothing):
+        probe.graph.register_initializer(constant)
+    made: dict[str, str] = {}
+    for i, (name, v) in enumerate(values.items()):
+        size = ir.make_node("Abs", [v])
+        small = ir.make_node("Less", [size.outputs[0], largest])
+        kept = ir.make_node("Where", [small.outputs[0], size.outputs[0], nothing])
+        found = ir.make_node("ReduceMax", [kept.outputs[0]], {"keepdims": 0})
+        for j, node in enumerate((size, small, kept, found)):
+            node.outputs[0].name = f"olc_size_{i}_{j}"
+        found.outputs[0].type, found.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(())
+        probe.graph.extend((size, small, kept, found))
+        probe.graph.outputs.append(found.outputs[0])
+        made[found.outputs[0].name or ""] = name
+    far: set[str] = set()
+    with tempfile.TemporaryDirectory(prefix="olc-probe-") as folder:
+        path = Path(folder) / "probe.onnx"
+        storage.save(probe, path)
+        del probe, values
+        opened = session(path, threads, options=SessionOptions())
+        for feed in feeds:
+            seen = run(opened, feed, [*made])
+            far |= {node for out, name in made.items() if not float(seen[out]) <= limit for node in of[name]}
+    return far

@@ -24,15 +24,16 @@ from ..evaluation.executed import node_times
 from ..evaluation.latency import Paired, Side
 from ..ir import Model, Node
 from ..matching import Match
-from ..passes import Context
+from ..passes import Context, float16
 from ..pipeline import Few
 from ..quantization.facts import note
 from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
 from ..session import SessionOptions
 from .layers import ESTIMATES, alphas
-from .part import Part, Site, Tried
+from .part import Part, Site, Tried, own
 from .plan import Body, Choice, by_rule
+from .probe import beyond
 from .rounding import least_squares
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ SCHEMES: dict[str, tuple[str, ...]] = {
     "int8-row": ("int8-row-linear",),
     "int8-block": ("int8-block-linear",),
     "int4-block": ("int4-block-linear",),
+    "int8-symmetric": ("symmetric-int8-linear", "symmetric-int8-conv"),
+    "float16": (float16.NAME,),
 }
 """A LOSSY rule that no scheme names is a scheme of its own."""
 
@@ -56,11 +59,12 @@ SUMMED_IN_16_BITS = frozenset(SCHEMES["int8"] + SCHEMES["int8-row"])
 SATURATING = ("int7",)
 """Schemes for CPUs whose fast kernels saturate at 8 bits."""
 
-STATIC = frozenset(SCHEMES["int8"]) - {"int8-linear", "stored-int8-linear"}
+STATIC = frozenset(SCHEMES["int8"] + SCHEMES["int8-symmetric"]) - {"int8-linear", "stored-int8-linear"}
 """Rules that act only where calibration saw what a value ranges over."""
 
 ASKED: dict[str, tuple[str, ...]] = {
-    "int8": ("int8", "int7", "int8-row", "int8-block"), "int4": ("int8-block", "int4-block"), "none": (),
+    "int8": ("int8", "int7", "int8-row", "int8-block", "int8-symmetric", "float16"),
+    "int4": ("int8-block", "int4-block", "float16"), "fp16": ("float16",), "none": (),
 }  # fmt: skip
 """Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
 
@@ -85,11 +89,11 @@ def choose(
     """What to round, with the reason for each layer, and the model that came out: ``best`` where nothing pays."""
     if s.calibrate is not None and s.quantize != "none":
         s.say("calibrating")
-        s.facts = s.calibrate(best.model)
-        note(best.model, s.facts, target=s.target)
-    found = sites(s, best.model)
-    s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.model.graph if n.inputs and n.inputs[0] is not None}
-    s.modules = {ir.site(n): ir.module_of(n) for n in best.model.graph}
+        s.facts = s.calibrate(best.fused)
+        note(best.fused, s.facts, target=s.target)
+    found = sites(s, best.fused)
+    s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.fused.graph if n.inputs and n.inputs[0] is not None}
+    s.modules = {ir.site(n): ir.module_of(n) for n in best.fused.graph}
     if not found:
         return {}, None, best
     job = _Job(s, folder, groups, best, found)
@@ -121,6 +125,17 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
         fired = [(e.by, e.site) for e in ctx.events if e.number is not None and e.site in nodes]
         if fired:
             known.setdefault(scheme, []).extend(fired)
+    if s.target.half and s.quantize != "none":
+        half = [(float16.NAME, ir.site(n)) for n in float16.convertible(model, s.target)]
+        far = beyond(model, [node for _, node in half], s.feeds, s.threads, float16.SAFE)
+        if far:
+            text = f"values beyond {float16.SAFE:g} were seen there"
+            s.notes.append(f"{len(far)} nodes are not computed in float16, the first {min(far)!r}: {text}")
+        half = [site for site in half if site[1] not in far]
+        for found in filter(None, known.values()):
+            rounded = {node for _, node in found}
+            found.extend(site for site in half if site[1] not in rounded)
+        known[float16.NAME] = half
     for scheme, found in known.items():
         known[scheme] = [site for site in found if not any(kept_float(nodes[site[1]], p) for p in s.keep_float)
                          and not s.ctx.skip & {site[0], "@".join(site)}]  # fmt: skip
@@ -156,7 +171,7 @@ class _Job:
     ) -> None:
         self.s, self.folder, self.groups, self.best, self.found = s, folder, groups, best, found
         self.whole = Part(s, best, found, range(len(s.feeds)), "", self.build)
-        self.split = parts(s, best.model)
+        self.split = parts(s, best.fused)
         self.parts = [self.whole]
         if self.split is not None:
             _, few, more = self.split
@@ -164,13 +179,14 @@ class _Job:
                           Part(s, best, found, few, ", few tokens", self.build)]  # fmt: skip
 
     def build(self, chosen: Sequence[Site], smooth: dict[str, float], few: Few | None = None) -> Candidate:
-        return self.s.build(self.folder, self.groups, by_rule(chosen), self.best.model, smooth, few)
+        return self.s.build(self.folder, self.groups, by_rule(chosen), self.best.fused, smooth, few)
 
     def consider(self, scheme: str) -> None:
         """Try a scheme whole."""
         s, found = self.s, self.found[scheme]
-        s.say(f"trying {len(found)} layers as {scheme}")
-        label = f"all {len(found)} layers {scheme}"
+        count = len(own(scheme, found))
+        s.say(f"trying {count} layers as {scheme}")
+        label = f"all {count} layers {scheme}{'' if count == len(found) else ', the rest float16'}"
         judged = self.judge(scheme, {}, label)
         if s.facts and s.real and any(tried is not None and breach is not None for tried, breach in judged):
             judged = self.prepared(scheme, judged, label)
@@ -187,16 +203,16 @@ class _Job:
         """The whole with activations smoothed (int8) or weights rounded by least squares (int4), where that has less error."""
         s, smooth = self.s, {}
         nodes = {node for _, node in self.found[scheme]}
-        if scheme == "int8":
+        if scheme in ("int8", "int8-symmetric"):
             s.say("smoothing activations")
-            smooth = alphas(self.best.model, nodes, s.feeds, s.target, s.threads)
+            smooth = alphas(self.best.fused, nodes, s.feeds, s.threads)
         elif scheme in ("int7", "int8-row"):
             smooth = next((part.smooth for part in self.parts if part.smooth), {})
         elif scheme == "int4-block":
             s.say("rounding weights to 4 bits by least squares")
             until = turns.clock() + ROUNDING * s.seconds
             s.weights = least_squares(
-                self.best.model, nodes, s.feeds, s.keep, s.target, s.threads, lambda: turns.clock() < until
+                self.best.fused, nodes, s.feeds, s.keep, s.threads, lambda: turns.clock() < until
             )
         weights = scheme == "int4-block" and bool(s.weights)
         if not smooth and not weights:
@@ -227,7 +243,7 @@ class _Job:
         if s.machine is None:
             options, feed = SessionOptions(threads=s.threads), first.feeds[0]
             before, after = (node_times(c.path, feed, options) for c in (self.best, candidate))
-            s.times = before, by_layer(after, won, candidate.model, self.best.model)
+            s.times = before, by_layer(after, won, candidate.model, self.best.fused)
         else:
             s.foretold = won.paired.ratio
         s.drop(self.best)

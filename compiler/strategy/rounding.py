@@ -17,7 +17,6 @@ from ..ir import Model
 from ..quantization import BLOCK, BlockWeight, block_form, nearest_blocks
 from ..quantization.linears import Linear, linear
 from ..quantization.rounding import Gram, round_blocks
-from ..targets import Target
 from .layers import block_error, rows
 from .probe import watch
 
@@ -28,7 +27,7 @@ AT_ONCE = 256 << 20
 
 
 def least_squares(
-    model: Model, nodes: Collection[str], feeds: Sequence[dict[str, Any]], keep: Keep, target: Target, threads: int | None,
+    model: Model, nodes: Collection[str], feeds: Sequence[dict[str, Any]], keep: Keep, threads: int | None,
     more: Callable[[], bool] = lambda: True, only: Collection[str] | None = None,
 ) -> dict[str, dict[str, BlockWeight]]:  # fmt: skip
     """By name of initializer and form, the weights of these linear layers that gained. The last input judges.
@@ -51,7 +50,7 @@ def least_squares(
     for group in _groups({x: len(found[0].matrix) for x, found in by_input.items()}):
         grams = {x: Gram(size, np.float32) for x, size in group.items()}
         apart: dict[str, Any] = {}
-        for feed, values in zip(feeds, watch(model, group, feeds, target, threads), strict=True):
+        for feed, values in zip(feeds, watch(model, group, feeds, threads), strict=True):
             for x, value in apart.items():
                 grams[x].add(value)
             apart = {x: value for x, value in keep(feed, values).items() if x in grams}

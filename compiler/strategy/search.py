@@ -75,12 +75,18 @@ class CandidateFailed(VerificationFailed):
 
 @dataclass
 class Candidate:
-    """A model built and opened: its file, an open session, and the sites at which LOSSY rules acted."""
+    """A model built and opened.
+
+    Attributes:
+        applied: how often each rule acted.
+        fused: the model before it was rounded and, where that comes after, lowered: what other candidates are made of.
+    """
 
     path: Path
     model: Model
     session: Any
-    applied: dict[str, int] = field(default_factory=dict)
+    applied: dict[str, int]
+    fused: Model
 
 
 @dataclass
@@ -187,14 +193,14 @@ class Search:
         try:
             result = optimize(model, options, ctx, self.rules)
             storage.save(model, path)
-            opened = self.open(path, SessionOptions())
+            opened = self.open(path, self.target.session_options())
             for feed in self.feeds:
                 run(opened, feed, where=str(path))
         except OutputError:
             raise
         except OlcError as e:
             raise CandidateFailed(e, self.plan_of(groups, sites, options.smooth)) from e
-        return Candidate(path, model, opened, dict(result.outcome.applied))
+        return Candidate(path, model, opened, dict(result.outcome.applied), result.fused or model)
 
     def plan_of(
         self, groups: frozenset[str] | None, sites: Mapping[str, frozenset[str]], smooth: Mapping[str, float]
@@ -220,8 +226,12 @@ class Search:
         if self.machine is None:
             return self.pair(best.session, other.session, part)
         if self.profiles is None:
-            self.profiles = [node_times(best.path, feed, SessionOptions(threads=self.threads)) for feed in self.feeds]
-        return predicted(self.machine, best.model, sites, [self.feeds[i] for i in part], [self.profiles[i] for i in part])
+            path = best.path
+            if best.fused is not best.model:  # its nodes have other names
+                path = path.with_name("fused.onnx")
+                storage.save(best.fused, path)
+            self.profiles = [node_times(path, feed, SessionOptions(threads=self.threads)) for feed in self.feeds]
+        return predicted(self.machine, best.fused, sites, [self.feeds[i] for i in part], [self.profiles[i] for i in part])
 
     def differences(self, session: Any, part: Sequence[int] | None = None) -> list[numerics.OutputDifference]:
         part = range(len(self.feeds)) if part is None else part
@@ -273,7 +283,7 @@ class Search:
 
     def _opened(self, best: Candidate) -> SessionOptions:
         """The session options that are faster, one after the other on top of those kept."""
-        chosen = SessionOptions(threads=self.threads)
+        chosen = self.target.session_options().with_threads(self.threads)
         current = best.session
         for change in opened_as(self.threads) if self.machine is None else ():
             options = replace(chosen, **change)

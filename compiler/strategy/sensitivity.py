@@ -18,8 +18,7 @@ from .. import ir, storage
 from ..evaluation.numerics import compare
 from ..evaluation.padding import Keep
 from ..ir import Model
-from ..session import SessionOptions, run
-from ..targets import Target
+from ..session import SessionOptions, run, session
 from .budget import Budget
 
 NOISE = 1e-3
@@ -29,7 +28,7 @@ OWN = 0.5
 
 
 def sensitivities(
-    model: Model, nodes: Sequence[str], feeds: Sequence[dict[str, Any]], keep: Keep, target: Target, threads: int | None,
+    model: Model, nodes: Sequence[str], feeds: Sequence[dict[str, Any]], keep: Keep, threads: int | None,
     more: Callable[[], bool] = lambda: True,
 ) -> dict[str, float]:  # fmt: skip
     """By node, 1 - cosine at the worst output over the relative squared error of the node's first output.
@@ -57,7 +56,7 @@ def sensitivities(
         path = Path(folder) / "noisy.onnx"
         storage.save(noisy, path)
         del noisy
-        opened = target.session(path, threads=threads, options=SessionOptions())
+        opened = session(path, threads, options=SessionOptions())
     silent = feed | {noise: np.zeros((), np.float32) for _, noise in names.values()}
     clean = run(opened, silent)
     reference = keep(feed, {name: clean[name] for name in given})

@@ -27,10 +27,17 @@ class Target(Protocol):
     Attributes:
         name: as given to ``--target``.
         opset: version of the standard domain that the target likes best.
+        half: arithmetic in float16 is faster there, as a rule; then it is lowered to after that was decided.
     """
 
     name: str
     opset: int
+    half: bool
+
+    @property
+    def here(self) -> bool:
+        """Does this machine have what artifacts run on, so that they can be timed?"""
+        ...
 
     @property
     def table(self) -> Table:
@@ -66,6 +73,10 @@ class Target(Protocol):
         Raises:
             Unsupported: something is left; the message lists every culprit.
         """
+        ...
+
+    def finish(self, model: ir.Model, ctx: Context, before: Set[tuple[str, str]] | None) -> int:
+        """The last part of ``lower``, which does not depend on dtypes; the number of changes."""
         ...
 
     def features(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _conv_weight(w, b, scale_x, limit):
     return q, scale, np.rint(b.astype(np.float64) / unit).astype(np.int32), unit
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8Conv:
     """A convolution, perhaps with Relu or Clip after it, whose input, weight, bias and output are rounded to 8 bits.
 
@@ -170,7 +170,7 @@ def _dequantized(op, q, scale, zero):
     return op.shared(op.DequantizeLinear(q, scale, zero))
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8Add:
     """A sum of two activations, one of them rounded before, on grids of 8 bits, perhaps with Relu or Clip after it."""
 
@@ -191,7 +191,7 @@ class Int8Add:
     ]  # fmt: skip
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8Mul:
     """A product of two activations, one of them rounded before, on grids of 8 bits."""
 
@@ -212,7 +212,7 @@ class Int8Mul:
     ]  # fmt: skip
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8HardSigmoid:
     """A HardSigmoid of an activation that was rounded before is a sum on a grid from 0 to 1, which cuts it there.
 
@@ -255,7 +255,7 @@ _Q = {"observed": {"q": (0, 12), "y": (-3, 3)}, "q": u8["N", 4, 5, 5], "scale": 
 _UNSEEN = {"q": u8["N", 4, 5, 5], "scale": np.float32(0.5), "zero": None, "because": "no calibration range"}
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8Sigmoid:
     """A Sigmoid of an activation that was rounded before, rounded again: a table of 256 bytes."""
 
@@ -266,7 +266,7 @@ class Int8Sigmoid:
     cases = [Case("a gate", attrs={}, **_Q), Refused("not calibrated", attrs={}, **_UNSEEN)]
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8LeakyRelu:
     """A LeakyRelu of an activation that was rounded before, rounded again: a table of 256 bytes."""
 
@@ -277,7 +277,7 @@ class Int8LeakyRelu:
     cases = [Case("half", attrs={"alpha": 0.5}, **_Q), Refused("not calibrated", attrs={}, **_UNSEEN)]
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8GlobalAveragePool:
     """An average over all positions of an activation that was rounded before, rounded again; the sums are of integers."""
 
@@ -288,7 +288,7 @@ class Int8GlobalAveragePool:
     cases = [Case("a head", attrs={}, **_Q), Refused("not calibrated", attrs={}, **_UNSEEN)]
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8AveragePool:
     """An average over windows of an activation that was rounded before, rounded again; the sums are of integers."""
 
@@ -309,7 +309,7 @@ class Int8AveragePool:
     ]
 
 
-@rule(group="quantize", since=19, safety=_ROUNDED)
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8Concat:
     """Activations put together, one of them rounded before, on one grid of 8 bits."""
 

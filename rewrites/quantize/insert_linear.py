@@ -49,7 +49,7 @@ _cases = [
 
 
 @rule(
-    group="quantize", since=19,
+    group="quantize", since=19, targets=("onnxruntime-cpu",),
     safety=LOSSY("weights and activations are rounded to 8 bits: cosine about 0.99 to the original"),
 )  # fmt: skip
 class Int8Linear:
@@ -67,7 +67,7 @@ class Int8Linear:
 
 
 @rule(
-    group="quantize", since=19,
+    group="quantize", since=19, targets=("onnxruntime-cpu",),
     safety=LOSSY("weights are rounded to 7 bits and activations to 8: cosine about 0.985 to the original"),
 )  # fmt: skip
 class Int7Linear:
@@ -83,7 +83,7 @@ class Int7Linear:
 
 
 @rule(
-    group="quantize", since=19,
+    group="quantize", since=19, targets=("onnxruntime-cpu",),
     safety=LOSSY("weights are rounded to 8 bits, activations to 8 bits in the range of each row"),
 )  # fmt: skip
 class Int8RowLinear:
@@ -144,7 +144,8 @@ class Int4BlockLinear:
         return _blocked(op, m, 4)
 
 
-@rule(group="quantize", since=19, safety=LOSSY("activations are rounded to 8 bits: cosine about 0.99 to the original"))
+@rule(group="quantize", since=19, targets=("onnxruntime-cpu",),
+      safety=LOSSY("activations are rounded to 8 bits: cosine about 0.99 to the original"))  # fmt: skip
 class StoredInt8Linear:
     """A linear layer whose weight is stored as int8 and widened by Cast and Mul has its activation rounded to 8 bits too.
 

@@ -107,7 +107,7 @@ def searched(
     )  # fmt: skip
     bench.real = data
     if data:
-        bench.calibrate = lambda fused: calibrate(fused, FEEDS, TARGET, 1)
+        bench.calibrate = lambda fused: calibrate(fused, FEEDS, 1)
     return bench.run("test"), bench
 
 
@@ -323,7 +323,7 @@ def test_of_two_bodies_the_one_for_many_goes_back_to_float_first() -> None:
 
 
 def test_calibration_sees_every_sample() -> None:
-    facts = calibrate(model(), FEEDS, TARGET, 1)
+    facts = calibrate(model(), FEEDS, 1)
     x = normed(np.concatenate([f["x"] for f in FEEDS]))
     seen = facts["a0"]
     assert (seen.low, seen.high) == pytest.approx((x.min(), x.max()), rel=1e-5)
@@ -332,7 +332,7 @@ def test_calibration_sees_every_sample() -> None:
 
 def test_errors_are_those_of_the_layer() -> None:
     m = model()
-    found = layers.errors(m, [("int8-linear", "h1"), ("int4-block-linear", "h1")], FEEDS[:1], TARGET, 1)
+    found = layers.errors(m, [("int8-linear", "h1"), ("int4-block-linear", "h1")], FEEDS[:1], 1)
     x, w = normed(FEEDS[0]["x"]), ir.array(next(v for v in m.graph.initializers.values() if v.name == "w0"))
     q, scale = quantize_linear_weight(w)
     rounded = emulate.fake_uint8(x, x.min(), x.max()) @ (q * scale)
@@ -347,7 +347,7 @@ def test_errors_of_a_layer_that_reads_what_a_caller_may_override() -> None:
     m.graph.initializers["x"] = x
     first = next(n for n in m.graph if n.name == "h1")
     first.replace_input_with(0, x)
-    (error,) = layers.errors(m, [("int8-linear", "h1")], [{"r": FAR}], TARGET, 1).values()
+    (error,) = layers.errors(m, [("int8-linear", "h1")], [{"r": FAR}], 1).values()
     w = ir.array(m.graph.initializers["w0"])
     q, scale = quantize_linear_weight(w)
     x0 = FEEDS[0]["x"]
@@ -361,7 +361,7 @@ def test_an_operator_without_weights_is_judged_by_what_it_reads_and_gives() -> N
     found = []
     for reach in (5.0, 500.0):
         node.inputs[0].meta["olc.observed"] = Observed(-reach, reach)
-        found.append(layers.errors(m, [("int8-sigmoid", "t0")], FEEDS[:1], TARGET, 1)["int8-sigmoid", "t0"])
+        found.append(layers.errors(m, [("int8-sigmoid", "t0")], FEEDS[:1], 1)["int8-sigmoid", "t0"])
     assert found[1] > 100 * found[0] > 0
 
 
@@ -371,11 +371,11 @@ def test_least_squares_keeps_what_gains_on_other_inputs() -> None:
     mix = random.normal(size=(4, WIDTH)).astype(np.float32)
     feeds = [{"x": (random.normal(size=(200, 4)) @ mix).astype(np.float32) / 4, "r": FAR[:1]} for _ in range(3)]
     m = model()
-    made = least_squares(m, ["h1", "h2"], feeds, lambda feed, values: dict(values), TARGET, 1)
+    made = least_squares(m, ["h1", "h2"], feeds, lambda feed, values: dict(values), 1)
     assert "w0" in made
     x, w = normed(feeds[-1]["x"]), ir.array(m.graph.initializers["w0"])
     assert emulate.block(x, w, 4, 64, made["w0"][FORM]) < 0.9 * emulate.block(x, w, 4, 64)
-    assert least_squares(m, ["h1"], feeds[:1], lambda feed, values: dict(values), TARGET, 1) == {}
+    assert least_squares(m, ["h1"], feeds[:1], lambda feed, values: dict(values), 1) == {}
 
 
 def test_every_scheme_names_rules_that_there_are() -> None:
@@ -396,7 +396,7 @@ def test_what_is_found_is_what_is_carried_out() -> None:
     proto.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=(8, 8, 1, 1)).astype(np.float32), "w"))
     source = ir.serde.deserialize_model(proto)
     fused = optimize(source.clone(), Options(level=2), Context(target=TARGET)).model
-    facts = calibrate(fused, [{"x": random.normal(size=(1, 8, 6, 6)).astype(np.float32)}], TARGET, 1)
+    facts = calibrate(fused, [{"x": random.normal(size=(1, 8, 6, 6)).astype(np.float32)}], 1)
     note(fused, facts)
     asking = SimpleNamespace(rules=registry(), target=TARGET, quantize="auto", keep_float=(), ctx=Context(target=TARGET))
     (found,) = quantize.sites(asking, fused).values()  # type: ignore[arg-type]
@@ -428,7 +428,7 @@ def test_a_weight_that_two_layers_read_is_rounded_to_the_nearest() -> None:
     second.replace_input_with(1, m.graph.initializers["w0"])
     random = np.random.default_rng(7)
     feeds = [{"x": random.normal(size=(200, WIDTH)).astype(np.float32), "r": FAR[:1]} for _ in range(3)]
-    made = least_squares(m, ["h1", "h2", "h3"], feeds, lambda feed, values: dict(values), TARGET, 1)
+    made = least_squares(m, ["h1", "h2", "h3"], feeds, lambda feed, values: dict(values), 1)
     assert "w0" not in made
 
 

@@ -1,0 +1,165 @@
+"""Nodes compute in float16: their float32 inputs are cast, and what other nodes read of their outputs is cast back.
+
+Which nodes can is a matter of the target's table and of the operator: each type variable that stands for float32 there has
+to allow float16. What a model takes and gives keeps its dtype. Two chains of nodes stay in float32 whatever is asked:
+
+* what leads to the argument of a Sin or Cos. Positions times frequencies reach thousands, where float16 has steps of 1;
+* what counts, random numbers, and casts.
+
+Constants beyond float16's range, such as a mask's -3.4e38, become its largest finite numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import ir
+from ..analysis import shapes
+from . import Context
+from .edit import Names, constant
+
+if TYPE_CHECKING:
+    from ..targets import Target
+
+NAME = "float16"
+LARGEST = float(np.finfo(np.float16).max)
+SAFE = LARGEST / 2
+"""A value that was seen beyond it may leave the range on other inputs."""
+
+_NEVER = frozenset((
+    "Cast", "CastLike", "Constant", "ConstantOfShape", "CumSum", "EyeLike", "Multinomial", "Bernoulli", "RandomNormal",
+    "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Range", "If", "Loop", "Scan",
+))  # fmt: skip
+
+def convertible(model: ir.Model, target: Target) -> list[ir.Node]:
+    """Nodes of the main graph that can compute in float16, in order."""
+    kept = _angles(model.graph)
+    return [n for n in model.graph if n not in kept and _places(n, model, target) is not None]
+
+
+def run(model: ir.Model, ctx: Context, nodes: Collection[ir.Node], target: Target) -> int:
+    """Convert these nodes, as far as they are ``convertible``; the number converted."""
+    work = _Work(model)
+    wanted = set(nodes)
+    changes = 0
+    for node in convertible(model, target):
+        found = _places(node, model, target)
+        if node not in wanted or found is None:
+            continue
+        work.convert(node, *found)
+        ctx.record(NAME, ir.site(node), f"{node.op_type} computes in float16")
+        changes += 1
+    work.finish()
+    return changes
+
+
+def _places(node: ir.Node, model: ir.Model, target: Target) -> tuple[list[int], list[int]] | None:
+    """Positions of the inputs and outputs that become float16, or None where the node stays as it is."""
+    if node.op_type in _NEVER or any(True for _ in ir.subgraphs(node)):
+        return None
+    version = ir.opset_of(model, node.domain)
+    form = None if version is None else target.table.signature(node.op_type, node.domain, version)
+    if form is None or version is None:
+        return None
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not _exact(node.inputs[1]):
+        return None
+    dtypes: dict[str, str] = {}
+    places: tuple[list[int], list[int]] = ([], [])
+    for formals, values, found in ((form.inputs, node.inputs, places[0]), (form.outputs, node.outputs, places[1])):
+        for i, v in enumerate(values):
+            if v is None or not formals:
+                continue
+            formal = formals[min(i, len(formals) - 1)]
+            if v.dtype is None:
+                return None
+            dtype = v.dtype.name.lower()
+            if dtype == "float" and formal.type != "float":
+                found.append(i)
+                dtype = "float16"
+            dtypes.setdefault(formal.type, dtype)
+            dtypes.setdefault(formal.name, dtype)
+    # A comparison or an index is not worth the rounding of what it compares.
+    if not places[0] or not (places[1] or node.op_type == "QuantizeLinear"):
+        return None
+    return places if target.table.supports(node.op_type, node.domain, version, dtypes).how == "yes" else None
+
+
+def _exact(scale: ir.Value | None) -> bool:
+    """Is a scale the same number in float16?"""
+    a = ir.array(scale)
+    return a is not None and bool(np.all(a.astype(np.float16).astype(a.dtype) == a))
+
+
+def _angles(graph: ir.Graph) -> set[ir.Node]:
+    """Nodes that the argument of a Sin or Cos is computed by."""
+    found: set[ir.Node] = set()
+    work = [v for n in graph if n.domain == "" and n.op_type in ("Sin", "Cos") for v in n.inputs]
+    while work:
+        v = work.pop()
+        node = None if v is None else v.producer()
+        if node is not None and node not in found:
+            found.add(node)
+            work.extend(node.inputs)
+    return found
+
+
+class _Work:
+    def __init__(self, model: ir.Model) -> None:
+        self.model, self.graph, self.names = model, model.graph, Names(model)
+        self.twins: dict[ir.Value, ir.Value] = {}
+        self.back: list[ir.Node] = []
+
+    def convert(self, node: ir.Node, inputs: list[int], outputs: list[int]) -> None:
+        for i in inputs:
+            v = node.inputs[i]
+            assert v is not None
+            node.replace_input_with(i, self.twin(v))
+        for i in outputs:
+            old = node.outputs[i]
+            cast = self.cast(old, ir.DataType.FLOAT, f"{old.name}_float")
+            new = cast.outputs[0]
+            new.type, new.shape = old.type, old.shape
+            self.graph.insert_after(node, cast)
+            ir.replace_value(old, new)
+            cast.replace_input_with(0, old)
+            old.name = old.name or self.names.value(f"{new.name}_float16")
+            old.type = ir.TensorType(ir.DataType.FLOAT16)
+            self.twins[new] = old
+            self.back.append(cast)
+
+    def twin(self, v: ir.Value) -> ir.Value:
+        """The value in float16."""
+        if v not in self.twins:
+            self.twins[v] = self._twin(v)
+        return self.twins[v]
+
+    def _twin(self, v: ir.Value) -> ir.Value:
+        a = ir.array(v)
+        if a is not None:
+            held = np.where(np.isinf(a), a, np.clip(a, -LARGEST, LARGEST)).astype(np.float16)
+            return constant(self.graph, self.names, f"{v.name}_float16", held)
+        cast = self.cast(v, ir.DataType.FLOAT16, f"{v.name}_float16")
+        made = v.producer()
+        if made is None:
+            self.graph.insert_before(self.graph[0], cast)
+        else:
+            self.graph.insert_after(made, cast)
+        return cast.outputs[0]
+
+    def cast(self, v: ir.Value, to: ir.DataType, name: str) -> ir.Node:
+        cast = ir.make_node("Cast", [v], {"to": int(to)})
+        cast.outputs[0].name = self.names.value(name)
+        cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(to), v.shape
+        cast.name = self.names.node(f"Cast_{cast.outputs[0].name}")
+        return cast
+
+    def finish(self) -> None:
+        """Take out the casts back that nobody reads."""
+        for cast in self.back:
+            out = cast.outputs[0]
+            if not out.uses() and not out.is_graph_output():
+                self.graph.remove(cast, safe=True)
+        shapes.infer(self.model)

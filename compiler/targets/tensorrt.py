@@ -1,0 +1,126 @@
+"""TensorRT: by its own parser, or as an execution provider of ONNX Runtime.
+
+The capability table is made of what the parser of TensorRT-RTX takes, which can be asked without a GPU. Where tensorrt-rtx is
+installed::
+
+    python -m olc.targets.tensorrt --write
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import ir
+from . import capabilities, registry
+from .capabilities import Kernel, Parameter, Signature, Table
+from .declared import Declared
+
+NEWEST = 25
+"""Opset of the standard domain, the last that the parser is documented to take."""
+
+_COMPUTES = frozenset(("float", "float16", "bfloat16", "double", "int32", "int64", "bool"))
+_HELD = {"Cast": {"uint8"}, "CastLike": {"uint8"}, "Identity": {"uint8"},
+         "QuantizeLinear": {"int8", "int4", "float8e4m3fn", "float4e2m1"},
+         "DequantizeLinear": {"int8", "int4", "float8e4m3fn", "float4e2m1"}}  # fmt: skip
+"""Dtypes that single operators take besides."""
+_HALF = frozenset(("float16", "bfloat16"))
+
+
+class TensorRT(Declared):
+    """The target ``tensorrt``: one engine of the whole model, strongly typed, integers by symmetric QDQ."""
+
+    name = "tensorrt"
+    opset = 23
+    file = __file__
+    providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    # Where the CPU stands in for it, QDQ is computed as it is written, not by integer kernels of the CPU that saturate.
+    config: Mapping[str, str] = {"session.disable_quant_qdq": "1"}
+    runtime = "tensorrt"
+    half = True
+
+    def limit(self, node: ir.Node) -> str | None:
+        """What the parser takes and the builder refuses, or computes otherwise than the standard says."""
+        if node.domain == "" and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            return _qdq(node)
+        if node.domain == "" and node.op_type in ("NonZero",):
+            return "its size depends on the data, for which TensorRT needs a plugin"
+        shape = next((len(v.shape) for v in (*node.inputs, *node.outputs) if v is not None and v.shape is not None
+                      and len(v.shape) > 8), None)  # fmt: skip
+        return None if shape is None else f"rank {shape}, and TensorRT goes to 8"
+
+
+def _qdq(node: ir.Node) -> str | None:
+    scale = ir.array(node.inputs[1])
+    if scale is None:
+        return "the scale is not a constant"
+    if not bool((scale > 0).all()):
+        return "a scale is not above 0"
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    held = None if zero is None else ir.array(zero)
+    if zero is not None and (held is None or bool(held.astype("float32").any())):
+        return "the zero point is not 0"
+    if node.op_type == "QuantizeLinear" and (zero is None or zero.dtype == ir.DataType.UINT8):
+        return "it gives uint8, and TensorRT's integers are int8"
+    return None
+
+
+def generate() -> Table:
+    """The table of the installed TensorRT-RTX: each operator at every opset up to ``NEWEST``, by what its parser says."""
+    import onnx
+    import onnx.defs
+    import onnx.parser
+    import tensorrt_rtx as trt
+
+    class Silent(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            pass
+
+    log = Silent()
+    builder = trt.Builder(log)
+    network = builder.create_network(0)  # the parser keeps no reference to it
+    parser = trt.OnnxParser(network, log)
+    forms: dict[tuple[str, str], list[Signature]] = {}
+    kernels: dict[tuple[str, str], list[Kernel]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain or schema.since_version > NEWEST:
+            continue
+        key = ("", schema.name)
+        sides = [tuple(_parameter(p) for p in side) for side in (schema.inputs, schema.outputs)]
+        forms.setdefault(key, []).append(Signature(schema.since_version, sides[0], sides[1], {}, schema.deprecated))
+        if parser.supports_operator(schema.name):
+            types = {c.type_param_str: _taken(schema.name, c.allowed_type_strs) for c in schema.type_constraints}
+            kernels.setdefault(key, []).append(Kernel(schema.since_version, schema.since_version, types))
+    newest = 0
+    for version in range(8, onnx.IR_VERSION + 8):
+        text = f'<ir_version: {version}, opset_import: ["": 13]> g (float[1] x) => (float[1] y) {{ y = Neg (x) }}'
+        held = builder.create_network(0)
+        if not trt.OnnxParser(held, log).parse(onnx.parser.parse_model(text).SerializeToString()):
+            break
+        newest = version
+    return Table("tensorrt-rtx", trt.__version__, TensorRT.providers[0], newest,
+                 {key: tuple(sorted(found, key=lambda s: s.since)) for key, found in sorted(forms.items())},
+                 {key: capabilities.merge(found) for key, found in sorted(kernels.items())})  # fmt: skip
+
+
+def _taken(operator: str, allowed: Any) -> frozenset[str]:
+    """Dtypes of a type variable that TensorRT takes. Attention it builds only in 16 bits."""
+    names = {registry.bare(t) for t in allowed}
+    taken = names & (_COMPUTES | _HELD.get(operator, set()))
+    if operator == "Attention":
+        taken &= _HALF | ({"bool"} if "bool" in names else set())
+    return frozenset(taken)
+
+
+def _parameter(formal: Any) -> Parameter:
+    option = {"Single": "one", "Optional": "optional", "Variadic": "many"}[formal.option.name]
+    return Parameter(formal.name or "_", registry.bare(formal.type_str), option)
+
+
+TARGET = TensorRT()
+
+if __name__ == "__main__":
+    raise SystemExit(registry.main(__file__, generate))

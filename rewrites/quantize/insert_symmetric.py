@@ -1,0 +1,78 @@
+"""Linear layers and convolutions in symmetric int8, as TensorRT wants them: zero points of 0, one scale for an activation.
+
+A bias stays float, and so does the result: what follows is fused into the kernel in float, and rounding between would only
+lose. The scales are numbers of float16, so that they stay what they are where the rest of the model becomes float16.
+"""
+
+import numpy as np
+from olc.quantization import all_finite, half_scale, int8_weight, observed, quantize_linear_weight
+from olc.rules import LOSSY, Attrs, Case, Const, Refused, array, f32, rule
+
+from .insert_linear import _linear, _unfit, _with_bias
+
+_ROUNDED = LOSSY("weights and activations are rounded to 8 bits: cosine about 0.99 to the original")
+
+
+def _scale(m):
+    """Sets ``m.scale``, the activation's, or gives the reason why there is none."""
+    seen = observed(m.x)
+    if seen is None:
+        return "no calibration range"
+    with np.errstate(over="ignore"):
+        m.scale = half_scale(max(abs(seen.low), abs(seen.high)))
+    if not np.isfinite(m.scale):
+        return "the calibration range is beyond float16"
+
+
+def _rounded(op, m):
+    zero = np.int8(0)
+    return op.DequantizeLinear(op.QuantizeLinear(m.x, m.scale, zero), m.scale, zero)
+
+
+@rule(group="quantize", targets=("tensorrt",), since=19, safety=_ROUNDED)
+class SymmetricInt8Linear:
+    """A linear layer (MatMul or Gemm with constant weight) with its operands in int8, a scale for each column of the weight."""
+
+    pattern = _linear
+
+    def unless(m):
+        return _unfit(m) or _scale(m)
+
+    def rewrite(op, m):
+        q, scale = int8_weight(m.w, m.turned, half=True)
+        return _with_bias(op, m, op.MatMul(_rounded(op, m), op.DequantizeLinear(q, scale, np.zeros(len(scale), np.int8), axis=1)))
+
+    cases = [
+        Case("a projection", observed={"x": (-3, 2)}, x=f32["B", "S", 32], w=f32[32, 16], b=None, transB=0),
+        Case("a classifier", observed={"x": (-1, 4)}, x=f32["N", 16], w=f32[16, 16], b=f32[1, 16], transB=1),
+        Refused("not calibrated", x=f32["N", 32], w=f32[32, 16], b=None, transB=0, because="no calibration range"),
+        Refused("huge", observed={"x": (-3e7, 2)}, x=f32["N", 32], w=f32[32, 16], b=None, transB=0, because="beyond float16"),
+        Refused("tiny", observed={"x": (-3, 2)}, x=f32["N", 32], w=f32[32, 8], b=None, transB=0, because="too small to gain"),
+    ]  # fmt: skip
+
+
+@rule(group="quantize", targets=("tensorrt",), since=19, safety=_ROUNDED)
+class SymmetricInt8Conv:
+    """A convolution with its operands in int8, a scale for each output channel of the weight."""
+
+    def pattern(op, x: f32, w: Const[f32], b: f32 | None, attrs: Attrs):
+        return op.Conv(x, w, b, **attrs)
+
+    def unless(m):
+        if not all_finite(array(m.w)):
+            return "the weight is not finite"
+        return _scale(m)
+
+    def rewrite(op, m):
+        w = array(m.w)
+        q, scale = quantize_linear_weight(w.reshape(len(w), -1).T, half=True)
+        held = op.DequantizeLinear(np.ascontiguousarray(q.T).reshape(w.shape), scale, np.zeros(len(scale), np.int8), axis=0)
+        return op.Conv(_rounded(op, m), held, m.b, **m.attrs)
+
+    cases = [
+        Case("a block", observed={"x": (-3, 3)}, x=f32["N", 4, 5, 5], w=f32[6, 4, 3, 3], b=f32[6], attrs={"pads": [1, 1, 1, 1]}),
+        Case("depthwise", observed={"x": (-3, 3)}, x=f32["N", 4, 7], w=f32[4, 1, 3], b=None, attrs={"group": 4, "strides": [2]}),
+        Refused("not calibrated", x=f32["N", 4, 7], w=f32[4, 4, 3], b=None, attrs={}, because="no calibration range"),
+        Refused("infinite", observed={"x": (-3, 3)}, x=f32["N", 1, 7], w=np.full((1, 1, 3), np.inf, np.float32), b=None,
+                attrs={}, because="not finite"),
+    ]  # fmt: skip
