@@ -280,6 +280,7 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
 
 def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset[str]], target: Any) -> None:
     before = frozenset((ir.site(n), n.op_type) for g in ir.all_graphs(run.model, functions=False) for n in g)
+    old = set(run.model.graph)
     if alphas:
         run.run_pass(smooth, alphas)
     half = sites.get(float16.NAME, frozenset())
@@ -291,7 +292,7 @@ def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset
     if half and target is not None:
         left = {n for n in half if f"{float16.NAME}@{n}" not in run.ctx.skip}
         # What rules made of a layer computes as what is around it.
-        nodes = [n for n in run.model.graph if ir.site(n) in left or (ir.site(n), n.op_type) not in before]
+        nodes = [n for n in run.model.graph if n not in old or ir.site(n) in left]
         run.run_pass(float16, nodes, target)
         run.run_pass(cse)
         run.run_pass(dce)
