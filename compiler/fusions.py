@@ -15,6 +15,7 @@ from . import ir
 from .ir import Model, Node
 from .matching import Miss, match
 from .passes import Context
+from .rewriter import origins
 from .rules import Registry, Rule
 
 _MS = "com.microsoft"
@@ -88,6 +89,10 @@ def _nodes(model: Model) -> Iterator[Node]:
 
 
 def _missed(model: Model, anchor: Node, kind: _Kind, rules: Registry, ctx: Context, refused: dict[str, str]) -> Missed:
+    lowered = {e.site: e for e in ctx.events if e.by.startswith("lower:") and e.number is None}
+    for name in origins(anchor):
+        if name in lowered:
+            return Missed(ir.site(anchor), lowered[name].by, lowered[name].detail)
     best: tuple[int, int, str, str] | None = None
     opset, target = ir.opset_of(model) or 1, getattr(ctx.target, "name", None)
     for rule in rules:

@@ -438,6 +438,8 @@ class Job:
             keep=keep, accept=lambda outputs, points: self.accept(outputs, points, lossy, built, plan),
             corners=corners, grid=grid,
         )  # fmt: skip
+        shown = self.target.proof(built, feeds)
+        self.notes += [] if shown is None else [shown]
         self.feed = feeds[0] if measure else None
         return found
 

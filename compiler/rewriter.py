@@ -19,6 +19,7 @@ from .matching import Match, Miss, match
 from .passes import Context
 from .passes.edit import Names
 from .patterns import Out, Product
+from .quantization.facts import inherit
 from .rules import Rule
 
 MAX_ORIGINS = 32
@@ -350,6 +351,7 @@ class Rewriter:
         for old, new in pairs:
             users = [u for u, _ in old.uses()]
             ir.replace_value(old, new)
+            inherit(old, new)
             for u in users:
                 self._push(u)
             wake.append(new)

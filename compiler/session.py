@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -152,7 +153,8 @@ def session(
         path: the model file; or a serialized ModelProto, which has nothing beside it.
         threads: threads within an operator; wins over what is recommended. None leaves the recommendation.
         options: use these instead of the recorded ones.
-        providers: execution providers, best first; None for those of the options.
+        providers: execution providers, best first; None for those of the options. Where the first is not there, the model is
+            one that the CPU computes with float16's rounding (``stand_in.py``): for accuracy, not for speed.
         libraries: custom-operator libraries to load. They are native code: only name what you trust.
         profile: beginning of the file that the session's ``end_profiling`` writes; None for no profile.
 
@@ -177,15 +179,29 @@ def session(
         native.enable_profiling, native.profile_file_prefix = True, os.fspath(profile)
     for library in libraries:
         native.register_custom_ops_library(os.fspath(library))
-    try:
-        return onnxruntime.InferenceSession(
-            path if isinstance(path, bytes) else where,
-            native,
-            providers=list(dict.fromkeys(p for p in wanted if p in available)),
-            disabled_optimizers=list(chosen.disabled_optimizers) or None,
-        )
-    except Exception as error:  # the binding raises a dozen unrelated classes, RuntimeError among them
-        raise refusal(error, where, "cannot be opened") from error
+    with tempfile.TemporaryDirectory(prefix="olc-", ignore_cleanup_errors=True) as folder:
+        file = path if isinstance(path, bytes) or wanted[0] in available else _on_the_cpu(where, Path(folder))
+        try:
+            return onnxruntime.InferenceSession(
+                file if isinstance(file, bytes) else os.fspath(file),
+                native,
+                providers=list(dict.fromkeys(p for p in wanted if p in available)),
+                disabled_optimizers=list(chosen.disabled_optimizers) or None,
+            )
+        except Exception as error:  # the binding raises a dozen unrelated classes, RuntimeError among them
+            raise refusal(error, where, "cannot be opened") from error
+
+
+def _on_the_cpu(path: str, folder: Path) -> Path:
+    """The file to open where the CPU takes the place of a provider that is not there: one that is rounded as it would be."""
+    from . import storage
+    from .stand_in import stand_in
+
+    model = stand_in(path)
+    if model is None:
+        return Path(path)
+    storage.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
 
 
 def native_options(options: SessionOptions) -> onnxruntime.SessionOptions:

@@ -23,6 +23,7 @@ ORDER = [
     {"passes"},
     {"builder"},
     {"rewriter"},
+    {"stand_in"},
     {"session"},
     {"decoding"},
     {"targets", "evaluation"},

@@ -1,9 +1,9 @@
 """Nodes compute in float16: their float32 inputs are cast, and what other nodes read of their outputs is cast back.
 
 Which nodes can is a matter of the target's table and of the operator: each type variable that stands for float32 there has
-to allow float16. What a model takes and gives keeps its dtype. Two chains of nodes stay in float32 whatever is asked:
+to allow float16. What a model takes and gives keeps its dtype. Some nodes stay in float32 whatever is asked:
 
-* what leads to the argument of a Sin or Cos. Positions times frequencies reach thousands, where float16 has steps of 1;
+* a Sin or Cos and what leads to its argument. Positions times frequencies reach thousands, where float16 has steps of 1;
 * what counts, random numbers, and casts.
 
 Constants beyond float16's range, such as a mask's -3.4e38, become its largest finite numbers.
@@ -94,9 +94,9 @@ def _exact(scale: ir.Value | None) -> bool:
 
 
 def _angles(graph: ir.Graph) -> set[ir.Node]:
-    """Nodes that the argument of a Sin or Cos is computed by."""
-    found: set[ir.Node] = set()
-    work = [v for n in graph if n.domain == "" and n.op_type in ("Sin", "Cos") for v in n.inputs]
+    """Each Sin and Cos, and the nodes that its argument is computed by."""
+    found = {n for n in graph if n.domain == "" and n.op_type in ("Sin", "Cos")}
+    work = [v for n in found for v in n.inputs]
     while work:
         v = work.pop()
         node = None if v is None else v.producer()

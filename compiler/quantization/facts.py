@@ -42,6 +42,13 @@ def observe(value: ir.Value, seen: Observed) -> None:
     value.meta[_KEY] = seen
 
 
+def inherit(old: ir.Value, new: ir.Value) -> None:
+    """What was seen of a value holds for the one that takes its place, unless more is known of that."""
+    seen = observed(old)
+    if seen is not None and observed(new) is None:
+        observe(new, seen)
+
+
 def note(
     model: ir.Model, facts: Mapping[str, Observed], weights: Mapping[str, Mapping[str, Any]] | None = None,
     target: Target | None = None,

@@ -92,5 +92,5 @@ def beyond(
         opened = session(path, threads, options=SessionOptions())
         for feed in feeds:
             seen = run(opened, feed, [*made])
-            far |= {node for out, name in made.items() if not float(seen[out]) <= limit for node in of[name]}
+            far |= {node for out, name in made.items() if float(seen[out]) > limit for node in of[name]}
     return far

@@ -230,7 +230,8 @@ class Search:
             if best.fused is not best.model:  # its nodes have other names
                 path = path.with_name("fused.onnx")
                 storage.save(best.fused, path)
-            self.profiles = [node_times(path, feed, SessionOptions(threads=self.threads)) for feed in self.feeds]
+            bare = SessionOptions(threads=self.threads, optimization="none")  # what the runtime fuses has other names
+            self.profiles = [node_times(path, feed, bare) for feed in self.feeds]
         return predicted(self.machine, best.fused, sites, [self.feeds[i] for i in part], [self.profiles[i] for i in part])
 
     def differences(self, session: Any, part: Sequence[int] | None = None) -> list[numerics.OutputDifference]:

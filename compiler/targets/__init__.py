@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -77,6 +77,14 @@ class Target(Protocol):
 
     def finish(self, model: ir.Model, ctx: Context, before: Set[tuple[str, str]] | None) -> int:
         """The last part of ``lower``, which does not depend on dtypes; the number of changes."""
+        ...
+
+    def proof(self, path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> str | None:
+        """What can be shown of an artifact without running it, in words; None for nothing.
+
+        Raises:
+            Unsupported: it is shown that the artifact does not run there.
+        """
         ...
 
     def features(self) -> dict[str, Any]:

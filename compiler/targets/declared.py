@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Mapping, Set
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -74,6 +74,14 @@ class Declared:
     def features(self) -> dict[str, Any]:
         """What rounding has to know of the hardware."""
         return {"int8_dot": True, "int8_saturates": False}
+
+    def proof(self, path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> str | None:
+        """What can be shown of an artifact without running it, in words; None for nothing.
+
+        Raises:
+            Unsupported: it is shown that the artifact does not run there.
+        """
+        return None
 
     def session_options(self) -> SessionOptions:
         return SessionOptions(providers=self.providers, config=dict(self.config))

@@ -8,11 +8,12 @@ installed::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import ir
-from . import capabilities, registry
+from . import capabilities, registry, rtx
 from .capabilities import Kernel, Parameter, Signature, Table
 from .declared import Declared
 
@@ -38,6 +39,9 @@ class TensorRT(Declared):
     config: Mapping[str, str] = {"session.disable_quant_qdq": "1"}
     runtime = "tensorrt"
     half = True
+
+    def proof(self, path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> str | None:
+        return rtx.build(path, feeds).text if rtx.installed() else "tensorrt-rtx is not installed: no engine was built of it"
 
     def limit(self, node: ir.Node) -> str | None:
         """What the parser takes and the builder refuses, or computes otherwise than the standard says."""
