@@ -250,13 +250,12 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
     if o.shared_cache and o.start < 2:
         run.run_pass(shared_cache)
     rounds = o.level >= 3 and not o.exact
-    # What is computed in float16 has other kernels: operators are written out, or not, once that is settled.
-    later = rounds and target is not None and target.half
-    if target is not None and o.start < 2 and not later:
-        _lower(run, target)
-    if later and o.start < 2:
+    if target is not None and o.start < 2 and rounds and target.half:
+        # What is computed in float16 has other kernels: operators are written out, or not, once that is settled.
         run.step("lower", lambda: target.finish(model, run.ctx, None))
         run.result.fused = model.clone()
+    elif target is not None and o.start < 2:
+        _lower(run, target)
     if rounds:
         note(model, o.facts, o.weights, run.ctx.target)
         second = None if o.few is None else _Run(model.clone(), o, run.ctx, run.rules, run.result)

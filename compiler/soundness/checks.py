@@ -442,7 +442,7 @@ class _Checker:
                 feed[fixed] = contents[min(attempt, len(contents) - 1)]  # the last is what it was
             for seen, bounds in self.case.observed.items():
                 if seen in feed and feed[seen].dtype.kind in "iuf":
-                    feed[seen] = feed[seen].clip(*bounds)
+                    feed[seen] = _within(feed[seen], *bounds)
             try:
                 return feed, oracle.run(c.proto, feed)
             except oracle.Fails:
@@ -463,6 +463,14 @@ class _Checker:
 
     def _target_name(self) -> str | None:
         return self.rule.targets[0] if self.rule.targets else None
+
+
+def _within(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Contents as calibration saw them: within the range, and reaching about as far, for a grid over it rounds away the rest."""
+    reach, largest = max(abs(low), abs(high)), float(np.abs(x).max(initial=0))
+    if x.dtype.kind == "f" and 0 < largest < reach / 4:
+        x = x * x.dtype.type(reach / largest)
+    return x.clip(low, high)
 
 
 def _seeded(make: Make, label: str) -> Make:

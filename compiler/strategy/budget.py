@@ -66,7 +66,7 @@ class Budget:
             if d.cosine is None and d.mismatches and self.cosine is not None:
                 return f"output {d.name!r}: {d.mismatches} of {d.elements} elements differ"
             if self.cosine is not None and d.cosine_min is not None and d.cosine_min < self.cosine:
-                return f"output {d.name!r}: cosine {d.cosine_min:.4f} is below {self.cosine}"
+                return f"output {d.name!r}: cosine {_short(d.cosine_min)} is below {_short(self.cosine)}"
             if self.top1 is not None and d.top1 is not None and d.top1 < self.top1:
                 return f"output {d.name!r}: top-1 agreement {d.top1:.1%} is below {self.top1:.0%}"
         return next((why for s in scores if (why := s.breach(self.drop)) is not None), None)
@@ -75,3 +75,8 @@ class Budget:
     def error(differences: Iterable[Any]) -> float:
         """One number for the distance: 1 - the lowest cosine."""
         return max((1.0 - d.cosine_min for d in differences if d.cosine_min is not None), default=0.0)
+
+
+def _short(cosine: float) -> str:
+    """A cosine with four digits, or as many more as show that it is not 1."""
+    return f"{cosine:.4f}" if cosine < 0.9999 else f"1 - {1 - cosine:.2g}"

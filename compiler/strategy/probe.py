@@ -68,6 +68,8 @@ def beyond(
             if v is not None and v.name and v.dtype == ir.DataType.FLOAT and not ir.is_constant(v):
                 of.setdefault(v.name, []).append(ir.site(n))
                 values[v.name] = v
+    if not values:
+        return set()
     largest = ir.make_constant(np.array(1e30, np.float32), "olc_mask")
     nothing = ir.make_constant(np.array(0, np.float32), "olc_nothing")
     for constant in (largest, nothing):

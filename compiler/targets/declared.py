@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Declared:
         config: session config entries that an artifact is opened with.
         runtime: what its table of kernels is called by.
         half: arithmetic in float16 is faster than in float32 there, as a rule.
+        cure: what to do about a node that ``limit`` refuses.
         machine: the table of another machine, or None for this one.
     """
 
@@ -54,6 +55,7 @@ class Declared:
     config: Mapping[str, str] = {}
     runtime = "onnxruntime"
     half = False
+    cure = ""
 
     def __init__(self, machine: Kernels | None = None) -> None:
         self.machine = machine
@@ -309,14 +311,14 @@ class Declared:
         if self.table.signature(node.op_type, domain, 2**31 - 1) is None:
             return "check the operator's name and domain, and the version of the exporter"
         if self.limit(node) is not None:
-            return "export the model with layout=0 (time first)"
+            return self.cure
         known = self.table.kernels.get((domain, node.op_type), ())
         if not known:
             return "rewrite it with other operators before export"
         return "convert the model to an opset, or the node to a dtype, that has a kernel"
 
 
-@lru_cache(maxsize=None)
+@cache
 def runs(provider: str) -> bool:
     """Can this machine run models by that execution provider of ONNX Runtime? Found out by running one."""
     import onnxruntime

@@ -28,6 +28,7 @@ class OnnxRuntimeCpu(Declared):
     name = "onnxruntime-cpu"
     opset = 23
     file = __file__
+    cure = "export the model with layout=0 (time first)"
 
     def features(self) -> dict[str, Any]:
         from .features import Features, detect

@@ -8,6 +8,7 @@ The child process that builds, for the builder is native code that may crash, is
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -55,6 +56,11 @@ def installed() -> bool:
     return importlib.util.find_spec("tensorrt_rtx") is not None
 
 
+def version() -> str:
+    """Of the tensorrt-rtx that is installed."""
+    return importlib.metadata.version("tensorrt-rtx")
+
+
 def build(path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> Engine:
     """Build an engine for inputs whose shapes are those of the feeds, and what lies between.
 
@@ -77,7 +83,7 @@ def build(path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> E
         found = json.loads(answer.read_text())
     if found["problem"] is not None:
         raise Unsupported(f"TensorRT-RTX {found['version']} does not build it: {found['problem']}", where=where,
-                          hint="compile for onnxruntime-cuda, or leave out what it names: --skip RULE, --keep-float NODE")  # fmt: skip
+                          hint="compile for onnxruntime-cuda, or leave out what it names: --skip, --keep-float")  # fmt: skip
     return Engine(found["version"], found["kernels"], found["attention"], found["int8"])
 
 
@@ -90,10 +96,11 @@ def _shapes(feeds: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
     return found
 
 
-def _build(path: str, shapes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Any]:
+def logger() -> Any:
+    """A logger that keeps what it is told in ``lines``, severity and text."""
     import tensorrt_rtx as trt
 
-    class Log(trt.ILogger):
+    class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[tuple[str, str]] = []
@@ -101,10 +108,16 @@ def _build(path: str, shapes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str
         def log(self, severity: Any, text: str) -> None:
             self.lines.append((str(severity).rpartition(".")[2], text))
 
+    return Log()
+
+
+def _build(path: str, shapes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Any]:
+    import tensorrt_rtx as trt
+
     def refused(problem: str) -> dict[str, Any]:
         return {"version": trt.__version__, "problem": problem}
 
-    log = Log()
+    log = logger()
     builder = trt.Builder(log)
     network = builder.create_network(0)  # the parser keeps no reference to it
     parser = trt.OnnxParser(network, log)
@@ -126,7 +139,8 @@ def _build(path: str, shapes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str
         errors = [text for severity, text in log.lines if "ERROR" in severity]
         return refused(errors[0] if errors else "the builder gives no reason")
     # The builder tells its table of kernels to the log; the inspector of engines needs a driver.
-    table = [line for _, text in log.lines if text.startswith("Layers:") for line in text.splitlines() if line.startswith("Name: ")]
+    told = (text for _, text in log.lines if text.startswith("Layers:"))
+    table = [line for text in told for line in text.splitlines() if line.startswith("Name: ")]
     return {"version": trt.__version__, "problem": None, "kernels": len(table),
             "attention": sum("_gemm_mha" in line for line in table),
             "int8": sum(_multiplies_int8(line) for line in table)}  # fmt: skip

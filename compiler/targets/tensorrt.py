@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import ir
+from ..errors import OlcError, Unsupported
 from . import capabilities, registry, rtx
 from .capabilities import Kernel, Parameter, Signature, Table
 from .declared import Declared
@@ -39,9 +40,17 @@ class TensorRT(Declared):
     config: Mapping[str, str] = {"session.disable_quant_qdq": "1"}
     runtime = "tensorrt"
     half = True
+    cure = "give a model in float, or in symmetric int8, of rank 8 or less; or compile for onnxruntime-cuda"
 
     def proof(self, path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> str | None:
-        return rtx.build(path, feeds).text if rtx.installed() else "tensorrt-rtx is not installed: no engine was built of it"
+        if not rtx.installed():
+            return "no engine was built of it: tensorrt-rtx, which needs no GPU for that, is not installed"
+        try:
+            return rtx.build(path, feeds).text
+        except Unsupported:
+            raise
+        except OlcError as e:  # that the builder crashed is no word on the model
+            return f"no engine was built of it: {e.what}"
 
     def limit(self, node: ir.Node) -> str | None:
         """What the parser takes and the builder refuses, or computes otherwise than the standard says."""
@@ -76,14 +85,7 @@ def generate() -> Table:
     import onnx.parser
     import tensorrt_rtx as trt
 
-    class Silent(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            pass
-
-    log = Silent()
+    log = rtx.logger()
     builder = trt.Builder(log)
     network = builder.create_network(0)  # the parser keeps no reference to it
     parser = trt.OnnxParser(network, log)

@@ -6,11 +6,15 @@ lose. The scales are numbers of float16, so that they stay what they are where t
 
 import numpy as np
 from olc.quantization import all_finite, half_scale, int8_weight, observed, quantize_linear_weight
-from olc.rules import LOSSY, Attrs, Case, Const, Refused, array, f32, rule
+from olc.rules import EXACT, F32, LOSSY, Attrs, Case, Const, Refused, array, dims, f32, i8, rule
 
+from ._columns import columns
 from .insert_linear import _linear, _unfit, _with_bias
 
 _ROUNDED = LOSSY("weights and activations are rounded to 8 bits: cosine about 0.99 to the original")
+
+
+_LARGEST = 127 * float(np.finfo(np.float16).max)
 
 
 def _scale(m):
@@ -18,10 +22,11 @@ def _scale(m):
     seen = observed(m.x)
     if seen is None:
         return "no calibration range"
-    with np.errstate(over="ignore"):
-        m.scale = half_scale(max(abs(seen.low), abs(seen.high)))
-    if not np.isfinite(m.scale):
+    if not max(abs(seen.low), abs(seen.high)) <= _LARGEST:
         return "the calibration range is beyond float16"
+    if not np.abs(array(m.w)).max(initial=0) <= _LARGEST:
+        return "the weight is beyond float16"
+    m.scale = half_scale(max(abs(seen.low), abs(seen.high)))
 
 
 def _rounded(op, m):
@@ -75,4 +80,36 @@ class SymmetricInt8Conv:
         Refused("not calibrated", x=f32["N", 4, 7], w=f32[4, 4, 3], b=None, attrs={}, because="no calibration range"),
         Refused("infinite", observed={"x": (-3, 3)}, x=f32["N", 1, 7], w=np.full((1, 1, 3), np.inf, np.float32), b=None,
                 attrs={}, because="not finite"),
+        Refused("huge", observed={"x": (-3, 3)}, x=f32["N", 1, 7], w=np.full((1, 1, 3), 1e9, np.float32), b=None, attrs={},
+                because="the weight is beyond float16"),
+    ]  # fmt: skip
+
+
+@rule(group="quantize-lower", targets=("tensorrt",), since=13, safety=EXACT)
+class StoredInt8:
+    """A weight that is stored as int8 and widened by Cast and Mul is a DequantizeLinear.
+
+    Sound because that is its definition, its zero point being 0. TensorRT reads integers of 8 bits nowhere else.
+    """
+
+    def pattern(op, q: Const[i8], scale: Const[f32]):
+        return op.Mul(op.Cast(q, to=F32), scale)
+
+    def unless(m):
+        size = dims(m.q)[-1:]
+        m.scales = columns(array(m.scale), *size, len(dims(m.q))) if size else None
+        if m.scales is None:
+            return "the scale is not one number, or one for each column"
+        if not (m.scales > 0).all():
+            return "a scale is not above 0"
+
+    def rewrite(op, m):
+        zero, axis = np.zeros(m.scales.shape, np.int8), {"axis": len(dims(m.q)) - 1} if m.scales.ndim else {}
+        return op.DequantizeLinear(m.q, m.scales, zero, **axis)
+
+    cases = [
+        Case("each column", q=i8[32, 16], scale=np.linspace(0.5, 1, 16, dtype=np.float32)[None] / 64),
+        Case("one scale", q=i8[4, 16], scale=np.float32(0.01)),
+        Refused("scales of rows", q=i8[16, 32], scale=np.full((16, 1), 0.01, np.float32), because="for each column"),
+        Refused("negative", q=i8[4, 16], scale=np.float32(-0.01), because="not above 0"),
     ]  # fmt: skip
