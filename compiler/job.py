@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from . import __version__, frontend, ir, storage, targets
+from . import __version__, elsewhere, frontend, ir, storage, targets
 from .assumptions import ASSUMPTIONS
 from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
@@ -38,13 +38,11 @@ from .rules import Registry, registry
 from .session import SessionOptions, run
 from .settings import Settings
 from .strategy.calibrate import calibrate
-from .strategy.layers import ESTIMATES
 from .strategy.part import Fit
 from .strategy.plan import Choice, Plan
-from .strategy.quantize import STATIC, SUMMED_IN_16_BITS
+from .strategy.quantize import STATIC
 from .strategy.rounding import least_squares
 from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
-from .targets import features
 
 MOST_TAKEN_BACK = 5
 """Rewrites that a compile takes back because its own check fails, before it gives up."""
@@ -536,20 +534,8 @@ class Job:
             shown = ", ".join(f"{rule} ({operator})" for rule, operator in sorted(result.slow.items()))
             notes.append(f"left out, because what they emit is slower than its parts here (olc targets show): {shown}")
         made = result.model if result.body is None else result.body
-        if s.machine is None and self.elsewhere:
-            speed = f" and what is rounded is predicted to make it {self.foretold:.2f} times as fast" if plan is not None else ""
-            notes.append(f"this machine cannot run {self.target.name}: outputs were compared on the CPU, nothing was timed,{speed}"
-                         f" by {self.target.kernels().cpu['model']}")  # fmt: skip
-        if s.machine is not None:
-            cpu = self.target.features()["model"]
-            speed = f"; what is rounded is predicted to make it {self.foretold:.2f} times as fast" if plan is not None else ""
-            notes.append(f"compiled for another machine ({cpu}) by its table {s.machine}: nothing was timed here{speed}")
-            known = {row.operator for row in self.target.kernels().rows}
-            if plan is not None and not s.exact and not known & ESTIMATES.keys():
-                notes.append("that table has nothing on rounding, so none seems to pay: run olc targets measure again there")
-            saturates = features.detect().int8_saturates and not self.target.features()["int8_saturates"]
-            if plan is not None and saturates and any(rule in SUMMED_IN_16_BITS for rule, _ in plan.kept()):
-                notes.append("the outputs were compared on this CPU, whose kernels saturate at 8 bits: there they are closer")
+        if self.elsewhere:
+            notes += elsewhere.notes(s, self.target, plan, self.foretold)
         fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
         if overridable:

@@ -30,6 +30,7 @@ ORDER = [
     {"pipeline"},
     {"strategy", "summary", "fusions", "soundness", "rulepage", "report", "culprits"},
     {"settings"},
+    {"elsewhere"},
     {"job"},
     {"driver", "cache"},
     {"batch", "bisect"},

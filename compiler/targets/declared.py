@@ -157,12 +157,10 @@ class Declared:
             if domain not in self.table.domains or domain == "":
                 return Support(NO, f"the model imports no opset of domain {domain!r}")
             version = self.table.opset(domain)
-        limit = self.limit(node)
-        if limit is not None:
-            return Support(NO, limit)
         if node.op_type == "Constant" and domain == "":
             return Support(YES)  # taken into the initializers before kernels are looked for
-        found = self._kernel(node, domain, version)
+        limit = self.limit(node)
+        found = self._kernel(node, domain, version) if limit is None else Support(NO, limit)
         if found.how == YES or depth == 0 or domain not in self.table.domains:
             return found
         expanded = decompose.expansion(node, version, strict=not lowered)
@@ -267,7 +265,7 @@ class Declared:
                 domain, version = _standing(node, opsets)
                 if version is None or self.node_support(node, model, opsets, lowered=True).how != DECOMPOSED:
                     continue
-                reason = self._kernel(node, domain, version).reason
+                reason = self.limit(node) or self._kernel(node, domain, version).reason
                 expanded = decompose.expansion(node, version)
                 if expanded is None:
                     continue

@@ -9,12 +9,13 @@ installed::
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from .. import ir
 from ..errors import OlcError, Unsupported
-from . import capabilities, registry, rtx
+from ..passes import Context
+from . import cache_ports, capabilities, registry, rtx
 from .capabilities import Kernel, Parameter, Signature, Table
 from .declared import Declared
 
@@ -52,8 +53,15 @@ class TensorRT(Declared):
         except OlcError as e:  # that the builder crashed is no word on the model
             return f"no engine was built of it: {e.what}"
 
+    def finish(self, model: ir.Model, ctx: Context, before: Set[tuple[str, str]] | None) -> int:
+        """Besides, caches of attentions are written out (``cache_ports.py``)."""
+        return cache_ports.run(model, ctx, f"lower:{self.name}") + super().finish(model, ctx, before)
+
     def limit(self, node: ir.Node) -> str | None:
         """What the parser takes and the builder refuses, or computes otherwise than the standard says."""
+        if node.domain == "" and node.op_type == "Attention":
+            more = len([o for o in node.outputs if o.name]) > 1 or any(v is not None for v in node.inputs[4:])
+            return "Attention with a cache is not taken" if more else None
         if node.domain == "" and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return _qdq(node)
         if node.domain == "" and node.op_type in ("NonZero",):

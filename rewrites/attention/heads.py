@@ -13,6 +13,10 @@ def _repeats(indices, heads):
     return heads and i.ndim == 1 and i.size % heads == 0 and np.array_equal(i, np.repeat(np.arange(heads), i.size // heads))
 
 
+_PORTS = ("onnxruntime-cpu", "onnxruntime-cuda")
+"""Targets whose Attention takes a cache."""
+
+
 @rule(group="attention", safety=CLOSE("the same products, summed in another order"), since=23)
 class GroupedHeads:
     """Keys and values whose heads are repeated for the heads of the queries enter Attention as they are.
@@ -49,7 +53,7 @@ class GroupedHeads:
     ]  # fmt: skip
 
 
-@rule(group="attention", safety=EXACT, since=23)
+@rule(group="attention", targets=_PORTS, safety=EXACT, since=23)
 class CachePorts:
     """Keys and values joined to those of earlier tokens are left to Attention's own ports for them.
 
@@ -147,7 +151,7 @@ class FlatHeads:
     ]  # fmt: skip
 
 
-@rule(group="attention", safety=EXACT, since=23)
+@rule(group="attention", targets=_PORTS, safety=EXACT, since=23)
 class FlatHeadsWithCache:
     """The same of an Attention with a cache, which keeps its four axes.
 

@@ -1,0 +1,30 @@
+"""What a report says where a model was compiled for what this machine is not."""
+
+from __future__ import annotations
+
+from .settings import Settings
+from .strategy.layers import ESTIMATES
+from .strategy.plan import Plan
+from .strategy.quantize import SUMMED_IN_16_BITS
+from .targets import Target, features
+
+
+def notes(settings: Settings, target: Target, plan: Plan | None, foretold: float) -> list[str]:
+    """A line on who decided, and on what the comparison of outputs leaves open.
+
+    Args:
+        foretold: speed of what was rounded over that of the float model, by the target's table of kernels.
+    """
+    speed = f"; what is rounded is predicted to make it {foretold:.2f} times as fast" if plan is not None else ""
+    if settings.machine is None:
+        peak = f", by {target.kernels().cpu['model']}" if plan is not None else ""
+        return [f"{target.name} is not on this machine: the CPU computed the outputs, and nothing was timed{speed}{peak}"]
+    cpu = target.features().get("model", target.kernels().cpu.get("model", "unknown"))
+    found = [f"compiled for another machine ({cpu}) by its table {settings.machine}: nothing was timed here{speed}"]
+    known = {row.operator for row in target.kernels().rows}
+    if plan is not None and not settings.exact and not known & ESTIMATES.keys():
+        found.append("that table has nothing on rounding, so none seems to pay: run olc targets measure again there")
+    saturates = features.detect().int8_saturates and not target.features()["int8_saturates"]
+    if plan is not None and saturates and any(rule in SUMMED_IN_16_BITS for rule, _ in plan.kept()):
+        found.append("the outputs were compared on this CPU, whose kernels saturate at 8 bits: there they are closer")
+    return found
