@@ -6,11 +6,13 @@
 3. Where some samples are a token or few and others many, both steps are taken for each of the two, and a model with two
    bodies is tried (``passes/two_bodies.py``).
 4. The fastest that fits is kept.
+5. Tables of embeddings are rounded beside it, where that is not slower: for their bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +33,8 @@ from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
 from ..session import SessionOptions
 from .layers import ESTIMATES, alphas
-from .part import Part, Site, Tried, own
-from .plan import Body, Choice, by_rule
+from .part import Fit, Part, Site, Tried, own
+from .plan import Body, Choice, by_rule, made
 from .probe import beyond
 from .rounding import least_squares
 
@@ -52,6 +54,9 @@ SCHEMES: dict[str, tuple[str, ...]] = {
     "float16": (float16.NAME,),
 }
 """A LOSSY rule that no scheme names is a scheme of its own."""
+
+SMALLER = ("int8-block-table",)
+"""Rules that make a model smaller, not faster."""
 
 SUMMED_IN_16_BITS = frozenset(SCHEMES["int8"] + SCHEMES["int8-row"])
 """Rules whose products saturate on CPUs without dot products of 8 bits, where their weights are not made for such."""
@@ -112,6 +117,7 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
     known: dict[str, list[Site]] = {}
     rules = s.rules.select(["LOSSY"], ir.opset_of(model) or 1, s.target.name)
     barred = () if s.target.features()["int8_saturates"] else SATURATING
+    rules = [r for r in rules if r.name not in SMALLER]
     asked = [r for r in rules if scheme_of(r) not in barred and (s.quantize == "auto" or scheme_of(r) in ASKED[s.quantize])]
     nodes = {ir.site(n): n for n in model.graph}
     for r in asked:
@@ -239,6 +245,7 @@ class _Job:
             s.arrived |= part.arrived
         if won is None or candidate is None:
             return first.choices(None), None, self.best
+        few, candidate, tables = self.smaller(won, few, candidate)
         s.smooth = won.smooth
         if s.machine is None:
             options, feed = SessionOptions(threads=s.threads), first.feeds[0]
@@ -247,7 +254,40 @@ class _Job:
         else:
             s.foretold = won.paired.ratio
         s.drop(self.best)
-        return first.choices(won), few, candidate
+        return first.choices(won) | tables, few, candidate
+
+    def smaller(self, won: Tried, few: Body | None, candidate: Candidate) -> tuple[Body | None, Candidate, dict[Site, Choice]]:
+        """What makes the model smaller is done to it, too, where it is within the budget and not shown to be slower."""
+        s = self.s
+        rules = [r for r in s.rules.select(["LOSSY"], ir.opset_of(self.best.fused) or 1, s.target.name) if r.name in SMALLER]
+        nodes = {ir.site(n): n for n in self.best.fused.graph}
+        fit = [(r.name, ir.site(n)) for r in rules for n, m in why(self.best.fused, r) if isinstance(m, Match)]
+        found = sorted(site for site in fit if site[1] in nodes and not self.kept(site, nodes[site[1]]))
+        if not found or s.quantize == "fp16":
+            return few, candidate, {}
+        text = f"{len(found)} tables in 8 bits"
+        if not s.time_left(f"the model with {text} was"):
+            return few, candidate, {site: Choice(False, "not tried: no time was left") for site in found}
+        s.say(f"trying {text}")
+        second = None if few is None else Few(few.name, few.most, by_rule([*made(few.sites), *found]), few.smooth)
+        other = self.build([*won.sites, *found], won.smooth, second)
+        p = s.pair(candidate.session, other.session) if s.machine is None else NOT_TIMED
+        differences = s.differences(other.session)
+        breach = s.breach(other.session, differences)
+        keep, error = p.verdict != "slower" and breach is None, s.budget.error(differences)
+        s.record(text, p, keep, error, breach or "", "what was chosen", other)
+        s.drop(candidate if keep else other)
+        choice = Choice(keep, "smaller" if keep else breach or f"with it the model is {p.text}", p.ratio)
+        tables = dict.fromkeys(found, choice)
+        if not keep:
+            return few, candidate, tables
+        s.fits.append(Fit(won.paired.ratio * p.ratio, error, (*won.sites, *found), won.smooth, timed=False))
+        return None if few is None else replace(few, sites=few.sites | tables), other, tables
+
+    def kept(self, site: Site, node: Node) -> bool:
+        """Has the user forbidden to round it?"""
+        s = self.s
+        return bool(s.ctx.skip & {site[0], "@".join(site)}) or any(kept_float(node, p) for p in s.keep_float)
 
     def joined(self, name: str, *_: list[int]) -> tuple[Part, Tried | None, Body | None, Candidate | None]:
         """What is fastest over all samples: the choice of either part for both, or a body for each."""
