@@ -265,7 +265,7 @@ class _Job:
         found = sorted(site for site in fit if site[1] in nodes and not self.kept(site, nodes[site[1]]))
         if not found or s.quantize == "fp16":
             return few, candidate, {}
-        text = f"{len(found)} tables in 8 bits"
+        text = f"{len(found)} table{'s' if len(found) != 1 else ''} in 8 bits"
         if not s.time_left(f"the model with {text} was"):
             return few, candidate, {site: Choice(False, "not tried: no time was left") for site in found}
         s.say(f"trying {text}")

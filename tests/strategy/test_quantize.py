@@ -13,7 +13,7 @@ from olc import ir, storage, targets
 from olc.analysis import shapes
 from olc.driver import compile
 from olc.evaluation.latency import Paired, Side
-from olc.passes import Context
+from olc.passes import Context, float16
 from olc.pipeline import Options, optimize
 from olc.quantization import Observed, emulate, quantize_linear_weight
 from olc.quantization.facts import note
@@ -380,7 +380,7 @@ def test_least_squares_keeps_what_gains_on_other_inputs() -> None:
 
 def test_every_scheme_names_rules_that_there_are() -> None:
     known = {r.name for r in registry() if r.safety.level == "LOSSY"}
-    assert {name for members in quantize.SCHEMES.values() for name in members} <= known
+    assert {name for members in quantize.SCHEMES.values() for name in members} <= known | {float16.NAME}
     assert set(layers.ESTIMATES) <= known
 
 
@@ -511,3 +511,73 @@ def test_the_size_of_what_was_tried_is_told(tmp_path: Path) -> None:
     sizes = {t.what: t.bytes for t in bench.trials if t.error is not None}
     assert sizes
     assert all(size is not None and size > 1000 for size in sizes.values())
+
+
+# --- tables of embeddings --------------------------------------------------------------------------------------------
+
+ROWS = 1100
+
+
+def with_table(m: ir.Model) -> ir.Model:
+    """The model, with a row of a table added to what its first layer reads."""
+    proto = ir.serde.serialize_model(m)
+    table = np.random.default_rng(9).normal(size=(ROWS, WIDTH)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["B"]))
+    first = next(n for n in proto.graph.node if n.input[0] == "x")
+    first.input[0] = "embedded"
+    proto.graph.node.insert(0, onnx.helper.make_node("Gather", ["table", "ids"], ["row"], name="words"))
+    proto.graph.node.insert(1, onnx.helper.make_node("Add", ["x", "row"], ["embedded"], name="embedding"))
+    made = ir.serde.deserialize_model(proto)
+    shapes.infer(made)
+    return made
+
+
+@pytest.fixture
+def with_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [np.random.default_rng(i).integers(0, ROWS, 40) for i in range(len(FEEDS))]
+    monkeypatch.setitem(globals(), "FEEDS", [f | {"ids": i} for f, i in zip(FEEDS, ids, strict=True)])
+
+
+@pytest.mark.usefixtures("with_ids")
+def test_tables_are_rounded_beside_what_is_faster(tmp_path: Path) -> None:
+    plan, bench = searched(with_table(model()), tmp_path)
+    assert {rule for rule, _ in plan.kept()} == {"int8-linear", "int8-block-table"}
+    tried = next(t for t in bench.trials if "table" in t.what)
+    assert (tried.what, tried.kept) == ("1 table in 8 bits", True)
+    assert plan.sites["int8-block-table", "words"].why == "smaller"
+    best = next(f for f in bench.fits if ("int8-block-table", "words") in f.sites)
+    assert len(best.sites) == LAYERS + 1
+
+
+@pytest.mark.usefixtures("with_ids")
+def test_a_table_for_which_a_budget_has_no_room_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bench, "breach", lambda self, opened, differences: "too far" if any(
+        n == "GatherBlockQuantized" for n in self.kernels[id(opened)]) else None)  # fmt: skip
+    plan, _ = searched(with_table(model()), tmp_path)
+    assert {rule for rule, _ in plan.kept()} == {"int8-linear"}
+    assert plan.sites["int8-block-table", "words"] == Choice(False, "too far", 1.0)
+
+
+@pytest.mark.usefixtures("with_ids")
+def test_a_table_that_makes_the_model_slower_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPEED, "GatherBlockQuantized", 1.0)
+    plan, _ = searched(with_table(model()), tmp_path)
+    assert {rule for rule, _ in plan.kept()} == {"int8-linear"}
+    assert "times the speed" in plan.sites["int8-block-table", "words"].why
+
+
+@pytest.mark.usefixtures("with_ids")
+@pytest.mark.parametrize("options", [{"keep_float": ("words",)}, {"keep_float": ("table",)}])
+def test_a_table_is_kept_where_that_is_asked(options: dict[str, tuple[str, ...]], tmp_path: Path) -> None:
+    plan, _ = searched(with_table(model()), tmp_path, **options)
+    assert {rule for rule, _ in plan.sites} & set(quantize.SMALLER) == set()
+    assert ("int8-linear", "h1") in plan.kept()
+
+
+@pytest.mark.usefixtures("with_ids")
+def test_where_nothing_is_faster_a_table_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for op in ("DynamicQuantizeMatMul", "MatMulNBits"):
+        monkeypatch.setitem(SPEED, op, 0.5)
+    plan, _ = searched(with_table(model()), tmp_path)
+    assert plan.kept() == set()
