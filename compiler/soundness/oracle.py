@@ -304,6 +304,9 @@ def _widen_tensor(t: onnx.TensorProto) -> None:
 
 
 def _widen_node(n: onnx.NodeProto) -> None:
+    if n.op_type == "GroupNormalization" and not any(a.name == "stash_type" for a in n.attribute):
+        # Its body subtracts the square of the mean from the mean of squares, in float32 unless told otherwise.
+        n.attribute.append(onnx.helper.make_attribute("stash_type", onnx.TensorProto.DOUBLE))
     for a in n.attribute:
         if a.type == onnx.AttributeProto.TENSOR:
             _widen_tensor(a.t)

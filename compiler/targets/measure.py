@@ -148,6 +148,17 @@ COMPARISONS = (
         "y = RMSNormalization<axis = -1, epsilon = 1e-5>(x, g)", ("rows", "width"), ROWS,
     ),
     Comparison(
+        "GroupNormalization", "float[1,{channels},{side},{side}] x, float[{channels}] g, float[{channels}] b",
+        "float[1,{channels},{side},{side}]",
+        "flat = Constant<value_ints = [0,{groups},-1]>() by = Constant<value_ints = [1,{groups},{each}]>() "
+        "axes = Constant<value_ints = [2]>() all = Constant<value_ints = [0,{channels},1,1]>() one = Constant<value_ints = [{channels},1,1]>() "
+        "e = Constant<value = float {1e-5}>() r = Reshape(x, flat) m = ReduceMean(r, axes) c = Sub(r, m) s = Mul(c, c) "
+        "v = ReduceMean(s, axes) w = Add(v, e) d = Sqrt(w) h = Reshape(g, by) q = Div(h, d) f = Reshape(q, all) "
+        "z = Shape(x) n = Reshape(c, z) p = Mul(n, f) o = Reshape(b, one) y = Add(p, o)",
+        "y = GroupNormalization<num_groups = {groups}, epsilon = 1e-5>(x, g, b)", ("channels", "side"),
+        ((128, 64), (320, 32), (1280, 16)), {"groups": lambda s: 32, "each": lambda s: s["channels"] // 32},
+    ),
+    Comparison(
         "Gelu", _X, _Y,
         "a = Constant<value = float {1.4142135}>() one = Constant<value = float {1.0}>() h = Constant<value = float {0.5}>() "
         "d = Div(x, a) e = Erf(d) o = Add(e, one) m = Mul(x, o) y = Mul(m, h)",
