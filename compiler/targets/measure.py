@@ -151,7 +151,8 @@ COMPARISONS = (
         "GroupNormalization", "float[1,{channels},{side},{side}] x, float[{channels}] g, float[{channels}] b",
         "float[1,{channels},{side},{side}]",
         "flat = Constant<value_ints = [0,{groups},-1]>() by = Constant<value_ints = [1,{groups},{each}]>() "
-        "axes = Constant<value_ints = [2]>() all = Constant<value_ints = [0,{channels},1,1]>() one = Constant<value_ints = [{channels},1,1]>() "
+        "axes = Constant<value_ints = [2]>() all = Constant<value_ints = [0,{channels},1,1]>() "
+        "one = Constant<value_ints = [{channels},1,1]>() "
         "e = Constant<value = float {1e-5}>() r = Reshape(x, flat) m = ReduceMean(r, axes) c = Sub(r, m) s = Mul(c, c) "
         "v = ReduceMean(s, axes) w = Add(v, e) d = Sqrt(w) h = Reshape(g, by) q = Div(h, d) f = Reshape(q, all) "
         "z = Shape(x) n = Reshape(c, z) p = Mul(n, f) o = Reshape(b, one) y = Add(p, o)",
