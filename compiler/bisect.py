@@ -29,7 +29,6 @@ from .ir import Model
 from .job import Job
 from .matching import Match
 from .rewriter import why
-from .session import SessionOptions
 from .settings import Settings
 from .strategy.plan import Plan
 from .strategy.search import CandidateFailed
@@ -117,9 +116,8 @@ def _judging(check: str | None, slower: bool) -> Judging:
         return job.judge(feeds, plan, plan is not None and bool(plan.kept()))
 
     def of_time(job: Job, feeds: Sequence[Feed], plan: Plan | None) -> Judge:
-        threads = job.settings.threads
-        options = job.session_options(plan).with_threads(threads)
-        return Slower(job.path, list(feeds), SessionOptions(threads=threads), options)
+        options = job.session_options(plan).with_threads(job.settings.threads)
+        return Slower(job.path, list(feeds), job.plain(), options)
 
     if check is not None:
         return lambda job, feeds, plan: Check(check)
@@ -177,7 +175,7 @@ class _Bisection:
         job, s = self.job, self.job.settings
 
         def run(feed: Feed) -> object:
-            return process.outputs(job.path, [feed], options=SessionOptions(threads=s.threads))
+            return process.outputs(job.path, [feed], options=job.plain())
 
         try:
             made = sample_inputs.plan(job.model, s.dims, s.seed + 1, run)
@@ -232,7 +230,7 @@ class _Bisection:
         path = self.job.folder / "probe" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         storage.save(probe, path)
-        found = process.outputs(path, feeds, options=SessionOptions(threads=self.job.settings.threads))
+        found = process.outputs(path, feeds, options=self.job.plain())
         # A part may read what a caller may override, and here does not.
         held = ir.initial_values(model, names)
         return [{n: {**held, **feed, **outputs}[n] for n in names} for feed, outputs in zip(feeds, found, strict=True)]

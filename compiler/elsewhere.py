@@ -9,15 +9,12 @@ from .strategy.quantize import SUMMED_IN_16_BITS
 from .targets import Target, features
 
 
-def notes(settings: Settings, target: Target, plan: Plan | None, foretold: float) -> list[str]:
-    """A line on who decided, and on what the comparison of outputs leaves open.
-
-    Args:
-        foretold: speed of what was rounded over that of the float model, by the target's table of kernels.
-    """
-    speed = f"; what is rounded is predicted to make it {foretold:.2f} times as fast" if plan is not None else ""
+def notes(settings: Settings, target: Target, plan: Plan | None) -> list[str]:
+    """A line on who decided, and on what the comparison of outputs leaves open."""
+    gains = [] if plan is None else [1.0, *(c.gain for c in plan.sites.values() if c.keep and c.gain is not None)]
+    speed = f"; what is rounded is predicted to make it {gains[-1]:.2f} times as fast" if gains else ""
     if settings.machine is None:
-        peak = f", by {target.kernels().cpu['model']}" if plan is not None else ""
+        peak = f", by {target.kernels().cpu['model']}" if gains else ""
         return [f"{target.name} is not on this machine: the CPU computed the outputs, and nothing was timed{speed}{peak}"]
     cpu = target.features().get("model", target.kernels().cpu.get("model", "unknown"))
     found = [f"compiled for another machine ({cpu}) by its table {settings.machine}: nothing was timed here{speed}"]

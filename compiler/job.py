@@ -57,7 +57,9 @@ class Job:
         self.source, self.out, self.settings, self.folder, self.say = source, out, settings, folder, say
         self.target = targets.get(settings.target, settings.machine)
         self.elsewhere = settings.machine is not None or not self.target.here  # nothing that is timed here is true there
-        self.foretold = 1.0
+        if self.elsewhere and settings.sweep:
+            raise BadInput(f"a sweep times source and artifact, and {self.target.name} is not on this machine", where="--sweep",
+                           hint="leave it out, or compile there")  # fmt: skip
         self.rules: Registry = registry(settings.rules)
         self.trials: list[Trial] = []
         self.layers: list[dict[str, Any]] = []
@@ -99,6 +101,8 @@ class Job:
             plan, level = None, lower
             self.layers = [{**row, "kept": False, "why": f"-O{lower} is given instead"} for row in self.layers]
             _, result, built, evaluation = self.checked(None, level)
+        if self.elsewhere and not s.evaluate:
+            self.notes.append("nothing was run or built of it: --no-evaluate")
         self.profile(result.model, built, plan)
         return self.report(result, built, plan, level, evaluation)
 
@@ -304,7 +308,7 @@ class Job:
             found = search.run(f"sha256:{self.described['sha256']}")
         finally:
             self.trials, self.facts, self.weights, self.fits = search.trials, search.facts, search.weights, search.fits
-            self.foretold, self.few_fits = search.foretold, search.few_fits
+            self.few_fits = search.few_fits
         self.layers = layers(search, found)
         return found
 
@@ -354,7 +358,7 @@ class Job:
             carried = plan.options(r.group for r in self.rules)
             options = replace(
                 options, level=carried.level, groups=carried.groups, sites=carried.sites, smooth=carried.smooth,
-                few=carried.few, facts=self.known_facts(plan, level), weights=self.weights,
+                few=carried.few, float32=carried.float32, facts=self.known_facts(plan, level), weights=self.weights,
             )  # fmt: skip
         return optimize(self.model.clone(), options, ctx, self.rules)
 
@@ -380,9 +384,10 @@ class Job:
         if level == 3 and not self.facts and (smooth or rounded or any(rule in STATIC for rule, _ in kept)):
             self.say("calibrating")
             carried = plan.options(r.group for r in self.rules)
-            fused = optimize(
-                self.model.clone(), replace(self.options(2), groups=carried.groups), self.context(), self.rules
-            ).model
+            level = 3 if self.target.half else 2  # where lowering comes after rounding, what is rounded is not lowered
+            options = replace(self.options(2), level=level, groups=carried.groups)
+            result = optimize(self.model.clone(), options, self.context(), self.rules)
+            fused = result.fused or result.model
             self.facts = self.calibrate(fused)
             if rounded:
                 if s.data is None:
@@ -505,7 +510,7 @@ class Job:
         if self.feed is None:
             return
         try:
-            rows = executed.executed(self.path, self.feed, SessionOptions(threads=self.settings.threads))
+            rows = executed.executed(self.path, self.feed, self.plain())
             self.executed["source"] = executed.to_dicts(rows)
             options = self.session_options(plan).with_threads(self.settings.threads)
             rows = executed.executed(built, self.feed, options)
@@ -535,7 +540,7 @@ class Job:
             notes.append(f"left out, because what they emit is slower than its parts here (olc targets show): {shown}")
         made = result.model if result.body is None else result.body
         if self.elsewhere:
-            notes += elsewhere.notes(s, self.target, plan, self.foretold)
+            notes += elsewhere.notes(s, self.target, plan)
         fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
         if overridable:
@@ -551,7 +556,7 @@ class Job:
             source=self.described,
             artifact=storage.described(built, self.out.name),
             versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-            target={"name": self.target.name, **self.target.features()},
+            target={"name": self.target.name, "here": not self.elsewhere, **self.target.features()},
             options={"level": level, "machine": s.machine, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data,
                      "threads": s.threads,
                      "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,

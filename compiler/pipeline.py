@@ -34,7 +34,7 @@ from .passes import (
 from .passes import shapes as shapes_pass
 from .quantization import Observed
 from .quantization.facts import note
-from .rewriter import Outcome, Rewriter
+from .rewriter import Outcome, Rewriter, origins
 from .rules import Registry, Rule, registry
 from .targets import shared_cache
 
@@ -71,6 +71,7 @@ class Options:
         few: the same for a body of its own for few elements, or None.
         facts: what calibration saw of values, by name, for LOSSY rules and smoothing.
         weights: weights that were rounded with care, by name of initializer and form.
+        float32: names of nodes that do not compute in float16, whatever a LOSSY rule makes of them.
         shared_cache: give attentions with a cache the form in which past and present are one buffer.
         skip: rules and passes not to apply, ``name`` or ``name@node``.
         stop_after: number of the last rewrite to apply; passes go on.
@@ -90,6 +91,7 @@ class Options:
     few: Few | None = None
     facts: Mapping[str, Observed] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    float32: frozenset[str] = frozenset()
     shared_cache: bool = False
     skip: frozenset[str] = frozenset()
     stop_after: int | None = None
@@ -279,7 +281,7 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
 
 def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset[str]], target: Any) -> None:
     before = frozenset((ir.site(n), n.op_type) for g in ir.all_graphs(run.model, functions=False) for n in g)
-    old = set(run.model.graph)
+    old, kept = set(run.model.graph), {ir.site(n): origins(n) for n in run.model.graph}
     if alphas:
         run.run_pass(smooth, alphas)
     half = sites.get(float16.NAME, frozenset())
@@ -289,9 +291,13 @@ def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset
         run.rewrite("quantized forms", quantized)
         run.run_pass(dce)
     if half and target is not None:
-        left = {n for n in half if f"{float16.NAME}@{n}" not in run.ctx.skip}
+        never = run.options.float32 | {n for n in kept if f"{float16.NAME}@{n}" in run.ctx.skip}
+        made_of = {origin for n, names in kept.items() if n in never for origin in names}
         # What rules made of a layer computes as what is around it.
-        nodes = [n for n in run.model.graph if n not in old or ir.site(n) in left]
+        nodes = [
+            n for n in run.model.graph
+            if (ir.site(n) in half - never if n in old else made_of.isdisjoint(origins(n)))
+        ]  # fmt: skip
         run.run_pass(float16, nodes, target)
         run.run_pass(cse)
         run.run_pass(dce)

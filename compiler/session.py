@@ -12,6 +12,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ LEVELS = {
 }
 
 CPU = "CPUExecutionProvider"
+
+#: Config entries with which the CPU computes QDQ as it is written, not by integer kernels of its own that may saturate.
+AS_WRITTEN = {"session.disable_quant_qdq": "1"}
 
 #: The config entry that lets threads sleep as soon as they have nothing to do.
 SPINNING = ("session.intra_op.allow_spinning", "0")
@@ -174,13 +178,16 @@ def session(
     chosen = chosen.with_threads(threads)
     wanted = [*(chosen.providers if providers is None else providers), CPU]
     available = frozenset(onnxruntime.get_available_providers())
+    stands_in = not isinstance(path, bytes) and wanted[0] != CPU and not runs(wanted[0])
+    if stands_in:
+        chosen = replace(chosen, config={**chosen.config, **AS_WRITTEN})
     native = native_options(chosen)
     if profile is not None:
         native.enable_profiling, native.profile_file_prefix = True, os.fspath(profile)
     for library in libraries:
         native.register_custom_ops_library(os.fspath(library))
     with tempfile.TemporaryDirectory(prefix="olc-", ignore_cleanup_errors=True) as folder:
-        file = path if isinstance(path, bytes) or wanted[0] in available else _on_the_cpu(where, Path(folder))
+        file = _on_the_cpu(where, Path(folder)) if stands_in else path
         try:
             return onnxruntime.InferenceSession(
                 file if isinstance(file, bytes) else os.fspath(file),
@@ -190,6 +197,21 @@ def session(
             )
         except Exception as error:  # the binding raises a dozen unrelated classes, RuntimeError among them
             raise refusal(error, where, "cannot be opened") from error
+
+
+@cache
+def runs(provider: str) -> bool:
+    """Can this machine run models by that execution provider? Found out by running one: a build of the runtime lists those
+    that it was built with, and gives the CPU's session where there is no device."""
+    import onnx.parser
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        return False
+    text = '<ir_version: 8, opset_import: ["": 13]> g (float[1] x) => (float[1] y) { y = Neg (x) }'
+    native = native_options(SessionOptions())
+    opened = onnxruntime.InferenceSession(onnx.parser.parse_model(text).SerializeToString(), native, providers=[provider])
+    return provider in opened.get_providers()
 
 
 def _on_the_cpu(path: str, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, OlcError
-from ..session import SessionOptions, prepared, recommended, run, session
+from ..session import SessionOptions, prepared, recommended, run, runs, session
 from ..storage import external_names
 from . import data as data_module
 from . import inputs, latency, numerics, process
@@ -208,6 +208,10 @@ def evaluate(
     points = [_timed_at(opened, paths, options, p, seed) if p.corner.timed else p for p in points]
     opened.clear()
     problems: list[str] = []
+    for path, chosen in zip(paths, options, strict=True):
+        if (time_s > 0 or measure_memory) and not runs(chosen.providers[0]):
+            problems.append(f"{path} is for {chosen.providers[0]}, which is not on this machine: the CPU stood in, and its times "
+                            "and memory say nothing")  # fmt: skip
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]
     facts = [_facts(*of) for of in zip(paths, loads, options, measured, strict=True)]
     return Evaluation(facts[0], facts[1], origin, count, differences, paired, threads, seed, problems, measured_by, points)

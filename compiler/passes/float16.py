@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 NAME = "float16"
 LARGEST = float(np.finfo(np.float16).max)
+FIRST = 13
+"""Opset below which nothing is converted."""
+MASK = 1e30
+"""Magnitude from which a number is a mask's, and means that nothing is let through."""
 SAFE = LARGEST / 2
 """A value that was seen beyond it may leave the range on other inputs."""
 
@@ -36,7 +40,9 @@ _NEVER = frozenset((
 
 def convertible(model: ir.Model, target: Target) -> list[ir.Node]:
     """Nodes of the main graph that can compute in float16, in order."""
-    kept = _angles(model.graph)
+    if (ir.opset_of(model) or 1) < FIRST:
+        return []
+    kept = _angles(model)
     return [n for n in model.graph if n not in kept and _places(n, model, target) is not None]
 
 
@@ -66,6 +72,8 @@ def _places(node: ir.Node, model: ir.Model, target: Target) -> tuple[list[int], 
         return None
     if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not _exact(node.inputs[1]):
         return None
+    if any(ir.attr(node, name, 0) for name in ("output_dtype", "precision")):
+        return None
     dtypes: dict[str, str] = {}
     places: tuple[list[int], list[int]] = ([], [])
     for formals, values, found in ((form.inputs, node.inputs, places[0]), (form.outputs, node.outputs, places[1])):
@@ -77,6 +85,8 @@ def _places(node: ir.Node, model: ir.Model, target: Target) -> tuple[list[int], 
                 return None
             dtype = v.dtype.name.lower()
             if dtype == "float" and formal.type != "float":
+                if not _holds(v):
+                    return None
                 found.append(i)
                 dtype = "float16"
             dtypes.setdefault(formal.type, dtype)
@@ -87,15 +97,27 @@ def _places(node: ir.Node, model: ir.Model, target: Target) -> tuple[list[int], 
     return places if target.table.supports(node.op_type, node.domain, version, dtypes).how == "yes" else None
 
 
+def _holds(v: ir.Value) -> bool:
+    """Is a constant in float16's range, but for a mask's numbers? An epsilon of 1e-12 would be 0 there."""
+    a = ir.array(v)
+    if a is None or not a.size:
+        return True
+    sizes = np.abs(a)
+    finite = sizes[np.isfinite(sizes) & (sizes < MASK)]
+    largest = float(finite.max(initial=0))
+    return largest <= LARGEST and (largest == 0 or float(np.float16(largest)) > 0)
+
+
 def _exact(scale: ir.Value | None) -> bool:
     """Is a scale the same number in float16?"""
     a = ir.array(scale)
     return a is not None and bool(np.all(a.astype(np.float16).astype(a.dtype) == a))
 
 
-def _angles(graph: ir.Graph) -> set[ir.Node]:
-    """Each Sin and Cos, and the nodes that its argument is computed by."""
-    found = {n for n in graph if n.domain == "" and n.op_type in ("Sin", "Cos")}
+def _angles(model: ir.Model) -> set[ir.Node]:
+    """Each Sin and Cos, and the nodes that its argument is computed by, out of bodies too."""
+    graphs = ir.all_graphs(model, functions=False)
+    found = {n for graph in graphs for n in graph if n.domain == "" and n.op_type in ("Sin", "Cos")}
     work = [v for n in found for v in n.inputs]
     while work:
         v = work.pop()

@@ -109,7 +109,8 @@ def facts(report: Report) -> list[tuple[str, ...]]:
         if all(peaks):
             rows.append(("peak memory", *(numbers.size(p) for p in peaks), numbers.change(*peaks)))
         loads = [e[s]["load_s"] for s in "ab"]
-        rows.append(("load time", *(numbers.duration(t) for t in loads), numbers.change(*loads)))
+        if report.target.get("here", True):
+            rows.append(("load time", *(numbers.duration(t) for t in loads), numbers.change(*loads)))
     if report.changes:
         for what in ("nodes", "parameters"):
             pair = report.changes[what]

@@ -79,14 +79,15 @@ def _summary(report: Report, out: Printer) -> None:
     e = report.evaluation
     if e is not None and e["paired"] is not None:
         rows.append(("speed", e["paired"]["text"]))
-    elif report.options.get("machine"):
-        rows.append(("speed", f"not measured: compiled for {report.target['model']} (see the notes)"))
+    elif not report.target.get("here", True):
+        where = report.target.get("model", report.target["name"])
+        rows.append(("speed", f"not measured: compiled for {where} (see the notes)"))
     changes = report.changes
     if changes:
         before, after = changes["nodes"]
         rows.append(("nodes", f"{count(before)} -> {count(after)}"))
     rows.append(("size", f"{size(report.source['bytes'])} -> {size(report.artifact['bytes'])}"))
-    if e is not None:
+    if e is not None and report.target.get("here", True):
         rows.append(("load time", f"{duration(e['a']['load_s'])} -> {duration(e['b']['load_s'])}"))
         if e["a"]["peak_bytes"] and e["b"]["peak_bytes"]:
             rows.append(("peak memory", " -> ".join(_peak(e[side]) for side in "ab")))

@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..evaluation import turns
-from ..evaluation.executed import node_times
 from ..evaluation.latency import Paired
 from ..passes import float16
-from ..session import SessionOptions
 from .budget import Budget
 from .layers import errors
 from .mix import Option, after, chain
@@ -211,7 +209,7 @@ class Part:
         arriving = sensitivities(
             self.best.fused, sorted(nodes), self.feeds, s.keep, s.threads, lambda: turns.clock() < until
         )
-        runs = [node_times(self.best.path, feed, SessionOptions(threads=s.threads)) for feed in self.feeds]
+        runs = s.profiled(self.best, self.samples)
         total = sum(sum(times.values()) for times in runs)
         spent = {node: sum(times.get(node, 0.0) for times in runs) for node in nodes}
         mean = sum(spent.values()) / len(nodes)  # of nodes that the runtime renames nothing is known

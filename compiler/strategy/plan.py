@@ -54,6 +54,7 @@ class Plan:
         smooth: activations that are smoothed before layers are rounded, name to alpha.
         few: how layers are rounded in a body of its own for few elements, where that is another way.
         rounded: initializers that are rounded to 4 bits by least squares on the data (``rounding.py``), not to the nearest.
+        float32: names of nodes that do not compute in float16, whatever becomes of them: their values leave its range.
         notes: facts that the decisions rest on, a sentence each.
     """
 
@@ -65,6 +66,7 @@ class Plan:
     smooth: dict[str, float] = field(default_factory=dict)
     few: Body | None = None
     rounded: tuple[str, ...] = ()
+    float32: tuple[str, ...] = ()
     session: SessionOptions = field(default_factory=SessionOptions)
     notes: tuple[str, ...] = ()
 
@@ -77,6 +79,7 @@ class Plan:
             groups=frozenset(all_groups) - dropped if dropped else None,
             sites=by_rule(made(self.sites)),
             smooth=self.smooth,
+            float32=frozenset(self.float32),
             few=None if few is None else Few(few.name, few.most, by_rule(made(few.sites)), few.smooth),
             **others,
         )
@@ -107,6 +110,7 @@ class Plan:
             f"level = {self.level}",
             f"source = {_q(self.source)}",
             f"rounded = {json.dumps(list(self.rounded), ensure_ascii=False)}",
+            *([f"float32 = {json.dumps(list(self.float32), ensure_ascii=False)}"] if self.float32 else []),
             f"notes = {json.dumps(list(self.notes), ensure_ascii=False)}",
             "",
             "[session]",
@@ -118,6 +122,8 @@ class Plan:
             lines.append(f"disabled_optimizers = {json.dumps(list(self.session.disabled_optimizers))}")
         lines += [f"{name} = {str(on).lower()}" for name, on, usual in (
             ("parallel", self.session.parallel, False), ("arena", self.session.arena, True)) if on != usual]  # fmt: skip
+        if self.session.providers != SessionOptions().providers:
+            lines.append(f"providers = {json.dumps(list(self.session.providers))}")
         if self.session.config:
             lines += ["", "[session.config]", *(f"{_q(k)} = {_q(v)}" for k, v in sorted(self.session.config.items()))]
         if self.smooth:
@@ -143,7 +149,7 @@ class Plan:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as e:
             raise BadInput(f"the plan is not TOML: {e}", where=where) from e
-        known = {"target", "level", "source", "notes", "session", "groups", "sites", "smooth", "few", "rounded"}
+        known = {"target", "level", "source", "notes", "session", "groups", "sites", "smooth", "few", "rounded", "float32"}
         unknown = sorted(set(data) - known)
         if unknown:
             raise BadInput(f"the plan has an unknown entry {unknown[0]!r}", where=where, hint=f"known: {sorted(known)}")
@@ -159,6 +165,7 @@ class Plan:
                 smooth=_read_smooth(data),
                 few=_read_body(data["few"]) if "few" in data else None,
                 rounded=_texts(data, "rounded"),
+                float32=_texts(data, "float32"),
                 session=SessionOptions.from_dict(data.get("session", {}), where=where),
                 notes=_texts(data, "notes"),
             )

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import ir, storage
 from ..ir import Model
+from ..passes import float16
 from ..session import SessionOptions, run, session
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -57,7 +58,7 @@ def beyond(
 ) -> set[str]:
     """Those of the nodes, by name, that read or give a float of a larger magnitude in one of the feeds.
 
-    Magnitudes from 1e30 on do not count: those are a mask's, which stay what they mean where they end earlier.
+    Magnitudes from ``float16.MASK`` on do not count: those are a mask's, which stay what they mean where they end earlier.
     """
     probe = model.clone()
     wanted = set(nodes)
@@ -70,7 +71,7 @@ def beyond(
                 values[v.name] = v
     if not values:
         return set()
-    largest = ir.make_constant(np.array(1e30, np.float32), "olc_mask")
+    largest = ir.make_constant(np.array(float16.MASK, np.float32), "olc_mask")
     nothing = ir.make_constant(np.array(0, np.float32), "olc_nothing")
     for constant in (largest, nothing):
         probe.graph.register_initializer(constant)

@@ -31,7 +31,6 @@ from ..pipeline import Few
 from ..quantization.facts import note
 from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
-from ..session import SessionOptions
 from .layers import ESTIMATES, alphas
 from .part import Fit, Part, Site, Tried, own
 from .plan import Body, Choice, by_rule, made
@@ -137,6 +136,7 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
         if far:
             text = f"values beyond {float16.SAFE:g} were seen there"
             s.notes.append(f"{len(far)} nodes are not computed in float16, the first {min(far)!r}: {text}")
+        s.float32 = far
         half = [site for site in half if site[1] not in far]
         for found in filter(None, known.values()):
             rounded = {node for _, node in found}
@@ -156,7 +156,7 @@ def scheme_of(r: Rule) -> str:
 
 def kept_float(node: Node, pattern: str) -> bool:
     """Does a user's pattern (``*`` and ``?``) name the node, one of its constants, or the module that it was exported from?"""
-    names = [ir.site(node), *(v.name for v in node.inputs if v is not None and v.name and ir.is_constant(v))]
+    names = [ir.site(node), *origins(node), *(v.name for v in node.inputs if v is not None and v.name and ir.is_constant(v))]
     names += [str(v) for k, v in node.metadata_props.items() if k.endswith("name_scopes") or k == "namespace"]
     return any(fnmatchcase(n, pattern) for n in names)
 
@@ -248,11 +248,9 @@ class _Job:
         few, candidate, tables = self.smaller(won, few, candidate)
         s.smooth = won.smooth
         if s.machine is None:
-            options, feed = SessionOptions(threads=s.threads), first.feeds[0]
+            options, feed = s.plain(), first.feeds[0]
             before, after = (node_times(c.path, feed, options) for c in (self.best, candidate))
             s.times = before, by_layer(after, won, candidate.model, self.best.fused)
-        else:
-            s.foretold = won.paired.ratio
         s.drop(self.best)
         return first.choices(won) | tables, few, candidate
 
@@ -272,10 +270,12 @@ class _Job:
         p = s.pair(candidate.session, other.session) if s.machine is None else NOT_TIMED
         differences = s.differences(other.session)
         breach = s.breach(other.session, differences)
-        keep, error = p.verdict != "slower" and breach is None, s.budget.error(differences)
-        s.record(text, p, keep, error, breach or "", "what was chosen", other)
+        gains = size(other) < size(candidate)  # what another node reads, too, is there in both forms
+        keep, error = gains and p.verdict != "slower" and breach is None, s.budget.error(differences)
+        lost = breach or ("" if gains else "it is no smaller")
+        s.record(text, p, keep, error, lost, "what was chosen", other)
         s.drop(candidate if keep else other)
-        choice = Choice(keep, "smaller" if keep else breach or f"with it the model is {p.text}", p.ratio)
+        choice = Choice(keep, "smaller" if keep else lost or f"with it the model is {p.text}", p.ratio)
         tables = dict.fromkeys(found, choice)
         if not keep:
             return few, candidate, tables
@@ -322,6 +322,11 @@ class _Job:
             s.drop(top[2])
         m.paired = f.paired = tried.paired
         return more, m, Body(name, FEW, few.choices(f), f.smooth), both
+
+
+def size(made: Candidate) -> int:
+    """Bytes of a candidate's files."""
+    return sum(f.stat().st_size for f in made.path.parent.iterdir())
 
 
 def _closer(new: Judged, old: Judged) -> bool:

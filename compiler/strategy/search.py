@@ -37,7 +37,7 @@ from .budget import Budget
 from .part import Fit, Site
 from .plan import Body, Choice, Plan, made
 from .predict import predicted
-from .quantize import choose
+from .quantize import SMALLER, choose, size
 
 PAIR_SECONDS = 2.0
 LEVELS = ("extended", "basic")
@@ -103,12 +103,12 @@ class Search:
         calibrate: gives what values of a model range over, or None where there is no data to see that on.
         task: metrics that the budget holds to, on the samples that choose.
         machine: the table of another machine: it decides, for nothing that is timed here is true there.
+        float32: nodes that do not compute in float16.
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget; ``few_fits``: those of a body for few elements.
         reads, modules: of each node that might be rounded the activation's name, and the module it was exported from.
         errors, arrived: of each (rule, node) its error alone, and what of it arrives at the outputs.
-        foretold: for another machine, the speed of the model chosen over that in float.
         times: of each node its microseconds in float and in the model chosen.
         say: called with a line on what is being tried.
     """
@@ -132,6 +132,7 @@ class Search:
     calibrate: Callable[[Model], dict[str, Observed]] | None = None
     task: Task | None = None
     machine: Kernels | None = None
+    float32: set[str] = field(default_factory=set)
     facts: dict[str, Observed] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -146,7 +147,6 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     built: int = 0
-    foretold: float = 1.0
 
     def run(self, source: str) -> Plan:
         """Search, and clean up after it."""
@@ -171,7 +171,8 @@ class Search:
             sites, few, best = choose(self, folder, kept, best)
         session = self._opened(best)
         rounded = tuple(sorted(self.weights))
-        return Plan(self.target.name, 3, source, groups, sites, self.smooth, few, rounded, session, tuple(self.notes))
+        kept_wide = tuple(sorted(self.float32))
+        return Plan(self.target.name, 3, source, groups, sites, self.smooth, few, rounded, kept_wide, session, tuple(self.notes))
 
     # --- building and measuring ------------------------------------------------------------------------------------
 
@@ -185,7 +186,7 @@ class Search:
         ctx = Context(target=self.ctx.target, skip=self.ctx.skip, unassumed=self.ctx.unassumed, events=list(self.ctx.events))
         options = Options(
             level=3, start=1 if fused is None else 2, groups=groups, sites=sites, smooth=smooth or {}, few=few, facts=self.facts,
-            weights=self.weights, shared_cache=o.shared_cache, skip=o.skip, strict=o.strict,
+            weights=self.weights, float32=frozenset(self.float32), shared_cache=o.shared_cache, skip=o.skip, strict=o.strict,
         )  # fmt: skip
         self.built += 1
         path = folder / f"candidate{self.built}" / "model.onnx"
@@ -208,7 +209,8 @@ class Search:
         """What ``build`` was asked for, as a plan."""
         without = set() if groups is None else {r.group for r in self.rules} - groups
         kept = {(rule, node): Choice(True, "tried") for rule, nodes in sites.items() for node in nodes}
-        return Plan(self.target.name, 3, "", {g: Choice(False, "tried") for g in sorted(without)}, kept, dict(smooth))
+        groups_left = {g: Choice(False, "tried") for g in sorted(without)}
+        return Plan(self.target.name, 3, "", groups_left, kept, dict(smooth), float32=tuple(sorted(self.float32)))
 
     def open(self, path: Path, options: SessionOptions) -> Any:
         return self.target.session(path, threads=self.threads, options=options)
@@ -225,6 +227,16 @@ class Search:
         """``other``, in which these sites of ``best`` are rounded, against it: measured, or for another machine predicted."""
         if self.machine is None:
             return self.pair(best.session, other.session, part)
+        return predicted(self.machine, best.fused, sites, [self.feeds[i] for i in part], self.profiled(best, part))
+
+    def plain(self) -> SessionOptions:
+        """How a model is opened where nothing was measured."""
+        return self.target.session_options().with_threads(self.threads)
+
+    def profiled(self, best: Candidate, part: Sequence[int]) -> list[dict[str, float]]:
+        """For each of these samples the microseconds of each node in float."""
+        if self.machine is None:
+            return [node_times(best.path, self.feeds[i], self.plain()) for i in part]
         if self.profiles is None:
             path = best.path
             if best.fused is not best.model:  # its nodes have other names
@@ -232,7 +244,7 @@ class Search:
                 storage.save(best.fused, path)
             bare = SessionOptions(threads=self.threads, optimization="none")  # what the runtime fuses has other names
             self.profiles = [node_times(path, feed, bare) for feed in self.feeds]
-        return predicted(self.machine, best.fused, sites, [self.feeds[i] for i in part], [self.profiles[i] for i in part])
+        return [self.profiles[i] for i in part]
 
     def differences(self, session: Any, part: Sequence[int] | None = None) -> list[numerics.OutputDifference]:
         part = range(len(self.feeds)) if part is None else part
@@ -253,8 +265,8 @@ class Search:
         self, what: str, p: latency.Paired, kept: bool, error: float | None = None, why: str = "", against: str = "",
         made: Candidate | None = None,
     ) -> None:
-        size = None if made is None else sum(f.stat().st_size for f in made.path.parent.iterdir())
-        self.trials.append(Trial(what, p.ratio, p.low, p.high, p.verdict, kept, error, why, against, size))
+        held = None if made is None else size(made)
+        self.trials.append(Trial(what, p.ratio, p.low, p.high, p.verdict, kept, error, why, against, held))
 
     # --- 1. groups of fusions --------------------------------------------------------------------------------------
 
@@ -284,7 +296,7 @@ class Search:
 
     def _opened(self, best: Candidate) -> SessionOptions:
         """The session options that are faster, one after the other on top of those kept."""
-        chosen = self.target.session_options().with_threads(self.threads)
+        chosen = self.plain()
         current = best.session
         for change in opened_as(self.threads) if self.machine is None else ():
             options = replace(chosen, **change)
@@ -322,9 +334,13 @@ def opened_as(threads: int | None) -> list[dict[str, Any]]:
 def next_best(plan: Plan, fits: Sequence[Fit], error: float, few_fits: Sequence[Fit] = ()) -> tuple[Plan, float]:
     """The plan with the fastest of the choices that have a smaller error than that, or with none; and its error.
 
+    What only makes it smaller goes first.
     Of two bodies that for many elements is left in float first: what rounds it is the closer call, for more of it is judged.
     Then the other is rounded more closely (``few_fits``), as far as there is a choice.
     """
+    tables = {site for site in plan.kept() if site[0] in SMALLER}
+    if tables:
+        return plan.without(tables, "where it was judged the budget was exceeded"), error
     if plan.few is not None and made(plan.sites):
         text = "the body for more elements is left in float: where it was judged the budget was exceeded"
         left = {s: replace(c, keep=False, why=text) if c.keep else c for s, c in plan.sites.items()}

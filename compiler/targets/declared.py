@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .. import ir, signatures
 from ..errors import Unsupported
 from ..passes import Context
-from ..session import CPU, SessionOptions, run, session
+from ..session import CPU, SessionOptions, run, runs, session
 from . import decompose, expand, kernels, registry
 from .capabilities import DECOMPOSED, NO, YES, Support, Table
 from .kernels import Kernels
@@ -41,7 +40,6 @@ class Declared:
         name, opset: as in ``targets.Target``.
         file: the module; the tables lie beside it.
         providers: execution providers of ONNX Runtime that run an artifact, best first.
-        config: session config entries that an artifact is opened with.
         runtime: what its table of kernels is called by.
         half: arithmetic in float16 is faster than in float32 there, as a rule.
         cure: what to do about a node that ``limit`` refuses.
@@ -52,7 +50,6 @@ class Declared:
     opset: int
     file: str
     providers: tuple[str, ...] = (CPU,)
-    config: Mapping[str, str] = {}
     runtime = "onnxruntime"
     half = False
     cure = ""
@@ -86,14 +83,13 @@ class Declared:
         return None
 
     def session_options(self) -> SessionOptions:
-        return SessionOptions(providers=self.providers, config=dict(self.config))
+        return SessionOptions(providers=self.providers)
 
     def session(
         self, path: str | os.PathLike[str], threads: int | None = None, options: SessionOptions | None = None
     ) -> Any:
         given = options if options is not None else SessionOptions()
-        own = replace(given, providers=self.providers, config={**self.config, **given.config})
-        return session(path, threads, options=own)
+        return session(path, threads, options=replace(given, providers=self.providers))
 
     def run(self, path: str | os.PathLike[str], feed: Mapping[str, Any], threads: int | None = None) -> dict[str, Any]:
         return run(self.session(path, threads), feed, where=os.fspath(path))
@@ -314,20 +310,6 @@ class Declared:
         if not known:
             return "rewrite it with other operators before export"
         return "convert the model to an opset, or the node to a dtype, that has a kernel"
-
-
-@cache
-def runs(provider: str) -> bool:
-    """Can this machine run models by that execution provider of ONNX Runtime? Found out by running one."""
-    import onnxruntime
-
-    if provider not in onnxruntime.get_available_providers():
-        return False
-    import onnx.parser
-
-    text = '<ir_version: 8, opset_import: ["": 13]> g (float[1] x) => (float[1] y) { y = Neg (x) }'
-    opened = session(onnx.parser.parse_model(text).SerializeToString(), options=SessionOptions(providers=(provider,)))
-    return provider in opened.get_providers()
 
 
 def _standing(node: ir.Node, opsets: Mapping[str, int]) -> tuple[str, int | None]:

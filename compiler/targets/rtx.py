@@ -27,6 +27,8 @@ from ..errors import OlcError, Unsupported
 
 CAPABILITY = "SM89"
 """Compute capability to build for: the oldest with kernels of every dtype that olc emits."""
+MOST_SIZES = 64
+"""Elements of an input that holds sizes, at most."""
 TIMEOUT_S = 300.0
 
 
@@ -71,7 +73,8 @@ def build(path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> E
     where = os.fspath(path)
     with tempfile.TemporaryDirectory(prefix="olc-engine-") as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        request.write_text(json.dumps({"path": os.path.abspath(where), "shapes": _shapes(feeds), "answer": str(answer)}))
+        request.write_text(json.dumps({"path": os.path.abspath(where), "shapes": _shapes(feeds), "answer": str(answer),
+                                       "values": _values(feeds)}))
         command = [sys.executable, "-m", __name__, str(request)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
@@ -81,6 +84,8 @@ def build(path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> E
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
             raise OlcError(f"TensorRT-RTX ended with code {done.returncode}: {last}", where=where)
         found = json.loads(answer.read_text())
+    if found["problem"] is not None and "profile" in found["problem"]:  # which is ours to give
+        raise OlcError(f"TensorRT-RTX {found['version']}: {found['problem']}", where=where)
     if found["problem"] is not None:
         raise Unsupported(f"TensorRT-RTX {found['version']} does not build it: {found['problem']}", where=where,
                           hint="compile for onnxruntime-cuda, or leave out what it names: --skip, --keep-float")  # fmt: skip
@@ -93,6 +98,16 @@ def _shapes(feeds: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
     for name in feeds[0]:
         shapes = np.array([np.shape(feed[name]) for feed in feeds], np.int64)
         found[name] = [shapes.min(axis=0).tolist(), shapes[0].tolist(), shapes.max(axis=0).tolist()]
+    return found
+
+
+def _values(feeds: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
+    """Least, usual and largest contents of inputs that may be sizes: small tensors of integers."""
+    found = {}
+    for name, first in feeds[0].items():
+        a = [np.asarray(feed[name]) for feed in feeds]
+        if a[0].dtype.kind in "iu" and a[0].size <= MOST_SIZES and all(x.shape == a[0].shape for x in a):
+            found[name] = [np.min(a, axis=0).ravel().tolist(), np.ravel(first).tolist(), np.max(a, axis=0).ravel().tolist()]
     return found
 
 
@@ -111,7 +126,9 @@ def logger() -> Any:
     return Log()
 
 
-def _build(path: str, shapes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Any]:
+def _build(
+    path: str, shapes: Mapping[str, Sequence[Sequence[int]]], values: Mapping[str, Sequence[Sequence[int]]]
+) -> dict[str, Any]:
     import tensorrt_rtx as trt
 
     def refused(problem: str) -> dict[str, Any]:
@@ -132,7 +149,9 @@ def _build(path: str, shapes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str
     profile = builder.create_optimization_profile()
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     for tensor in inputs:
-        if not tensor.is_shape_tensor and tensor.name in shapes:
+        if tensor.is_shape_tensor and tensor.name in values:
+            profile.set_shape_input(tensor.name, *values[tensor.name])
+        elif not tensor.is_shape_tensor and tensor.name in shapes:
             profile.set_shape(tensor.name, *(tuple(s) for s in shapes[tensor.name]))
     config.add_optimization_profile(profile)
     if builder.build_serialized_network(network, config) is None:
@@ -155,7 +174,7 @@ def _multiplies_int8(line: str) -> bool:
 
 def main(file: str) -> None:
     asked = json.loads(Path(file).read_text())
-    Path(asked["answer"]).write_text(json.dumps(_build(asked["path"], asked["shapes"])))
+    Path(asked["answer"]).write_text(json.dumps(_build(asked["path"], asked["shapes"], asked["values"])))
 
 
 if __name__ == "__main__":

@@ -37,8 +37,6 @@ class TensorRT(Declared):
     opset = 23
     file = __file__
     providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
-    # Where the CPU stands in for it, QDQ is computed as it is written, not by integer kernels of the CPU that saturate.
-    config: Mapping[str, str] = {"session.disable_quant_qdq": "1"}
     runtime = "tensorrt"
     half = True
     cure = "give a model in float, or in symmetric int8, of rank 8 or less; or compile for onnxruntime-cuda"

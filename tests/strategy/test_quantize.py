@@ -73,7 +73,7 @@ FEEDS = [{"x": np.random.default_rng(i).normal(size=(40, WIDTH)).astype(np.float
 @pytest.fixture(autouse=True)
 def profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each layer takes the same time."""
-    monkeypatch.setattr("olc.strategy.part.node_times", lambda *_: {f"h{i + 1}": 1.0 for i in range(LAYERS)})
+    monkeypatch.setattr("olc.strategy.search.node_times", lambda *_: {f"h{i + 1}": 1.0 for i in range(LAYERS)})
 
 
 class Bench(search.Search):
@@ -248,7 +248,8 @@ def test_the_layer_that_breaks_the_budget_stays_float_alone(
     slowest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is known of the rule's errors, so that layers go by their time, the slowest last; h2 has to go."""
-    monkeypatch.setattr("olc.strategy.part.node_times", lambda *_: {f"h{i + 1}": i + 1.0 for i in range(LAYERS)} | {slowest: 9.0})
+    took = {f"h{i + 1}": i + 1.0 for i in range(LAYERS)} | {slowest: 9.0}
+    monkeypatch.setattr("olc.strategy.search.node_times", lambda *_: took)
     m, rules = planted(tmp_path, monkeypatch, times(-1.0))
     plan, _ = searched(m, tmp_path, rules=rules)
     assert {node for rule, node in plan.kept() if rule == "planted-linear"} == {"h1", "h3", "h4"}
