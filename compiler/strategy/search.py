@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import storage
+from .. import ir, storage
 from ..errors import OlcError, OutputError, VerificationFailed
 from ..evaluation import latency, numerics, turns
 from ..evaluation.evaluate import timed
@@ -235,13 +235,17 @@ class Search:
 
     def profiled(self, best: Candidate, part: Sequence[int]) -> list[dict[str, float]]:
         """For each of these samples the microseconds of each node in float."""
+        path = best.path
+        if best.fused is not best.model or not all(n.name for n in best.fused.graph):  # times are told by names
+            path = path.with_name("named.onnx")
+        if path != best.path and not path.exists():
+            named = best.fused.clone()
+            for n in named.graph:
+                n.name = ir.site(n)
+            storage.save(named, path)
         if self.machine is None:
-            return [node_times(best.path, self.feeds[i], self.plain()) for i in part]
+            return [node_times(path, self.feeds[i], self.plain()) for i in part]
         if self.profiles is None:
-            path = best.path
-            if best.fused is not best.model:  # its nodes have other names
-                path = path.with_name("fused.onnx")
-                storage.save(best.fused, path)
             bare = SessionOptions(threads=self.threads, optimization="none")  # what the runtime fuses has other names
             self.profiles = [node_times(path, feed, bare) for feed in self.feeds]
         return [self.profiles[i] for i in part]

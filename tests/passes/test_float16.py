@@ -127,6 +127,28 @@ def test_what_a_target_has_no_kernel_for_stays() -> None:
     assert [n.op_type for n in float16.convertible(m, CUDA)] == ["Relu"]
 
 
+@pytest.mark.parametrize(("number", "taken"), [(1e-12, 0), (1e6, 0), (np.inf, 1), (-3e38, 1), (1e-4, 1), (0.0, 1)])
+def test_constants_beyond_the_range_keep_their_nodes(number: float, taken: int) -> None:
+    assert converted(model("y = Max(x, c)", c=np.float32(number))) == taken
+
+
+def test_angles_in_bodies_stay() -> None:
+    m = model("a = Mul(x, g) y = If(c) <then_branch = t () => (float[B, 16] s) { s = Sin(a) }, "
+              "else_branch = e () => (float[B, 16] r) { r = Neg(a) }>", "float[B, 16] x, bool c")  # fmt: skip
+    assert converted(m) == 0
+
+
+def test_a_dtype_that_is_written_down_stays() -> None:
+    m = model("q = QuantizeLinear(x, s, z) y = DequantizeLinear<output_dtype = 1>(q, s, z)", s=np.float32(0.5), z=np.int8(0))
+    assert converted(m) == 1
+
+
+def test_an_old_opset_stays() -> None:
+    m = model("y = Relu(x)")
+    m.opset_imports[""] = 12
+    assert float16.convertible(m, CUDA) == []
+
+
 def test_bodies_stay(tmp_path: Path) -> None:
     m = model("h = Relu(x) y = If(c) <then_branch = t () => (float[B, 16] a) { a = Neg(h) }, "
               "else_branch = e () => (float[B, 16] a) { a = Identity(h) }>", "float[B, 16] x, bool c")  # fmt: skip

@@ -577,6 +577,25 @@ def test_a_table_is_kept_where_that_is_asked(options: dict[str, tuple[str, ...]]
 
 
 @pytest.mark.usefixtures("with_ids")
+def test_a_table_that_something_else_reads_is_no_smaller(tmp_path: Path) -> None:
+    proto = ir.serde.serialize_model(with_table(model()))
+    proto.graph.node.append(onnx.helper.make_node("Gemm", ["x", "table"], ["scores"], name="scores", transB=1))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["B", ROWS]))
+    m = ir.serde.deserialize_model(proto)
+    shapes.infer(m)
+    plan, _ = searched(m, tmp_path, keep_float=("scores",))
+    assert ("int8-linear", "h1") in plan.kept()
+    assert plan.sites["int8-block-table", "words"].why == "it is no smaller"
+
+
+def test_tables_go_first_where_the_budget_is_exceeded() -> None:
+    sites = {("int8-linear", "a"): Choice(True, "", 2.0), ("int8-block-table", "t"): Choice(True, "smaller", 1.0)}
+    fits = [Fit(2.0, 0.0040, (("int8-linear", "a"),), {}), Fit(2.0, 0.0045, tuple(sites), {})]
+    plan, _ = search.next_best(Plan("onnxruntime-cpu", 3, sites=sites), fits, 0.0045)
+    assert plan.kept() == {("int8-linear", "a")}
+
+
+@pytest.mark.usefixtures("with_ids")
 def test_where_nothing_is_faster_a_table_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for op in ("DynamicQuantizeMatMul", "MatMulNBits"):
         monkeypatch.setitem(SPEED, op, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import sys
@@ -13,8 +14,9 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from olc import ir, storage, targets
+from olc.analysis import shapes
 from olc.cli import group
-from olc.errors import OlcError, Unsupported
+from olc.errors import BadInput, OlcError, Unsupported
 from olc.passes import Context
 from olc.session import CPU, SessionOptions, session
 from olc.targets import capabilities, rtx, tensorrt
@@ -140,6 +142,51 @@ def test_an_engine_is_built_with_a_fused_attention_and_int8(tmp_path: Path) -> N
             assert zero is not None
             assert not zero.any()
     assert [v.dtype for v in (*made.graph.inputs, *made.graph.outputs)] == [ir.DataType.FLOAT] * 2
+
+
+@builds
+def test_a_plan_gives_what_it_was_made_of(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for i in range(4):
+        np.savez(tmp_path / "data" / f"{i}.npz", x=RANDOM.normal(size=(2, 24, 128)).astype(np.float32))
+    asked = ["--target", "tensorrt", "--data", str(tmp_path / "data"), "--accuracy", "cosine>=0.98"]
+    path, plan = file(tmp_path, encoder()), str(tmp_path / "made.plan")
+    done = CliRunner().invoke(group, ["plan", path, "-O3", "-o", plan, "--tune-time", "20s", *asked])
+    assert done.exit_code == 0, done.output
+    text, made = compiled(tmp_path, encoder(), *asked, "--plan", plan)
+    assert "1 of them attentions" in text
+    assert "predicted" in text
+    assert any(n.op_type == "QuantizeLinear" for n in made.graph)
+    beside = json.loads((tmp_path / "out.olc.json").read_text())
+    assert beside["session_options"]["providers"] == list(TENSORRT.providers)
+
+
+def test_what_leaves_the_range_of_float16_stays_out_of_it(tmp_path: Path) -> None:
+    w = RANDOM.normal(size=(32, 32)).astype(np.float32)
+    made = model("h = MatMul(x, w) n = LayerNormalization<axis = -1>(h, g, g) t = Tanh(n) y = MatMul(t, w)",
+                 "float[B, 32] x", "float[B, 32] y", w=w, g=np.ones(32, np.float32))  # fmt: skip
+    (tmp_path / "data").mkdir()
+    for i in range(4):
+        np.savez(tmp_path / "data" / f"{i}.npz", x=RANDOM.normal(size=(8, 32)).astype(np.float32) * 1e4)
+    text, found = compiled(tmp_path, made, "-O3", "--target", "tensorrt", "--data", str(tmp_path / "data"), "--tune-time", "20s")
+    assert "values beyond 32752 were seen there" in text
+    shapes.infer(found)
+    first = next(n for n in found.graph if n.op_type == "MatMul")
+    assert first.outputs[0].dtype != ir.DataType.FLOAT16
+    assert any(n.outputs[0].dtype == ir.DataType.FLOAT16 for n in found.graph), "the others are in float16"
+
+
+@builds
+def test_inputs_that_hold_sizes_get_their_values(tmp_path: Path) -> None:
+    made = model("r = Relu(x) y = Reshape(r, s)", "float[B, 16] x, int64[2] s", "float[M, N] y")
+    feeds = [{"x": np.zeros((n, 16), np.float32), "s": np.array([n * 2, 8])} for n in (2, 4)]
+    assert rtx.build(file(tmp_path, made), feeds).kernels > 0
+
+
+def test_a_sweep_needs_the_machine(tmp_path: Path) -> None:
+    done = CliRunner().invoke(group, ["compile", file(tmp_path, encoder()), "--target", "tensorrt", "--sweep", "B=1..2"])
+    assert isinstance(done.exception, BadInput)
+    assert "not on this machine" in str(done.exception)
 
 
 @builds
