@@ -7,9 +7,10 @@ The capability table is generated where onnxruntime-gpu is installed::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from .. import ir
+from ..passes import Context
 from . import registry
 from .capabilities import DECOMPOSED, YES, Support
 from .declared import Declared
@@ -25,6 +26,16 @@ class OnnxRuntimeCuda(Declared):
     providers = ("CUDAExecutionProvider",)
     runtime = "onnxruntime-cuda"
     half = True
+
+    def finish(self, model: ir.Model, ctx: Context, before: Set[tuple[str, str]] | None) -> int:
+        """Besides, blocks of weights are multiplied as they are: there the activation is not rounded, as on the CPU."""
+        changes = super().finish(model, ctx, before)
+        for node in (n for g in ir.all_graphs(model, functions=False) for n in g):
+            if (node.domain, node.op_type) == ("com.microsoft", "MatMulNBits") and ir.attr(node, "accuracy_level", 0):
+                node.attributes.pop("accuracy_level")
+                ctx.record(f"lower:{self.name}", ir.site(node), "its activation is not rounded")
+                changes += 1
+        return changes
 
     def node_support(
         self, node: ir.Node, model: ir.Model, opsets: Mapping[str, int] | None = None, lowered: bool = False

@@ -112,7 +112,7 @@ def _blocked(op, m, bits):
 
 
 @rule(
-    group="quantize", targets=("onnxruntime-cpu",),
+    group="quantize", targets=("onnxruntime-cpu", "onnxruntime-cuda"),
     safety=LOSSY("weights are rounded to 8 bits in blocks, activations to 8 bits in each row's blocks"),
 )  # fmt: skip
 class Int8BlockLinear:
@@ -129,7 +129,7 @@ class Int8BlockLinear:
 
 
 @rule(
-    group="quantize", targets=("onnxruntime-cpu",),
+    group="quantize", targets=("onnxruntime-cpu", "onnxruntime-cuda"),
     safety=LOSSY("weights are rounded to 4 bits in blocks, activations to 8 bits in each row's blocks"),
 )  # fmt: skip
 class Int4BlockLinear:

@@ -84,7 +84,7 @@ class BiasIntoDynamicInt8:
     ]  # fmt: skip
 
 
-@rule(group="quantize-lower", targets=("onnxruntime-cpu",), safety=_ADDED)
+@rule(group="quantize-lower", targets=("onnxruntime-cpu", "onnxruntime-cuda"), safety=_ADDED)
 class BiasIntoBlocks:
     """A constant added to each column of a MatMulNBits is its bias, which the kernel adds to the same sums."""
 

@@ -197,8 +197,21 @@ def test_in_float32_the_attention_is_written_out(tmp_path: Path) -> None:
     assert "written out" in text
 
 
-def test_cuda_takes_float16_and_no_int8(tmp_path: Path) -> None:
-    text, made = compiled(tmp_path, encoder(), "-O3", "--target", "onnxruntime-cuda", "--tune-time", "10s")
+def test_cuda_takes_blocks_where_rows_are_few(tmp_path: Path) -> None:
+    text, made = compiled(tmp_path, encoder(), "-O3", "--target", "onnxruntime-cuda", "--tune-time", "10s", "--dim", "B=1",
+                          "--dim", "S=1")  # fmt: skip
+    products = [n for n in made.graph if n.op_type == "MatMulNBits"]
+    assert len(products) == 5
+    for n in products:
+        scale = ir.array(n.inputs[2])
+        assert scale is not None
+        assert scale.dtype == np.float16
+        assert "accuracy_level" not in n.attributes, "CUDA does not round the activation"
+    assert "bytes of weights for few rows" in text
+
+
+def test_cuda_takes_float16(tmp_path: Path) -> None:
+    text, made = compiled(tmp_path, encoder(), "-O3", "--target", "onnxruntime-cuda", "--tune-time", "10s", "--quantize", "fp16")
     assert {n.op_type for n in made.graph} >= {"Attention", "LayerNormalization"}
     assert all(ir.array(v) is None or ir.array(v).dtype == np.float16 for n in made.graph for v in n.inputs[1:]
                if n.op_type in ("MatMul", "LayerNormalization"))  # fmt: skip
