@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from .. import ir
 
 __all__ = [
-    "BLOCK", "INT7_LIMIT", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight", "flipped",
-    "half_scale", "int8_weight", "nearest_blocks", "observed", "pack", "quantize_linear_weight", "weight_limit",
+    "BLOCK", "INT4_LIMIT", "INT7_LIMIT", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight",
+    "flipped", "half_scale", "int4_blocks", "int8_weight", "nearest_blocks", "observed", "pack", "quantize_linear_weight", "weight_limit",
 ]  # fmt: skip
 
+
+INT4_LIMIT = 7
+"""Largest magnitude of a symmetric int4 weight."""
 
 BLOCK = 64
 """Rows of a weight that share a scale. Larger blocks are a little faster, smaller ones closer."""
@@ -44,6 +47,16 @@ def block_weight(value: ir.Value, bits: int, turned: bool = False) -> BlockWeigh
     """A constant matrix in blocks of ``BLOCK`` rows that share a scale: as it was prepared, else the nearest."""
     found = prepared(value, block_form(bits))
     return found if found is not None else nearest_blocks(matrix(value, turned), bits)
+
+
+def int4_blocks(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix [K, N], K a multiple of ``BLOCK``, as symmetric int4 [K, N] and ``half_scale``'s scales [K / BLOCK, N]."""
+    import ml_dtypes
+
+    blocks = w.astype(np.float32).reshape(len(w) // BLOCK, BLOCK, w.shape[1])
+    scale = half_scale(np.abs(blocks).max(axis=1, initial=0.0), INT4_LIMIT)
+    codes = np.clip(np.rint(blocks / scale[:, None]), -INT4_LIMIT, INT4_LIMIT)
+    return codes.reshape(w.shape).astype(ml_dtypes.int4), scale
 
 
 def block_form(bits: int) -> str:

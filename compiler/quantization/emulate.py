@@ -49,6 +49,16 @@ def symmetric(x: np.ndarray, w: np.ndarray) -> float:
     return relative_error(x @ _floats(w), (rounded @ q.astype(np.float32)) * (scale * unit))
 
 
+def int4_weight(x: np.ndarray, w: np.ndarray) -> float:
+    """``x`` as it is and ``w`` by ``int4_blocks``, rows past its last whole block left out."""
+    from . import BLOCK, int4_blocks
+
+    rows = len(w) // BLOCK * BLOCK
+    q, scale = int4_blocks(w[:rows])
+    x = _rows(x)[:, :rows]
+    return relative_error(x @ _floats(w[:rows]), x @ (q.astype(np.float32) * np.repeat(scale, BLOCK, axis=0)))
+
+
 def block(
     x: np.ndarray, w: np.ndarray, bits: int, block: int, weight: BlockWeight | None = None, level4: bool = False
 ) -> float:

@@ -26,10 +26,10 @@ def flipped(a: np.ndarray) -> np.ndarray:
     return np.asarray(a ^ a.dtype.type(-128 if a.dtype == np.int8 else 128)).view(np.int8 if a.dtype == np.uint8 else np.uint8)
 
 
-def half_scale(largest: np.ndarray | float) -> np.ndarray:
-    """float32 scales of symmetric int8 up to these magnitudes, each the next number above that float16 holds: as float16 they
-    are the same. 1 for a magnitude of 0."""
-    exact = np.maximum(np.asarray(largest, np.float64) / INT8_LIMIT, 0.0)
+def half_scale(largest: np.ndarray | float, limit: int = INT8_LIMIT) -> np.ndarray:
+    """float32 scales with which codes of ±limit reach these magnitudes, each the next number above that float16 holds: as
+    float16 they are the same. 1 for a magnitude of 0."""
+    exact = np.maximum(np.asarray(largest, np.float64) / limit, 0.0)
     near = exact.astype(np.float16)
     up = np.where(near.astype(np.float64) < exact, np.nextafter(near, np.float16(np.inf)), near).astype(np.float32)
     return np.where(up == 0, np.float32(1), up)

@@ -43,6 +43,7 @@ ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "int7-linear": lambda x, w, limit: emulate.int8_dynamic(x, w, quantize_linear_weight(w, INT7_LIMIT)),
     "int8-row-linear": lambda x, w, limit: emulate.int8_row(x, w, quantize_linear_weight(w, limit)),
     "symmetric-int8-linear": lambda x, w, limit: emulate.symmetric(x, w),
+    "symmetric-int4-linear": lambda x, w, limit: emulate.int4_weight(x, w),
     "int8-block-linear": lambda x, w, limit: block_error(x, w, nearest_blocks(w, 8)),
     "int4-block-linear": lambda x, w, limit: block_error(x, w, nearest_blocks(w, 4)),
 }

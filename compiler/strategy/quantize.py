@@ -50,6 +50,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
     "int8-block": ("int8-block-linear",),
     "int4-block": ("int4-block-linear",),
     "int8-symmetric": ("symmetric-int8-linear", "symmetric-int8-conv"),
+    "int4-symmetric": ("symmetric-int4-linear",),
     "float16": (float16.NAME,),
 }
 """A LOSSY rule that no scheme names is a scheme of its own."""
@@ -68,7 +69,7 @@ STATIC = frozenset(SCHEMES["int8"] + SCHEMES["int8-symmetric"]) - {"int8-linear"
 
 ASKED: dict[str, tuple[str, ...]] = {
     "int8": ("int8", "int7", "int8-row", "int8-block", "int8-symmetric", "float16"),
-    "int4": ("int8-block", "int4-block", "float16"), "fp16": ("float16",), "none": (),
+    "int4": ("int8-block", "int4-block", "int4-symmetric", "float16"), "fp16": ("float16",), "none": (),
 }  # fmt: skip
 """Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
 

@@ -1,11 +1,11 @@
-"""Linear layers and convolutions in symmetric int8, as TensorRT wants them: zero points of 0, one scale for an activation.
+"""Linear layers and convolutions in symmetric integers, as TensorRT wants them: zero points of 0, one scale for an activation.
 
 A bias stays float, and so does the result: what follows is fused into the kernel in float, and rounding between would only
 lose. The scales are numbers of float16, so that they stay what they are where the rest of the model becomes float16.
 """
 
 import numpy as np
-from olc.quantization import all_finite, half_scale, int8_weight, observed, quantize_linear_weight
+from olc.quantization import BLOCK, all_finite, half_scale, int4_blocks, int8_weight, observed, quantize_linear_weight
 from olc.rules import EXACT, F32, LOSSY, Attrs, Case, Const, Refused, array, dims, f32, i8, rule
 
 from ._columns import columns
@@ -53,6 +53,39 @@ class SymmetricInt8Linear:
         Refused("not calibrated", x=f32["N", 32], w=f32[32, 16], b=None, transB=0, because="no calibration range"),
         Refused("huge", observed={"x": (-3e7, 2)}, x=f32["N", 32], w=f32[32, 16], b=None, transB=0, because="beyond float16"),
         Refused("tiny", observed={"x": (-3, 2)}, x=f32["N", 32], w=f32[32, 8], b=None, transB=0, because="too small to gain"),
+    ]  # fmt: skip
+
+
+@rule(group="quantize", targets=("tensorrt",), since=21,
+      safety=LOSSY("weights are rounded to 4 bits in blocks"))  # fmt: skip
+class SymmetricInt4Linear:
+    """A linear layer whose weight is read in 4 bits, a scale for each 64 rows of a column; its activation stays as it is.
+
+    It gains where few rows are multiplied, as in decoding, which reads each weight once.
+    """
+
+    pattern = _linear
+
+    def unless(m):
+        why = _unfit(m)
+        if why is not None:
+            return why
+        w = array(m.w).T if m.turned else array(m.w)
+        if len(w) % BLOCK:
+            return f"{len(w)} rows are no blocks of {BLOCK}"
+        if not np.abs(w).max(initial=0) <= _LARGEST / 32:
+            return "the weight is beyond float16"
+        m.matrix = w
+
+    def rewrite(op, m):
+        q, scale = int4_blocks(m.matrix)
+        return _with_bias(op, m, op.MatMul(m.x, op.DequantizeLinear(q, scale, axis=0, block_size=BLOCK)))
+
+    cases = [
+        Case("a projection", x=f32["B", "S", 128], w=f32[128, 16], b=None, transB=0),
+        Case("a classifier", x=f32["N", 64], w=f32[64, 64], b=f32[1, 64], transB=1),
+        Refused("odd", x=f32["N", 32], w=f32[32, 16], b=None, transB=0, because="no blocks of 64"),
+        Refused("huge", x=f32["N", 64], w=np.full((64, 16), 1e9, np.float32), b=None, transB=0, because="beyond float16"),
     ]  # fmt: skip
 
 

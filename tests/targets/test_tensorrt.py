@@ -145,6 +145,16 @@ def test_an_engine_is_built_with_a_fused_attention_and_int8(tmp_path: Path) -> N
 
 
 @builds
+def test_an_engine_is_built_with_weights_in_int4(tmp_path: Path) -> None:
+    text, made = compiled(tmp_path, encoder(), "-O3", "--target", "tensorrt", "--quantize", "int4", "--tune-time", "10s", "--dim",
+                          "B=1", "--dim", "S=1", "--accuracy", "cosine>=0.98")  # fmt: skip
+    assert "builds an engine" in text
+    held = [ir.array(n.inputs[0]) for n in made.graph if n.op_type == "DequantizeLinear"]
+    assert held
+    assert all(a is not None and a.dtype.name == "int4" for a in held)
+
+
+@builds
 def test_a_plan_gives_what_it_was_made_of(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for i in range(4):
