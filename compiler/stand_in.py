@@ -69,7 +69,7 @@ def _hold_apart(graph: ir.Graph, names: Names, axes: ir.Value | None) -> int:
 
 
 def _moving(op: str, v: ir.Value, names: Names, axes: ir.Value | None) -> ir.Node:
-    attributes, inputs = ({"axes": [0]}, [v]) if axes is None else ({}, [v, axes])
-    node = ir.make_node(op, inputs, attributes, name=names.node(f"olc_{op}"))
+    inputs: list[ir.Value | None] = [v] if axes is None else [v, axes]
+    node = ir.make_node(op, inputs, {"axes": [0]} if axes is None else {}, name=names.node(f"olc_{op}"))
     node.outputs[0].name, node.outputs[0].type = names.value(f"{v.name}_{op.lower()}"), v.type
     return node

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK", "INT4_LIMIT", "INT7_LIMIT", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight",
-    "flipped", "half_scale", "int4_blocks", "int8_weight", "nearest_blocks", "observed", "pack", "quantize_linear_weight", "weight_limit",
+    "flipped", "half_scale", "int4_blocks", "int8_weight", "nearest_blocks", "observed", "pack", "quantize_linear_weight",
+    "weight_limit",
 ]  # fmt: skip
 
 
