@@ -4,9 +4,10 @@ Which nodes can is a matter of the target's table and of the operator: each type
 to allow float16. What a model takes and gives keeps its dtype. Some nodes stay in float32 whatever is asked:
 
 * a Sin or Cos and what leads to its argument. Positions times frequencies reach thousands, where float16 has steps of 1;
+* a node with a constant that float16 does not hold: too large, or all so small that it would be 0, as an epsilon of 1e-12 is;
 * what counts, random numbers, and casts.
 
-Constants beyond float16's range, such as a mask's -3.4e38, become its largest finite numbers.
+A mask's numbers, such as -3.4e38, become the largest finite ones of float16.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _NEVER = frozenset((
     "Cast", "CastLike", "Constant", "ConstantOfShape", "CumSum", "EyeLike", "Multinomial", "Bernoulli", "RandomNormal",
     "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Range", "If", "Loop", "Scan",
 ))  # fmt: skip
+
 
 def convertible(model: ir.Model, target: Target) -> list[ir.Node]:
     """Nodes of the main graph that can compute in float16, in order."""
@@ -102,6 +104,10 @@ def _holds(v: ir.Value) -> bool:
     a = ir.array(v)
     if a is None or not a.size:
         return True
+    least, most = float(a.min()), float(a.max())
+    if -LARGEST <= least and most <= LARGEST:  # weights, which may be large, are not copied
+        largest = max(-least, most)
+        return largest == 0 or float(np.float16(largest)) > 0
     sizes = np.abs(a)
     finite = sizes[np.isfinite(sizes) & (sizes < MASK)]
     largest = float(finite.max(initial=0))
