@@ -25,7 +25,7 @@ test: $(READY)  ## set up and run the tests
 	$(BIN)/python -m models build
 	$(BIN)/python -m pytest -n auto
 
-long: $(READY)  ## the tests that repeat on large models what others show
+long: $(READY)  ## the tests that repeat on large models, or on many, what others show
 	$(BIN)/python -m models build
 	$(BIN)/python -m pytest -n auto -m long
 

@@ -54,7 +54,7 @@ def _hold_apart(graph: ir.Graph, names: Names, axes: ir.Value | None) -> int:
     made = 0
     for node in list(graph):
         for v in node.outputs:
-            if v.dtype != ir.DataType.FLOAT16 or not (v.uses() or v.is_graph_output()):
+            if v.type != ir.TensorType(ir.DataType.FLOAT16) or not (v.uses() or v.is_graph_output()):
                 continue
             up = _moving("Unsqueeze", v, names, axes)
             down = _moving("Squeeze", up.outputs[0], names, axes)

@@ -5,7 +5,7 @@ to allow float16. What a model takes and gives keeps its dtype. Some nodes stay 
 
 * a Sin or Cos and what leads to its argument. Positions times frequencies reach thousands, where float16 has steps of 1;
 * a node with a constant that float16 does not hold: too large, or all so small that it would be 0, as an epsilon of 1e-12 is;
-* what counts, random numbers, and casts.
+* what counts or gathers sums in place, random numbers, and casts.
 
 A mask's numbers, such as -3.4e38, become the largest finite ones of float16.
 """
@@ -74,7 +74,7 @@ def _places(node: ir.Node, model: ir.Model, target: Target) -> tuple[list[int], 
         return None
     if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not _exact(node.inputs[1]):
         return None
-    if any(ir.attr(node, name, 0) for name in ("output_dtype", "precision")):
+    if any(ir.attr(node, name, 0) for name in ("output_dtype", "precision")) or ir.attr(node, "reduction", "none") != "none":
         return None
     dtypes: dict[str, str] = {}
     places: tuple[list[int], list[int]] = ([], [])
@@ -83,7 +83,7 @@ def _places(node: ir.Node, model: ir.Model, target: Target) -> tuple[list[int], 
             if v is None or not formals:
                 continue
             formal = formals[min(i, len(formals) - 1)]
-            if v.dtype is None:
+            if v.dtype is None or not isinstance(v.type, ir.TensorType):
                 return None
             dtype = v.dtype.name.lower()
             if dtype == "float" and formal.type != "float":
@@ -105,7 +105,7 @@ def _holds(v: ir.Value) -> bool:
     if a is None or not a.size:
         return True
     least, most = float(a.min()), float(a.max())
-    if -LARGEST <= least and most <= LARGEST:  # weights, which may be large, are not copied
+    if least >= -LARGEST and most <= LARGEST:  # weights, which may be large, are not copied
         largest = max(-least, most)
         return largest == 0 or float(np.float16(largest)) > 0
     sizes = np.abs(a)

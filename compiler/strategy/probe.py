@@ -66,7 +66,7 @@ def beyond(
     values = {}
     for n in probe.graph:
         for v in (*n.inputs, *n.outputs) if ir.site(n) in wanted else ():
-            if v is not None and v.name and v.dtype == ir.DataType.FLOAT and not ir.is_constant(v):
+            if v is not None and v.name and v.type == ir.TensorType(ir.DataType.FLOAT) and not ir.is_constant(v):
                 of.setdefault(v.name, []).append(ir.site(n))
                 values[v.name] = v
     if not values:

@@ -143,6 +143,12 @@ def test_a_dtype_that_is_written_down_stays() -> None:
     assert converted(m) == 1
 
 
+def test_a_sum_in_place_and_a_sequence_stay() -> None:
+    m = model("y = ScatterElements<reduction = \"add\">(x, i, x)", "float[B, 16] x, int64[B, 16] i")
+    assert converted(m) == 0
+    assert converted(model("s = SequenceConstruct(x) t = Identity(s) y = SequenceAt(t, i)", i=np.array(0))) == 0
+
+
 def test_an_old_opset_stays() -> None:
     m = model("y = Relu(x)")
     m.opset_imports[""] = 12
