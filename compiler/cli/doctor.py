@@ -41,7 +41,7 @@ def command(as_json: bool) -> None:
     table.add_row("platform", str(found["platform"]))
     table.add_row("execution providers", ", ".join(onnxruntime.get_available_providers()))
     for name in targets.names():
-        for key, value in targets.get(name).features().items():
+        for key, value in {"here": targets.get(name).here, **targets.get(name).features()}.items():
             shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             table.add_row(f"{name}: {key}", shown or "none")
     Console().print(table)

@@ -27,8 +27,9 @@ def list_targets() -> None:
     for name in targets.names():
         target = targets.get(name)
         kernels = target.kernels()
-        click.echo(f"{name}: opset {target.opset}, {target.table.runtime} {target.table.version}")
-        click.echo(f"  {len(kernels.rows)} measured comparisons, {kernels.runtime} {kernels.version} on {kernels.cpu['model']}")
+        here = "" if target.here else ", not on this machine"
+        click.echo(f"{name}: opset {target.opset}, {target.table.runtime} {target.table.version}{here}")
+        click.echo(f"  {len(kernels.rows)} comparisons, {kernels.runtime} {kernels.version} on {kernels.cpu['model']}")
 
 
 @command.command("show")
