@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,20 @@ def watch(
             probe.graph.outputs.append(values[name])
     # A layer may read a constant that is too large to fold, or one that a caller may override.
     held = ir.initial_values(probe, wanted)
-    with tempfile.TemporaryDirectory(prefix="olc-probe-") as folder:
-        path = Path(folder) / "probe.onnx"
-        storage.save(probe, path)
-        del probe, values
-        opened = session(path, threads, options=SessionOptions())
+    del values
+    with _opened(probe, threads) as opened:
+        del probe
         for feed in feeds:
             found = {**held, **feed, **run(opened, feed)}
             yield {name: found[name] for name in wanted if name in found}
+
+
+@contextmanager
+def _opened(probe: Model, threads: int | None) -> Iterator[Any]:
+    with tempfile.TemporaryDirectory(prefix="olc-probe-") as folder:
+        path = Path(folder) / "probe.onnx"
+        storage.save(probe, path)
+        yield session(path, threads, options=SessionOptions())
 
 
 def beyond(
@@ -88,11 +95,7 @@ def beyond(
         probe.graph.outputs.append(found.outputs[0])
         made[found.outputs[0].name or ""] = name
     far: set[str] = set()
-    with tempfile.TemporaryDirectory(prefix="olc-probe-") as folder:
-        path = Path(folder) / "probe.onnx"
-        storage.save(probe, path)
-        del probe, values
-        opened = session(path, threads, options=SessionOptions())
+    with _opened(probe, threads) as opened:
         for feed in feeds:
             seen = run(opened, feed, [*made])
             far |= {node for out, name in made.items() if float(seen[out]) > limit for node in of[name]}
