@@ -202,7 +202,7 @@ def _add(key: _Key, source: Path, output: Path, settings: Any) -> None:
     key.add(_json([LAYOUT, os.fspath(source), output.name, _options(settings), _versions()]))
     _model(key, source)
     target = targets.get(settings.target, settings.machine)
-    key.add(_json([target.features(), target.kernels().dumps(), os.environ.get("OMP_NUM_THREADS")]))
+    key.add(_json([target.here, target.features(), target.kernels().dumps(), os.environ.get("OMP_NUM_THREADS")]))
     key.add(sources())
     for file in (*settings.rules, *([settings.ranges] if settings.ranges is not None else [])):
         key.file(Path(file))

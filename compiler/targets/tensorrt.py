@@ -41,6 +41,10 @@ class TensorRT(Declared):
     half = True
     cure = "give a model in float, or in symmetric int8, of rank 8 or less; or compile for onnxruntime-cuda"
 
+    def features(self) -> dict[str, Any]:
+        """Besides, what builds engines here."""
+        return super().features() | {"tensorrt_rtx": rtx.version() if rtx.installed() else None}
+
     def proof(self, path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> str | None:
         if not rtx.installed():
             return "no engine was built of it: tensorrt-rtx, which needs no GPU for that, is not installed"
