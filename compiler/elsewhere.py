@@ -5,13 +5,14 @@ from __future__ import annotations
 from .settings import Settings
 from .strategy.layers import ESTIMATES
 from .strategy.plan import Plan
-from .strategy.quantize import SUMMED_IN_16_BITS
+from .strategy.quantize import SMALLER, SUMMED_IN_16_BITS
 from .targets import Target, features
 
 
 def notes(settings: Settings, target: Target, plan: Plan | None) -> list[str]:
     """A line on who decided, and on what the comparison of outputs leaves open."""
-    gains = [] if plan is None else [1.0, *(c.gain for c in plan.sites.values() if c.keep and c.gain is not None)]
+    faster = [] if plan is None else [c for (rule, _), c in plan.sites.items() if c.keep and rule not in SMALLER]
+    gains = [] if plan is None else [1.0, *(c.gain for c in faster if c.gain is not None)]
     speed = f"; what is rounded is predicted to make it {gains[-1]:.2f} times as fast" if gains else ""
     if settings.machine is None:
         peak = f", by {target.kernels().cpu['model']}" if gains else ""

@@ -115,6 +115,8 @@ class Job:
         s = self.settings
         if plan.target != s.target:
             raise BadInput(f"the plan is for {plan.target!r}", where="--plan", hint=f"give --target {plan.target}")
+        providers = self.target.session_options().providers
+        plan = replace(plan, session=replace(plan.session, providers=providers))
         inputs = [v.name for v in self.model.graph.inputs]
         if plan.few is not None and plan.few.name not in inputs:
             raise BadInput(f"the plan's second body is for few elements of {plan.few.name!r}, which is no input", where="--plan",

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -157,8 +157,8 @@ def session(
         path: the model file; or a serialized ModelProto, which has nothing beside it.
         threads: threads within an operator; wins over what is recommended. None leaves the recommendation.
         options: use these instead of the recorded ones.
-        providers: execution providers, best first; None for those of the options. Where the first is not there, the model is
-            one that the CPU computes with float16's rounding (``stand_in.py``): for accuracy, not for speed.
+        providers: execution providers, best first; None for those of the options. Where only the CPU's is there and others are
+            wanted, the model is one that computes with float16's rounding (``stand_in.py``): for accuracy, not for speed.
         libraries: custom-operator libraries to load. They are native code: only name what you trust.
         profile: beginning of the file that the session's ``end_profiling`` writes; None for no profile.
 
@@ -178,7 +178,7 @@ def session(
     chosen = chosen.with_threads(threads)
     wanted = [*(chosen.providers if providers is None else providers), CPU]
     available = frozenset(onnxruntime.get_available_providers())
-    stands_in = not isinstance(path, bytes) and wanted[0] != CPU and not runs(wanted[0])
+    stands_in = not isinstance(path, bytes) and lacking(wanted)
     if stands_in:
         chosen = replace(chosen, config={**chosen.config, **AS_WRITTEN})
     native = native_options(chosen)
@@ -212,6 +212,12 @@ def runs(provider: str) -> bool:
     native = native_options(SessionOptions())
     opened = onnxruntime.InferenceSession(onnx.parser.parse_model(text).SerializeToString(), native, providers=[provider])
     return provider in opened.get_providers()
+
+
+def lacking(providers: Sequence[str]) -> bool:
+    """Is none of these execution providers, the CPU's apart, on this machine, where there are such?"""
+    others = [p for p in providers if p != CPU]
+    return bool(others) and not any(map(runs, others))
 
 
 def _on_the_cpu(path: str, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, OlcError
-from ..session import SessionOptions, prepared, recommended, run, runs, session
+from ..session import SessionOptions, lacking, prepared, recommended, run, session
 from ..storage import external_names
 from . import data as data_module
 from . import inputs, latency, numerics, process
@@ -209,7 +209,7 @@ def evaluate(
     opened.clear()
     problems: list[str] = []
     for path, chosen in zip(paths, options, strict=True):
-        if (time_s > 0 or measure_memory) and not runs(chosen.providers[0]):
+        if (time_s > 0 or measure_memory) and lacking(chosen.providers):
             problems.append(f"{path} is for {chosen.providers[0]}, which is not on this machine: the CPU stood in, and its times "
                             "and memory say nothing")  # fmt: skip
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]

@@ -7,7 +7,7 @@ to allow float16. What a model takes and gives keeps its dtype. Some nodes stay 
 * a node with a constant that float16 does not hold: too large, or all so small that it would be 0, as an epsilon of 1e-12 is;
 * what counts or gathers sums in place, random numbers, and casts.
 
-A mask's numbers, such as -3.4e38, become the largest finite ones of float16.
+A mask's numbers, such as -3.4e38, become the largest finite ones of float16: constants, and what is cast to be added.
 """
 
 from __future__ import annotations
@@ -40,6 +40,14 @@ _NEVER = frozenset((
 ))  # fmt: skip
 
 
+_MASKED = frozenset((
+    "Add", "Sub", "Mul", "Sum", "Where", "Min", "Max", "Softmax", "Expand", "Reshape", "Unsqueeze", "Squeeze", "Transpose",
+    "Slice", "Gather",
+))  # fmt: skip
+"""Operators on the way of a mask to the scores that it is added to."""
+ATTENTION_MASK = 3
+
+
 def convertible(model: ir.Model, target: Target) -> list[ir.Node]:
     """Nodes of the main graph that can compute in float16, in order."""
     if (ir.opset_of(model) or 1) < FIRST:
@@ -57,8 +65,9 @@ def run(model: ir.Model, ctx: Context, nodes: Collection[ir.Node], target: Targe
         found = _places(node, model, target)
         if node not in wanted or found is None:
             continue
+        site = ir.site(node)  # of a node without a name it is that of an output, which may get another
         work.convert(node, *found)
-        ctx.record(NAME, ir.site(node), f"{node.op_type} computes in float16")
+        ctx.record(NAME, site, f"{node.op_type} computes in float16")
         changes += 1
     work.finish()
     return changes
@@ -137,14 +146,16 @@ def _angles(model: ir.Model) -> set[ir.Node]:
 class _Work:
     def __init__(self, model: ir.Model) -> None:
         self.model, self.graph, self.names = model, model.graph, Names(model)
-        self.twins: dict[ir.Value, ir.Value] = {}
+        self.twins: dict[tuple[ir.Value, bool], ir.Value] = {}
         self.back: list[ir.Node] = []
+        self.range: list[ir.Value] = []
 
     def convert(self, node: ir.Node, inputs: list[int], outputs: list[int]) -> None:
         for i in inputs:
             v = node.inputs[i]
             assert v is not None
-            node.replace_input_with(i, self.twin(v))
+            masks = node.op_type in _MASKED or (node.op_type == "Attention" and i == ATTENTION_MASK)
+            node.replace_input_with(i, self.twin(v, masks))
         for i in outputs:
             old = node.outputs[i]
             cast = self.cast(old, ir.DataType.FLOAT, f"{old.name}_float")
@@ -155,27 +166,43 @@ class _Work:
             cast.replace_input_with(0, old)
             old.name = old.name or self.names.value(f"{new.name}_float16")
             old.type = ir.TensorType(ir.DataType.FLOAT16)
-            self.twins[new] = old
+            self.twins[new, False] = self.twins[new, True] = old
             self.back.append(cast)
 
-    def twin(self, v: ir.Value) -> ir.Value:
-        """The value in float16."""
-        if v not in self.twins:
-            self.twins[v] = self._twin(v)
-        return self.twins[v]
+    def twin(self, v: ir.Value, masks: bool) -> ir.Value:
+        """The value in float16; ``masks``: it may be a mask, whose lowest number must not become infinite."""
+        if (v, masks) not in self.twins:
+            self.twins[v, masks] = self._twin(v, masks)
+        return self.twins[v, masks]
 
-    def _twin(self, v: ir.Value) -> ir.Value:
+    def _twin(self, v: ir.Value, masks: bool) -> ir.Value:
         a = ir.array(v)
         if a is not None:
             held = np.where(np.isinf(a), a, np.clip(a, -LARGEST, LARGEST)).astype(np.float16)
-            return constant(self.graph, self.names, f"{v.name}_float16", held)
+            twin = constant(self.graph, self.names, f"{v.name}_float16", held)
+            self.twins[v, not masks] = twin
+            return twin
         cast = self.cast(v, ir.DataType.FLOAT16, f"{v.name}_float16")
+        nodes = [cast]
+        if masks:
+            clip = ir.make_node("Clip", [v, *self.bounds()])
+            clip.outputs[0].name = self.names.value(f"{v.name}_within")
+            clip.outputs[0].type, clip.outputs[0].shape = v.type, v.shape
+            clip.name = self.names.node(f"Clip_{clip.outputs[0].name}")
+            cast.replace_input_with(0, clip.outputs[0])
+            nodes.insert(0, clip)
         made = v.producer()
         if made is None:
-            self.graph.insert_before(self.graph[0], cast)
+            self.graph.insert_before(self.graph[0], nodes)
         else:
-            self.graph.insert_after(made, cast)
+            self.graph.insert_after(made, nodes)
         return cast.outputs[0]
+
+    def bounds(self) -> list[ir.Value]:
+        """Float16's range, as float32."""
+        if not self.range:
+            self.range = [constant(self.graph, self.names, "float16_range", np.array(x, np.float32)) for x in (-LARGEST, LARGEST)]
+        return self.range
 
     def cast(self, v: ir.Value, to: ir.DataType, name: str) -> ir.Node:
         cast = ir.make_node("Cast", [v], {"to": int(to)})

@@ -220,11 +220,11 @@ class Part:
         self.total = total
         for scheme, ratio in self.faster.items():
             left = 1 - (1 - 1 / ratio) * total / wholes[scheme] if wholes[scheme] else 1.0
-            for site in self.found[scheme]:
-                own = found[site[1]]
+            for site in sorted(own(scheme, self.found[scheme])):
+                layer = found[site[1]]
                 if site in self.errors:
                     self.arrived[site] = self.errors[site] * arriving[site[1]]
-                own.append(Option(site, left * own[0].time, self.arrived.get(site, UNKNOWN)))
+                layer.append(Option(site, left * layer[0].time, self.arrived.get(site, UNKNOWN)))
         return found
 
     def counted(self, chosen: Sequence[Site]) -> str:

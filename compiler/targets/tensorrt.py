@@ -66,8 +66,8 @@ class TensorRT(Declared):
             return "Attention with a cache is not taken" if more else None
         if node.domain == "" and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return _qdq(node)
-        if node.domain == "" and node.op_type in ("NonZero",):
-            return "its size depends on the data, for which TensorRT needs a plugin"
+        if node.domain == "" and node.op_type in ("NonZero", "RoiAlign"):
+            return "TensorRT needs a plugin for it"
         shape = next((len(v.shape) for v in (*node.inputs, *node.outputs) if v is not None and v.shape is not None
                       and len(v.shape) > 8), None)  # fmt: skip
         return None if shape is None else f"rank {shape}, and TensorRT goes to 8"
@@ -83,7 +83,8 @@ def _qdq(node: ir.Node) -> str | None:
     held = None if zero is None else ir.array(zero)
     if zero is not None and (held is None or bool(held.astype("float32").any())):
         return "the zero point is not 0"
-    if node.op_type == "QuantizeLinear" and (zero is None or zero.dtype == ir.DataType.UINT8):
+    given = ir.DataType(ir.attr(node, "output_dtype", 0) or ir.DataType.UINT8) if zero is None else zero.dtype
+    if node.op_type == "QuantizeLinear" and given == ir.DataType.UINT8:
         return "it gives uint8, and TensorRT's integers are int8"
     return None
 

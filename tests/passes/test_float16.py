@@ -53,7 +53,7 @@ X = RANDOM.normal(size=(5, 16)).astype(np.float32)
     [
         ("h = MatMul(x, w) y = Add(h, b)", ["Cast", "MatMul", "Add", "Cast"]),
         ("h = LayerNormalization(x, g, b) y = Gelu(h)", ["Cast", "LayerNormalization", "Gelu", "Cast"]),
-        ("h = Softmax(x) i = Relu(x) y = Add(h, i)", ["Cast", "Softmax", "Relu", "Add", "Cast"]),
+        ("h = Sigmoid(x) i = Relu(x) y = Add(h, i)", ["Cast", "Sigmoid", "Relu", "Add", "Cast"]),
         ("h = Relu(x) c = Greater(h, b) z = Neg(h) y = Where(c, h, z)",  # what compares does so in float32
          ["Cast", "Relu", "Cast", "Greater", "Neg", "Where", "Cast"]),
     ],
@@ -111,6 +111,35 @@ def test_a_masks_lowest_number_stays_finite(tmp_path: Path) -> None:
     after = outputs(m, tmp_path, x=X, k=kept)[0]
     assert np.isfinite(after).all()
     np.testing.assert_allclose(after[1:], before[0][1:], atol=2**-9)
+
+
+def test_a_mask_that_comes_from_elsewhere_stays_finite(tmp_path: Path) -> None:
+    lowest = float(np.finfo(np.float32).min)
+    m = model("s = MatMul(x, w) h = Add(s, mask) y = Softmax(h)", "float[B, 16] x, float[B, 16] mask")
+    mask = np.where(RANDOM.random((5, 16)) < 0.5, 0, lowest).astype(np.float32)
+    mask[0] = lowest
+    before = outputs(m, tmp_path, x=X, mask=mask)
+    assert converted(m) == 3
+    assert operators(m).count("Clip") == 1
+    after = outputs(m, tmp_path, x=X, mask=mask)[0]
+    assert np.isfinite(after).all()
+    np.testing.assert_allclose(after[1:], before[0][1:], atol=2**-7)
+    # Made of a comparison: the lowest number times 0 is 0, infinity times 0 is not.
+    made = model("v = Shape(x) f = ConstantOfShape<value = float[1] {-3.4e38}>(v) l = Less(x, b) c = Cast<to = 1>(l) "
+                 "d = Mul(f, c) h = Add(x, d) y = Softmax(h)")  # fmt: skip
+    before = outputs(made, tmp_path, x=X)
+    converted(made)
+    np.testing.assert_allclose(outputs(made, tmp_path, x=X)[0], before[0], atol=2**-7)
+
+
+def test_the_site_of_a_node_without_a_name_is_told_as_it_was() -> None:
+    m = model("h = MatMul(x, w) y = Relu(h)")
+    for n in m.graph:
+        n.name = None
+    ctx = Context(target=CUDA)
+    sites = [ir.site(n) for n in m.graph]
+    float16.run(m, ctx, list(m.graph), CUDA)
+    assert [e.site for e in ctx.events] == sites
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(2**-6, True), (0.01, False)])

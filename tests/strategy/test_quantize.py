@@ -591,8 +591,9 @@ def test_a_table_that_something_else_reads_is_no_smaller(tmp_path: Path) -> None
 def test_tables_go_first_where_the_budget_is_exceeded() -> None:
     sites = {("int8-linear", "a"): Choice(True, "", 2.0), ("int8-block-table", "t"): Choice(True, "smaller", 1.0)}
     fits = [Fit(2.0, 0.0040, (("int8-linear", "a"),), {}), Fit(2.0, 0.0045, tuple(sites), {})]
-    plan, _ = search.next_best(Plan("onnxruntime-cpu", 3, sites=sites), fits, 0.0045)
-    assert plan.kept() == {("int8-linear", "a")}
+    plan, error = search.next_best(Plan("onnxruntime-cpu", 3, sites=sites), fits, 0.0045)
+    assert (plan.kept(), error) == ({("int8-linear", "a")}, 0.0040)
+    assert search.next_best(plan, fits, error)[0].kept() == set(), "what failed is not tried again"
 
 
 @pytest.mark.usefixtures("with_ids")

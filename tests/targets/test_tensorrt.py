@@ -84,7 +84,7 @@ def test_tables_name_where_they_are_from() -> None:
         ("q = QuantizeLinear(x, s, i) y = DequantizeLinear(q, s, i)", "zero point is not 0"),
         ("q = QuantizeLinear(x, n, z) y = DequantizeLinear(q, n, z)", "not above 0"),
         ("t = ReduceMax<keepdims = 0>(x) q = QuantizeLinear(x, t, z) y = DequantizeLinear(q, t, z)", "scale is not a constant"),
-        ("t = NonZero(x) r = Cast<to = 1>(t) y = ReduceSum<keepdims = 0>(r)", "depends on the data"),
+        ("t = NonZero(x) r = Cast<to = 1>(t) y = ReduceSum<keepdims = 0>(r)", "needs a plugin"),
     ],
 )
 def test_what_tensorrt_refuses_is_named(body: str, reason: str) -> None:
@@ -100,6 +100,17 @@ def test_cuda_leaves_to_the_cpu_what_it_has_no_kernel_for() -> None:
     node = made.graph[0]
     assert CUDA.node_support(node, made).reason.startswith("on the CPU: ")
     assert CUDA.check(made) == []
+
+
+def test_int8_that_only_an_attribute_names_is_taken() -> None:
+    made = model("q = QuantizeLinear<output_dtype = 3>(x, s) y = DequantizeLinear(q, s)", s=np.float32(0.5))
+    assert TENSORRT.check(made) == []
+
+
+def test_a_plan_without_providers_has_the_targets(tmp_path: Path) -> None:
+    (tmp_path / "p.plan").write_text('target = "onnxruntime-cuda"\nlevel = 2\n')
+    compiled(tmp_path, encoder(), "--target", "onnxruntime-cuda", "--plan", str(tmp_path / "p.plan"))
+    assert json.loads((tmp_path / "out.olc.json").read_text())["session_options"]["providers"] == list(CUDA.providers)
 
 
 # --- sessions --------------------------------------------------------------------------------------------------------
