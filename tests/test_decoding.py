@@ -384,6 +384,8 @@ def test_assumptions_that_are_forbidden_and_targets_without_the_operator() -> No
             share(model(), unassumed=frozenset({name}))
     with pytest.raises(Unsupported, match="the target has no GroupQueryAttention"):
         shared_cache.run(storage.load_bytes(model()), Context())
+    with pytest.raises(Unsupported, match="has no kernel of float32"):
+        shared_cache.run(storage.load_bytes(model()), Context(target=targets.get("onnxruntime-cuda")))
 
 
 @pytest.mark.parametrize("stem", ["llama-kv_ts_op17", "gpt2-kv_dynamo_op18"])

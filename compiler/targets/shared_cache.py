@@ -56,6 +56,9 @@ def run(model: ir.Model, ctx: Context) -> int:
     form = None if ctx.target is None else ctx.target.table.signature(OPERATOR, DOMAIN, 1)
     if form is None or "query_seqlens" not in [p.name for p in form.inputs]:
         raise Unsupported(f"the target has no {OPERATOR} that takes chunks of tokens in a batch", where=where, hint=HINT)
+    runs = None if ctx.target is None else ctx.target.table.supports(OPERATOR, DOMAIN, 1, {"T": "float", "T_CACHE": "float"})
+    if not runs:  # in float16 caches would be cast, and no longer be one buffer
+        raise Unsupported(f"the target's {OPERATOR} has no kernel of float32", where=where, hint=HINT)
     found = [n for n in model.graph if n.domain == "" and n.op_type == "Attention" and len(n.inputs) > 5 and n.inputs[4]]
     if not found:
         raise Unsupported("no attention keeps a cache", where=where, hint=f"export the model with its cache, or {HINT}")
