@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from olc import ir, targets
 from olc.errors import BadInput, Unsupported
 from olc.evaluation import numerics
 from olc.passes import Context
-from olc.session import SessionOptions, run, session
-from olc.targets import capabilities, decompose, onnxruntime_cpu
-from olc.targets.onnxruntime_cpu import CAST, DECOMPOSED, NO, TARGET, YES
+from olc.session import CPU, SessionOptions, run, session
+from olc.targets import capabilities, decompose, onnxruntime_cpu, registry
+from olc.targets.capabilities import CAST, DECOMPOSED, NO, YES
+from olc.targets.onnxruntime_cpu import TARGET
 
 PLAIN = SessionOptions(threads=1, optimization="none")
 
@@ -39,29 +41,25 @@ def test_discovery() -> None:
     assert "onnxruntime-cpu" in (caught.value.hint or "")
 
 
+STORED = Path(onnxruntime_cpu.__file__).with_suffix(".json")
+
+
 def test_stored_table_is_that_of_the_runtime() -> None:
-    stored = onnxruntime_cpu.table_path().read_text(encoding="utf-8")
+    stored = STORED.read_text(encoding="utf-8")
     version = capabilities.from_json(stored).version
     if version != onnxruntime.__version__:
-        assert "generated" in onnxruntime_cpu.load_table().origin
+        assert "generated" in TARGET.table.origin
         return
-    assert capabilities.to_json(onnxruntime_cpu.generate()) == stored, (
-        "run: python -m olc.targets.onnxruntime_cpu --write"
-    )
+    assert capabilities.to_json(registry.generate(CPU)) == stored, "run: python -m olc.targets.onnxruntime_cpu --write"
 
 
-def test_another_runtime_gets_its_own_table(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = onnxruntime_cpu.table_path().read_text(encoding="utf-8").replace(onnxruntime.__version__, "0.1.0")
+def test_another_runtime_gets_its_own_table(tmp_path: Path) -> None:
     file = tmp_path / "table.json"
-    file.write_text(old)
-    monkeypatch.setattr(onnxruntime_cpu, "table_path", lambda: file)
-    onnxruntime_cpu.load_table.cache_clear()
-    try:
-        table = onnxruntime_cpu.load_table()
-        assert table.version == onnxruntime.__version__
-        assert "0.1.0" in table.origin
-    finally:
-        onnxruntime_cpu.load_table.cache_clear()
+    file.write_text(STORED.read_text(encoding="utf-8").replace(onnxruntime.__version__, "0.1.0"))
+    table = registry.load(file, CPU)
+    assert table.version == onnxruntime.__version__
+    assert "0.1.0" in table.origin
+    assert registry.load(file, "NoExecutionProvider").version == "0.1.0", "of what is not there nothing else is known"
 
 
 @pytest.mark.parametrize(
