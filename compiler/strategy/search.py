@@ -344,8 +344,8 @@ def next_best(plan: Plan, fits: Sequence[Fit], error: float, few_fits: Sequence[
     """
     tables = {site for site in plan.kept() if site[0] in SMALLER}
     if tables:
-        left = plan.without(tables, "where it was judged the budget was exceeded")
-        return left, next((f.error for f in fits if set(f.sites) == left.kept()), error)
+        without = plan.without(tables, "where it was judged the budget was exceeded")
+        return without, next((f.error for f in fits if set(f.sites) == without.kept()), error)
     if plan.few is not None and made(plan.sites):
         text = "the body for more elements is left in float: where it was judged the budget was exceeded"
         left = {s: replace(c, keep=False, why=text) if c.keep else c for s, c in plan.sites.items()}
