@@ -14,7 +14,7 @@ from typing import Any
 from . import ir
 from .ir import Model, Node
 from .matching import Miss, match
-from .passes import Context
+from .passes import Context, Event
 from .rewriter import origins
 from .rules import Registry, Rule
 
@@ -69,12 +69,13 @@ def survey(
     """
     before, after = list(_nodes(source)), list(_nodes(result))
     reasons = {rule: why for (rule, why), _ in sorted((refused or {}).items(), key=lambda kv: kv[1])}  # the commonest wins
+    lowered = {e.site: e for e in ctx.events if e.by.startswith("lower:") and e.number is None}
     found = []
     for kind in _KINDS:
         left = [n for n in after if kind.is_anchor(n)]
         expected = max(_count(before, kind), len(left) + sum(kind.is_fused(n) for n in after))
         if expected:
-            missed = tuple(_missed(result, n, kind, rules, ctx, reasons) for n in left)
+            missed = tuple(_missed(result, n, kind, rules, ctx, reasons, lowered) for n in left)
             found.append(Fusion(kind.name, expected, missed))
     return found
 
@@ -88,8 +89,9 @@ def _nodes(model: Model) -> Iterator[Node]:
         yield from graph
 
 
-def _missed(model: Model, anchor: Node, kind: _Kind, rules: Registry, ctx: Context, refused: dict[str, str]) -> Missed:
-    lowered = {e.site: e for e in ctx.events if e.by.startswith("lower:") and e.number is None}
+def _missed(
+    model: Model, anchor: Node, kind: _Kind, rules: Registry, ctx: Context, refused: dict[str, str], lowered: Mapping[str, Event]
+) -> Missed:
     for name in origins(anchor):
         if name in lowered:
             return Missed(ir.site(anchor), lowered[name].by, lowered[name].detail)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from olc import ir, storage, targets
+from olc import ir, storage
 from olc.analysis import shapes
 from olc.driver import compile
 from olc.evaluation.latency import Paired, Side
@@ -21,120 +21,19 @@ from olc.rules import Registry, registry
 from olc.session import SessionOptions, run, session
 from olc.settings import Settings
 from olc.strategy import layers, quantize, search
-from olc.strategy.budget import Budget
 from olc.strategy.calibrate import calibrate
 from olc.strategy.part import Fit
 from olc.strategy.plan import Body, Choice, Plan
 from olc.strategy.rounding import FORM, least_squares
 
 from tests.planted import linear, times
-
-TARGET = targets.get("onnxruntime-cpu")
-WIDTH, LAYERS = 64, 4
-SPEED = {"DynamicQuantizeMatMul": 4.0, "MatMulNBits": 2.0, "MatMul": 1.0, "Gemm": 1.0, "Div": 20.0}
-
-
-def model(channel: bool = False, token: bool = False) -> ir.Model:
-    """Four linear layers in a row. The last reads an activation of which a channel, or a token, is far larger than the rest."""
-    body, held, random = [], {}, np.random.default_rng(0)
-    for i in range(LAYERS):
-        x = "x" if i == 0 else f"h{i}"
-        scale = np.ones(WIDTH, np.float32)
-        if channel and i == LAYERS - 1:
-            scale[5] = 1000
-        held |= {f"w{i}": random.normal(size=(WIDTH, WIDTH)).astype(np.float32) / 8, f"s{i}": scale}
-        held[f"w{i}"][5] /= scale[5]
-        body += [f"t{i} = Tanh({x})", f"a{i} = RMSNormalization(t{i}, s{i})"]
-        last = token and i == LAYERS - 1
-        body += [f"b{i} = Mul(a{i}, r)", f"h{i + 1} = MatMul(b{i}, w{i})"] if last else [f"h{i + 1} = MatMul(a{i}, w{i})"]
-    text = (f'<ir_version: 10, opset_import: ["" : 23]> g (float[B, {WIDTH}] x, float[B, 1] r) => (float[B, {WIDTH}] y) '
-            f"{{ {' '.join(body)} y = RMSNormalization(h{LAYERS}, s0) }}")  # fmt: skip
-    proto = onnx.parser.parse_model(text)
-    for n in proto.graph.node:
-        n.name = n.output[0]
-    for name, a in held.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(a, name))
-    made = ir.serde.deserialize_model(proto)
-    shapes.infer(made)
-    return made
-
-
-def normed(x: np.ndarray) -> np.ndarray:
-    """What the first layer reads."""
-    t = np.tanh(x)
-    return t / np.sqrt(np.square(t).mean(axis=-1, keepdims=True) + 1e-5)
-
-
-FAR = np.ones((40, 1), np.float32)
-FAR[7] = 300
-FEEDS = [{"x": np.random.default_rng(i).normal(size=(40, WIDTH)).astype(np.float32), "r": FAR} for i in range(3)]
+from tests.quantizing import FAR, FEEDS, LAYERS, SPEED, TARGET, WIDTH, Bench, Phases, model, normed, searched
 
 
 @pytest.fixture(autouse=True)
 def profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each layer takes the same time."""
     monkeypatch.setattr("olc.strategy.search.node_times", lambda *_: {f"h{i + 1}": 1.0 for i in range(LAYERS)})
-
-
-class Bench(search.Search):
-    """A search whose clock is a table."""
-
-    kernels: dict[int, Counter[str]]
-
-    def open(self, path: Path, options: object) -> object:
-        opened = super().open(path, options)
-        self.kernels = getattr(self, "kernels", {})
-        self.kernels[id(opened)] = Counter(n.op_type for n in storage.load(path).graph)
-        self.alive = [*getattr(self, "alive", []), opened]  # so that no other gets its number
-        return opened
-
-    def pair(self, a: object, b: object, part: object = None) -> Paired:
-        times = [sum(n / SPEED[op] for op, n in self.kernels[id(x)].items() if op in SPEED) for x in (a, b)]
-        ratio, side = times[0] / times[1], Side(1.0, 1.0, 1.0, 1.0)
-        verdict = "faster" if ratio > 1.02 else "slower" if ratio < 0.98 else "no difference shown"
-        return Paired(ratio, ratio, ratio, ratio, verdict, 8, 1, side, side, 0.0, 0)
-
-
-def searched(
-    m: ir.Model, tmp_path: Path, cosine: float = 0.99, data: bool = False, rules: Registry | None = None,
-    threads: int | None = 1, **options: object,
-) -> tuple[Plan, Bench]:
-    storage.save(m, tmp_path / "source.onnx")
-    opened = session(tmp_path / "source.onnx", threads=1)
-    bench = Bench(
-        m, Context(target=TARGET), rules or registry(), TARGET, FEEDS, [run(opened, f) for f in FEEDS], Budget(cosine=cosine),
-        False, threads, 600.0, Options(level=3, strict=True), lambda text: None, **options,  # type: ignore[arg-type]
-    )  # fmt: skip
-    bench.real = data
-    if data:
-        bench.calibrate = lambda fused: calibrate(fused, FEEDS, 1)
-    return bench.run("test"), bench
-
-
-class Phases(Bench):
-    """Few tokens, which are the even samples, take blocks, many take int8."""
-
-    SPEEDS = {"few": SPEED | {"MatMulNBits": 8.0, "DynamicQuantizeMatMul": 2.0}, "more": SPEED | {"Div": 1.0}}
-    overhead = 1.0
-
-    def open(self, path: Path, options: object) -> object:
-        opened = super().open(path, options)
-        graphs = {g.name: [n.op_type for n in g] for g in ir.all_graphs(storage.load(path))}
-        main = next(iter(graphs.values()))
-        self.costs = getattr(self, "costs", {})
-        extra = self.overhead if "few" in graphs else 1.0
-        self.costs[id(opened)] = {
-            body: extra * sum(1 / speeds[op] for op in graphs.get(body, main) if op in SPEED)
-            for body, speeds in self.SPEEDS.items()
-        }
-        return opened
-
-    def pair(self, a: object, b: object, part: object = None) -> Paired:
-        bodies = {("few", "more")[i % 2] for i in (range(len(FEEDS)) if part is None else part)}  # type: ignore[attr-defined]
-        times = [sum(self.costs[id(x)][body] for body in bodies) for x in (a, b)]
-        ratio, side = times[0] / times[1], Side(1.0, 1.0, 1.0, 1.0)
-        verdict = "faster" if ratio > 1.02 else "slower" if ratio < 0.98 else "no difference shown"
-        return Paired(ratio, ratio, ratio, ratio, verdict, 8, 1, side, side, 0.0, 0)
 
 
 def decoder() -> tuple[ir.Model, list[dict[str, np.ndarray]]]:
@@ -155,8 +54,8 @@ def decoder() -> tuple[ir.Model, list[dict[str, np.ndarray]]]:
 
 def test_few_tokens_get_a_body_of_their_own_where_nothing_pays_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, feeds = decoder()
-    monkeypatch.setattr("test_quantize.Bench", Phases)
-    monkeypatch.setattr("test_quantize.FEEDS", feeds)
+    monkeypatch.setattr("tests.quantizing.Bench", Phases)
+    monkeypatch.setattr("tests.quantizing.FEEDS", feeds)
     slow = SPEED | {"MatMulNBits": 0.5, "DynamicQuantizeMatMul": 0.5, "Div": 1.0}
     monkeypatch.setattr(Phases, "SPEEDS", {"few": Phases.SPEEDS["few"], "more": slow})
     plan, _ = searched(made, tmp_path, cosine=0.99)
@@ -173,8 +72,8 @@ def test_few_tokens_get_a_body_of_their_own_where_that_is_faster(
     overhead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, feeds = decoder()
-    monkeypatch.setattr("test_quantize.Bench", Phases)
-    monkeypatch.setattr("test_quantize.FEEDS", feeds)
+    monkeypatch.setattr("tests.quantizing.Bench", Phases)
+    monkeypatch.setattr("tests.quantizing.FEEDS", feeds)
     monkeypatch.setattr(Phases, "overhead", overhead)
     plan, _ = searched(made, tmp_path, cosine=0.99)
     if overhead > 1:  # two bodies are slower than one
@@ -468,7 +367,7 @@ def test_how_the_model_is_opened_is_chosen_by_measurement(
             return Paired(ratio, ratio, ratio, ratio, verdict, 8, 1, side, side, 0.0, 0)
 
     monkeypatch.setattr("olc.targets.features.cores", lambda: 4)
-    monkeypatch.setattr("test_quantize.Bench", Opening)
+    monkeypatch.setattr("tests.quantizing.Bench", Opening)
     plan, bench = searched(model(), tmp_path, quantize="none", threads=None)
     assert plan.session.text == kept
     assert Plan.loads(plan.dumps()).session == plan.session
@@ -512,93 +411,3 @@ def test_the_size_of_what_was_tried_is_told(tmp_path: Path) -> None:
     sizes = {t.what: t.bytes for t in bench.trials if t.error is not None}
     assert sizes
     assert all(size is not None and size > 1000 for size in sizes.values())
-
-
-# --- tables of embeddings --------------------------------------------------------------------------------------------
-
-ROWS = 1100
-
-
-def with_table(m: ir.Model) -> ir.Model:
-    """The model, with a row of a table added to what its first layer reads."""
-    proto = ir.serde.serialize_model(m)
-    table = np.random.default_rng(9).normal(size=(ROWS, WIDTH)).astype(np.float32)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
-    proto.graph.input.append(onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["B"]))
-    first = next(n for n in proto.graph.node if n.input[0] == "x")
-    first.input[0] = "embedded"
-    proto.graph.node.insert(0, onnx.helper.make_node("Gather", ["table", "ids"], ["row"], name="words"))
-    proto.graph.node.insert(1, onnx.helper.make_node("Add", ["x", "row"], ["embedded"], name="embedding"))
-    made = ir.serde.deserialize_model(proto)
-    shapes.infer(made)
-    return made
-
-
-@pytest.fixture
-def with_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = [np.random.default_rng(i).integers(0, ROWS, 40) for i in range(len(FEEDS))]
-    monkeypatch.setitem(globals(), "FEEDS", [f | {"ids": i} for f, i in zip(FEEDS, ids, strict=True)])
-
-
-@pytest.mark.usefixtures("with_ids")
-def test_tables_are_rounded_beside_what_is_faster(tmp_path: Path) -> None:
-    plan, bench = searched(with_table(model()), tmp_path)
-    assert {rule for rule, _ in plan.kept()} == {"int8-linear", "int8-block-table"}
-    tried = next(t for t in bench.trials if "table" in t.what)
-    assert (tried.what, tried.kept) == ("1 table in 8 bits", True)
-    assert plan.sites["int8-block-table", "words"].why == "smaller"
-    best = next(f for f in bench.fits if ("int8-block-table", "words") in f.sites)
-    assert len(best.sites) == LAYERS + 1
-
-
-@pytest.mark.usefixtures("with_ids")
-def test_a_table_for_which_a_budget_has_no_room_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bench, "breach", lambda self, opened, differences: "too far" if any(
-        n == "GatherBlockQuantized" for n in self.kernels[id(opened)]) else None)  # fmt: skip
-    plan, _ = searched(with_table(model()), tmp_path)
-    assert {rule for rule, _ in plan.kept()} == {"int8-linear"}
-    assert plan.sites["int8-block-table", "words"] == Choice(False, "too far", 1.0)
-
-
-@pytest.mark.usefixtures("with_ids")
-def test_a_table_that_makes_the_model_slower_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SPEED, "GatherBlockQuantized", 1.0)
-    plan, _ = searched(with_table(model()), tmp_path)
-    assert {rule for rule, _ in plan.kept()} == {"int8-linear"}
-    assert "times the speed" in plan.sites["int8-block-table", "words"].why
-
-
-@pytest.mark.usefixtures("with_ids")
-@pytest.mark.parametrize("options", [{"keep_float": ("words",)}, {"keep_float": ("table",)}])
-def test_a_table_is_kept_where_that_is_asked(options: dict[str, tuple[str, ...]], tmp_path: Path) -> None:
-    plan, _ = searched(with_table(model()), tmp_path, **options)
-    assert {rule for rule, _ in plan.sites} & set(quantize.SMALLER) == set()
-    assert ("int8-linear", "h1") in plan.kept()
-
-
-@pytest.mark.usefixtures("with_ids")
-def test_a_table_that_something_else_reads_is_no_smaller(tmp_path: Path) -> None:
-    proto = ir.serde.serialize_model(with_table(model()))
-    proto.graph.node.append(onnx.helper.make_node("Gemm", ["x", "table"], ["scores"], name="scores", transB=1))
-    proto.graph.output.append(onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["B", ROWS]))
-    m = ir.serde.deserialize_model(proto)
-    shapes.infer(m)
-    plan, _ = searched(m, tmp_path, keep_float=("scores",))
-    assert ("int8-linear", "h1") in plan.kept()
-    assert plan.sites["int8-block-table", "words"].why == "it is no smaller"
-
-
-def test_tables_go_first_where_the_budget_is_exceeded() -> None:
-    sites = {("int8-linear", "a"): Choice(True, "", 2.0), ("int8-block-table", "t"): Choice(True, "smaller", 1.0)}
-    fits = [Fit(2.0, 0.0040, (("int8-linear", "a"),), {}), Fit(2.0, 0.0045, tuple(sites), {})]
-    plan, error = search.next_best(Plan("onnxruntime-cpu", 3, sites=sites), fits, 0.0045)
-    assert (plan.kept(), error) == ({("int8-linear", "a")}, 0.0040)
-    assert search.next_best(plan, fits, error)[0].kept() == set(), "what failed is not tried again"
-
-
-@pytest.mark.usefixtures("with_ids")
-def test_where_nothing_is_faster_a_table_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for op in ("DynamicQuantizeMatMul", "MatMulNBits"):
-        monkeypatch.setitem(SPEED, op, 0.5)
-    plan, _ = searched(with_table(model()), tmp_path)
-    assert plan.kept() == set()

@@ -23,9 +23,8 @@ from olc.targets import capabilities, rtx, tensorrt
 
 TENSORRT, CUDA = targets.get("tensorrt"), targets.get("onnxruntime-cuda")
 RANDOM = np.random.default_rng(4)
-#: NVIDIA has wheels for these only.
 builds = pytest.mark.skipif(
-    not rtx.installed(), reason=f"tensorrt-rtx has no wheel for {sys.platform} on {platform.machine()}"
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the project installs tensorrt-rtx on x86-64 Linux only"
 )  # fmt: skip
 
 
@@ -63,8 +62,6 @@ def encoder() -> ir.Model:
 @builds
 def test_the_stored_table_is_what_the_parser_says() -> None:
     stored = (Path(tensorrt.__file__).with_suffix(".json")).read_text(encoding="utf-8")
-    if capabilities.from_json(stored).version != rtx.version():
-        pytest.skip("the stored table is of another TensorRT-RTX")
     assert capabilities.to_json(tensorrt.generate()) == stored, "run: python -m olc.targets.tensorrt --write"
 
 
