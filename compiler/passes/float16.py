@@ -12,7 +12,7 @@ A mask's numbers, such as -3.4e38, become the largest finite ones of float16: co
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +39,8 @@ _NEVER = frozenset((
     "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Range", "If", "Loop", "Scan",
 ))  # fmt: skip
 
+Places = tuple[list[int], list[int]]
+"""Positions of a node's inputs and outputs."""
 
 _MASKED = frozenset((
     "Add", "Sub", "Mul", "Sum", "Where", "Min", "Max", "Softmax", "Expand", "Reshape", "Unsqueeze", "Squeeze", "Transpose",
@@ -50,30 +52,32 @@ ATTENTION_MASK = 3
 
 def convertible(model: ir.Model, target: Target) -> list[ir.Node]:
     """Nodes of the main graph that can compute in float16, in order."""
-    if (ir.opset_of(model) or 1) < FIRST:
-        return []
-    kept = _angles(model)
-    return [n for n in model.graph if n not in kept and _places(n, model, target) is not None]
+    return list(_convertible(model, target, model.graph))
 
 
 def run(model: ir.Model, ctx: Context, nodes: Collection[ir.Node], target: Target) -> int:
     """Convert these nodes, as far as they are ``convertible``; the number converted."""
     work = _Work(model)
     wanted = set(nodes)
-    changes = 0
-    for node in convertible(model, target):
-        found = _places(node, model, target)
-        if node not in wanted or found is None:
-            continue
+    found = _convertible(model, target, (n for n in model.graph if n in wanted))
+    for node, places in found.items():
         site = ir.site(node)  # of a node without a name it is that of an output, which may get another
-        work.convert(node, *found)
+        work.convert(node, *places)
         ctx.record(NAME, site, f"{node.op_type} computes in float16")
-        changes += 1
     work.finish()
-    return changes
+    return len(found)
 
 
-def _places(node: ir.Node, model: ir.Model, target: Target) -> tuple[list[int], list[int]] | None:
+def _convertible(model: ir.Model, target: Target, nodes: Iterable[ir.Node]) -> dict[ir.Node, Places]:
+    """Those of the nodes that can, and what of them becomes float16. Weights are looked through, so it is asked once."""
+    if (ir.opset_of(model) or 1) < FIRST:
+        return {}
+    kept = _angles(model)
+    found = ((n, _places(n, model, target)) for n in nodes if n not in kept)
+    return {n: places for n, places in found if places is not None}
+
+
+def _places(node: ir.Node, model: ir.Model, target: Target) -> Places | None:
     """Positions of the inputs and outputs that become float16, or None where the node stays as it is."""
     if node.op_type in _NEVER or any(True for _ in ir.subgraphs(node)):
         return None
@@ -86,7 +90,7 @@ def _places(node: ir.Node, model: ir.Model, target: Target) -> tuple[list[int], 
     if any(ir.attr(node, name, 0) for name in ("output_dtype", "precision")) or ir.attr(node, "reduction", "none") != "none":
         return None
     dtypes: dict[str, str] = {}
-    places: tuple[list[int], list[int]] = ([], [])
+    places: Places = ([], [])
     for formals, values, found in ((form.inputs, node.inputs, places[0]), (form.outputs, node.outputs, places[1])):
         for i, v in enumerate(values):
             if v is None or not formals:

@@ -49,13 +49,14 @@ def bare(text: str) -> str:
 def _signature(schema: Any) -> Signature:
     standard = schema.domain in ("", "ai.onnx.ml")
     attributes = {} if standard else {name: _attribute(a) for name, a in schema.attributes.items()}
-    sides = [tuple(_parameter(p) for p in side) for side in (schema.inputs, schema.outputs)]
+    sides = [tuple(parameter(p, p.typeStr) for p in side) for side in (schema.inputs, schema.outputs)]
     return Signature(schema.since_version, sides[0], sides[1], attributes, schema.deprecated)
 
 
-def _parameter(formal: Any) -> Parameter:
+def parameter(formal: Any, type_: str) -> Parameter:
+    """A parameter as a schema of onnx or of the runtime has it; they call its type otherwise."""
     option = {"Single": "one", "Optional": "optional", "Variadic": "many"}[formal.option.name]
-    return Parameter(formal.name or "_", bare(formal.typeStr), option)
+    return Parameter(formal.name or "_", bare(type_), option)
 
 
 def _attribute(declared: Any) -> tuple[str, bool, Any]:

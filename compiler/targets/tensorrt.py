@@ -16,7 +16,7 @@ from .. import ir
 from ..errors import OlcError, Unsupported
 from ..passes import Context
 from . import cache_ports, capabilities, registry, rtx
-from .capabilities import Kernel, Parameter, Signature, Table
+from .capabilities import Kernel, Signature, Table
 from .declared import Declared
 
 NEWEST = 25
@@ -106,7 +106,7 @@ def generate() -> Table:
         if schema.domain or schema.since_version > NEWEST:
             continue
         key = ("", schema.name)
-        sides = [tuple(_parameter(p) for p in side) for side in (schema.inputs, schema.outputs)]
+        sides = [tuple(registry.parameter(p, p.type_str) for p in side) for side in (schema.inputs, schema.outputs)]
         forms.setdefault(key, []).append(Signature(schema.since_version, sides[0], sides[1], {}, schema.deprecated))
         if parser.supports_operator(schema.name):
             types = {c.type_param_str: _taken(schema.name, c.allowed_type_strs) for c in schema.type_constraints}
@@ -130,11 +130,6 @@ def _taken(operator: str, allowed: Any) -> frozenset[str]:
     if operator == "Attention":
         taken &= _HALF | ({"bool"} if "bool" in names else set())
     return frozenset(taken)
-
-
-def _parameter(formal: Any) -> Parameter:
-    option = {"Single": "one", "Optional": "optional", "Variadic": "many"}[formal.option.name]
-    return Parameter(formal.name or "_", registry.bare(formal.type_str), option)
 
 
 TARGET = TensorRT()
