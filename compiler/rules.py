@@ -73,13 +73,14 @@ class Case:
     attribute its value. A ``Const`` parameter given as a ``Spec`` is filled with random constant data.
     ``opset`` is the version the test model imports, the rule's ``since`` or 18 if that is later by default.
     ``observed`` gives what calibration saw of graph inputs and results (a root is called ``y``, several ``y0``, ``y1``):
-    the lowest and highest number by name. Inputs are drawn within it.
+    the lowest and highest number by name, and for a value whose channels matter the largest magnitude of each. Inputs are
+    drawn between the two.
     """
 
     fires = True
 
     def __init__(
-        self, title: str, *, opset: int | None = None, observed: Mapping[str, tuple[float, float]] | None = None, **values: Any
+        self, title: str, *, opset: int | None = None, observed: Mapping[str, tuple[Any, ...]] | None = None, **values: Any
     ) -> None:
         self.title = title
         self.opset = opset
@@ -94,7 +95,7 @@ class Refused(Case):
 
     def __init__(
         self, title: str, *, because: str, opset: int | None = None,
-        observed: Mapping[str, tuple[float, float]] | None = None, **values: Any,
+        observed: Mapping[str, tuple[Any, ...]] | None = None, **values: Any,
     ) -> None:  # fmt: skip
         super().__init__(title, opset=opset, observed=observed, **values)
         self.because = because

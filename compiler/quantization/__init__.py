@@ -8,6 +8,7 @@ import numpy as np
 
 from .blocks import BlockWeight, pack, quantize_blocks
 from .facts import Observed, observed, prepared, weight_limit
+from .outliers import outlier_channels
 from .weights import INT7_LIMIT, INT8_LIMIT, all_finite, flipped, half_scale, quantize_linear_weight
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK", "INT4_LIMIT", "INT7_LIMIT", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight",
-    "flipped", "half_scale", "int4_blocks", "int8_weight", "nearest_blocks", "observed", "pack", "quantize_linear_weight",
-    "weight_limit",
+    "flipped", "half_scale", "int4_blocks", "int8_weight", "nearest_blocks", "observed", "outlier_channels", "pack",
+    "quantize_linear_weight", "weight_limit",
 ]  # fmt: skip
 
 

@@ -31,6 +31,19 @@ def int8_row(x: np.ndarray, w: np.ndarray, weight: tuple[np.ndarray, np.ndarray]
     return relative_error(x @ _floats(w), (rounded @ q.astype(np.float32)) * scale * largest)
 
 
+def int8_outliers(
+    x: np.ndarray, w: np.ndarray, apart: np.ndarray, weight: tuple[np.ndarray, np.ndarray] | None = None
+) -> float:
+    """``int8_dynamic`` with these channels, int64 [C], in float. ``weight``: of ``w`` with 0 in their rows."""
+    x, w = _rows(x), _floats(w)
+    rest, rest_w = x.copy(), w.copy()
+    rest[:, apart] = 0
+    rest_w[apart] = 0
+    q, scale = quantize_linear_weight(rest_w) if weight is None else weight
+    rounded = fake_uint8(rest, float(rest.min(initial=0.0)), float(rest.max(initial=0.0)))
+    return relative_error(x @ w, (rounded @ q.astype(np.float32)) * scale + x[:, apart] @ w[apart])
+
+
 def static(
     x: np.ndarray, w: np.ndarray, low: float, high: float, weight: tuple[np.ndarray, np.ndarray] | None = None
 ) -> float:

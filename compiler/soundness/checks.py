@@ -369,7 +369,7 @@ class _Checker:
 
     def _load(self, proto: onnx.ModelProto) -> ir.Model:
         model = _load(proto)
-        note(model, {name: Observed(low, high) for name, (low, high) in self.case.observed.items()})
+        note(model, {name: Observed(*seen) for name, seen in self.case.observed.items()})
         return model
 
     def _rewriter(self, model: ir.Model, rules: list[Rule], strict: bool = True) -> Rewriter:
@@ -442,7 +442,7 @@ class _Checker:
                 feed[fixed] = contents[min(attempt, len(contents) - 1)]  # the last is what it was
             for seen, bounds in self.case.observed.items():
                 if seen in feed and feed[seen].dtype.kind in "iuf":
-                    feed[seen] = _within(feed[seen], *bounds)
+                    feed[seen] = _within(feed[seen], *bounds[:2])
             try:
                 return feed, oracle.run(c.proto, feed)
             except oracle.Fails:

@@ -15,7 +15,16 @@ from .. import ir
 from ..ir import Model, Node
 from ..passes import Context, float16
 from ..passes import smooth as smoothing
-from ..quantization import INT7_LIMIT, BlockWeight, Observed, emulate, nearest_blocks, observed, weight_limit
+from ..quantization import (
+    INT7_LIMIT,
+    BlockWeight,
+    Observed,
+    emulate,
+    nearest_blocks,
+    observed,
+    outlier_channels,
+    weight_limit,
+)
 from ..quantization.linears import linear
 from ..quantization.smoothing import best_smoothing
 from ..quantization.weights import quantize_linear_weight
@@ -38,17 +47,25 @@ def block_error(x: np.ndarray, w: np.ndarray, rounded: BlockWeight) -> float:
     return emulate.block(x, w, rounded.bits, rounded.block, rounded, level4=True)
 
 
-ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
-    "int8-linear": lambda x, w, limit: emulate.int8_dynamic(x, w),
-    "int7-linear": lambda x, w, limit: emulate.int8_dynamic(x, w, quantize_linear_weight(w, INT7_LIMIT)),
-    "int8-row-linear": lambda x, w, limit: emulate.int8_row(x, w, quantize_linear_weight(w, limit)),
-    "symmetric-int8-linear": lambda x, w, limit: emulate.symmetric(x, w),
-    "symmetric-int4-linear": lambda x, w, limit: emulate.int4_weight(x, w),
-    "int8-block-linear": lambda x, w, limit: block_error(x, w, nearest_blocks(w, 8)),
-    "int4-block-linear": lambda x, w, limit: block_error(x, w, nearest_blocks(w, 4)),
+def _outlier_error(x: np.ndarray, w: np.ndarray, limit: int, seen: Observed | None) -> float:
+    apart = np.zeros(0, np.int64) if seen is None or seen.channels is None else outlier_channels(seen.channels)
+    rest = w.copy()
+    rest[apart] = 0
+    return emulate.int8_outliers(x, w, apart, quantize_linear_weight(rest, limit))
+
+
+ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray, int, Observed | None], float]] = {
+    "int8-linear": lambda x, w, limit, seen: emulate.int8_dynamic(x, w),
+    "int7-linear": lambda x, w, limit, seen: emulate.int8_dynamic(x, w, quantize_linear_weight(w, INT7_LIMIT)),
+    "int8-outlier-linear": _outlier_error,
+    "int8-row-linear": lambda x, w, limit, seen: emulate.int8_row(x, w, quantize_linear_weight(w, limit)),
+    "symmetric-int8-linear": lambda x, w, limit, seen: emulate.symmetric(x, w),
+    "symmetric-int4-linear": lambda x, w, limit, seen: emulate.int4_weight(x, w),
+    "int8-block-linear": lambda x, w, limit, seen: block_error(x, w, nearest_blocks(w, 8)),
+    "int4-block-linear": lambda x, w, limit, seen: block_error(x, w, nearest_blocks(w, 4)),
 }
-"""By rule, for linear layers, of activation, weight and ``weight_limit``; of other rules the error is estimated by what rounding
-does to their inputs and output."""
+"""By rule, for linear layers, of activation, weight, ``weight_limit`` and what calibration saw; of other rules the error is
+estimated by what rounding does to their inputs and output."""
 
 
 def errors(
@@ -77,7 +94,9 @@ def errors(
             if s in around:
                 total[s] += sum(_rounding(values[name], seen) for name, seen in around[s].items()) / len(fed)
             elif (x := rows(values[layers[s[1]].x.name or ""])).size:
-                total[s] += ESTIMATES[s[0]](x, layers[s[1]].matrix, weight_limit(layers[s[1]].constant)) / len(fed)
+                layer = layers[s[1]]
+                found = ESTIMATES[s[0]](x, layer.matrix, weight_limit(layer.constant), observed(layer.x))
+                total[s] += found / len(fed)
     return total | known
 
 

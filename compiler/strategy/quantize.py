@@ -46,6 +46,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         "int8-hard-sigmoid", "int8-sigmoid", "int8-leaky-relu", "int8-average-pool", "int8-global-average-pool",
     ),
     "int7": ("int7-linear",),
+    "int8-outlier": ("int8-outlier-linear",),
     "int8-row": ("int8-row-linear",),
     "int8-block": ("int8-block-linear",),
     "int4-block": ("int4-block-linear",),
@@ -58,17 +59,17 @@ SCHEMES: dict[str, tuple[str, ...]] = {
 SMALLER = ("int8-block-table",)
 """Rules that make a model smaller, not faster."""
 
-SUMMED_IN_16_BITS = frozenset(SCHEMES["int8"] + SCHEMES["int8-row"])
+SUMMED_IN_16_BITS = frozenset(SCHEMES["int8"] + SCHEMES["int8-outlier"] + SCHEMES["int8-row"])
 """Rules whose products saturate on CPUs without dot products of 8 bits, where their weights are not made for such."""
 
 SATURATING = ("int7",)
 """Schemes for CPUs whose fast kernels saturate at 8 bits."""
 
-STATIC = frozenset(SCHEMES["int8"] + SCHEMES["int8-symmetric"]) - {"int8-linear", "stored-int8-linear"}
+STATIC = frozenset(SCHEMES["int8"] + SCHEMES["int8-outlier"] + SCHEMES["int8-symmetric"]) - {"int8-linear", "stored-int8-linear"}
 """Rules that act only where calibration saw what a value ranges over."""
 
 ASKED: dict[str, tuple[str, ...]] = {
-    "int8": ("int8", "int7", "int8-row", "int8-block", "int8-symmetric", "float16"),
+    "int8": ("int8", "int7", "int8-outlier", "int8-row", "int8-block", "int8-symmetric", "float16"),
     "int4": ("int8-block", "int4-block", "int4-symmetric", "float16"), "fp16": ("float16",), "none": (),
 }  # fmt: skip
 """Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
@@ -213,7 +214,7 @@ class _Job:
         if scheme in ("int8", "int8-symmetric"):
             s.say("smoothing activations")
             smooth = alphas(self.best.fused, nodes, s.feeds, s.threads)
-        elif scheme in ("int7", "int8-row"):
+        elif scheme in ("int7", "int8-outlier", "int8-row"):
             smooth = next((part.smooth for part in self.parts if part.smooth), {})
         elif scheme == "int4-block":
             s.say("rounding weights to 4 bits by least squares")

@@ -102,6 +102,8 @@ def _rounded(size: dict[str, int]) -> dict[str, np.ndarray]:
         q, row, row_scale = flipped(q), q7, scale7
     zero = np.full(columns, 128 if q.dtype == np.uint8 else 0, q.dtype)
     found = {"w": w, "q": q, "s": scale, "z": zero, "q7": q7, "s7": scale7, "qr": row, "sr": row_scale}
+    apart = np.arange(0, 64, 16)  # four channels that stand out
+    found |= {"apart": apart, "wide": w[apart], "kept": np.where(np.isin(np.arange(inner), apart), 0, 1).astype(np.float32)}
     for bits in (4, 8):
         held = pack(nearest_blocks(w, bits))
         found |= {f"q{bits}": held.weight, f"s{bits}": held.scale}
@@ -207,6 +209,11 @@ COMPARISONS = (
     ),
     _linear("int8-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q, s, z)"),
     _linear("int7-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q7, s7)"),
+    _linear(
+        "int8-outlier-linear",
+        "r = Mul(x, kept) p = com.microsoft.DynamicQuantizeMatMul(r, qr, sr) g = Gather<axis = -1>(x, apart) "
+        "f = MatMul(g, wide) y = Add(p, f)",
+    ),
     _linear(
         "int8-row-linear",
         "axes = Constant<value_ints = [-1]>() a = Abs(x) m = ReduceMax(a, axes) d = Div(x, m) "

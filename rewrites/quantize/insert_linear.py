@@ -1,7 +1,18 @@
 """Linear layers with rounded weights. A bias stays an Add; the rules of a target take it into their kernel."""
 
 import numpy as np
-from olc.quantization import BLOCK, INT7_LIMIT, all_finite, block_weight, int8_weight, pack, weight_limit
+from olc.quantization import (
+    BLOCK,
+    INT7_LIMIT,
+    all_finite,
+    block_weight,
+    int8_weight,
+    observed,
+    outlier_channels,
+    pack,
+    quantize_linear_weight,
+    weight_limit,
+)
 from olc.rules import F32, LOSSY, Case, Const, Refused, array, dims, f32, i8, rule
 
 from ._columns import columns, dequantized, too_small
@@ -100,6 +111,58 @@ class Int8RowLinear:
         largest = op.Max(op.ReduceMax(op.Abs(m.x), np.array([-1]), keepdims=1), np.finfo(np.float32).tiny)
         product = _product(op, op.Div(m.x, largest), *int8_weight(m.w, m.turned, weight_limit(m.w)))
         return _with_bias(op, m, op.Mul(product, largest))
+
+
+_FAR = np.ones(32, np.float32)
+_FAR[[3, 20]] = 50, 80
+
+
+@rule(
+    group="quantize", since=19, targets=("onnxruntime-cpu",),
+    safety=LOSSY("weights and activations are rounded to 8 bits but for the channels that stand out"),
+)  # fmt: skip
+class Int8OutlierLinear:
+    """``int8-linear`` with the few channels of the activation that stand out computed in float, beside it.
+
+    Sound because a product is the sum of the products of its channels, however they are divided in two. Which channels
+    stand out is what calibration saw (``quantization/outliers.py``): the same ones in all inputs, so the others keep a range
+    that does not follow them. Where the fast kernel of the CPU saturates, the weight has 7 bits.
+    """
+
+    pattern = _linear
+
+    def unless(m):
+        why = _unfit(m)
+        if why is not None:
+            return why
+        seen = observed(m.x)
+        if seen is None or seen.channels is None:
+            return "no calibration range of each channel"
+        m.matrix = array(m.w).T if m.turned else array(m.w)
+        m.apart = outlier_channels(seen.channels)
+        if len(seen.channels) != len(m.matrix):
+            return "the calibration is not of these channels"
+        if not m.apart.size:
+            return "no channel of the activation stands out"
+
+    def rewrite(op, m):
+        kept = np.ones(len(m.matrix), np.float32)
+        kept[m.apart] = 0
+        q, scale = quantize_linear_weight(m.matrix * kept[:, None], weight_limit(m.w))
+        product = _with_bias(op, m, _product(op, op.Mul(m.x, kept), q, scale))
+        return op.Add(product, op.MatMul(op.Gather(m.x, m.apart, axis=-1), np.ascontiguousarray(m.matrix[m.apart])))
+
+    cases = [
+        Case("a projection", observed={"x": (-3, 3, _FAR)}, x=f32["B", "S", 32], w=f32[32, 16], b=None, transB=0),
+        Case("a classifier", observed={"x": (-3, 3, _FAR)}, x=f32["N", 32], w=f32[32, 32], b=f32[1, 32], transB=1),
+        Refused("not calibrated", x=f32["N", 32], w=f32[32, 16], b=None, transB=0, because="no calibration range"),
+        Refused("even", observed={"x": (-3, 3, np.ones(32, np.float32))}, x=f32["N", 32], w=f32[32, 16], b=None, transB=0,
+                because="no channel of the activation stands out"),
+        Refused("other channels", observed={"x": (-3, 3, _FAR[:21])}, x=f32["N", 32], w=f32[32, 16], b=None, transB=0,
+                because="not of these channels"),
+        Refused("tiny", observed={"x": (-3, 3, _FAR)}, x=f32["N", 32], w=f32[32, 8], b=None, transB=0,
+                because="too small to gain"),
+    ]  # fmt: skip
 
 
 def _blocked(op, m, bits):

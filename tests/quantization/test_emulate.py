@@ -65,6 +65,19 @@ def test_int8_of_rows_is_what_the_runtime_does_with_rows_of_one_size() -> None:
     assert emulate.int8_row(x, w) == pytest.approx(relative(x @ w, got), rel=1e-3)
 
 
+def test_int8_with_outliers_in_float_is_what_the_runtime_does_with_the_rest() -> None:
+    x, w = layer()
+    x[:, [4, 31]] *= 60
+    apart = np.array([4, 31])
+    rest = np.ones(x.shape[1], np.float32)
+    rest[apart] = 0
+    q, s = quantize_linear_weight(w * rest[:, None])
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", "q", "s", "z"], ["y"], domain="com.microsoft")
+    got = ran([node], x * rest, unsigned(q, s)) + x[:, apart] @ w[apart]
+    assert emulate.int8_outliers(x, w, apart) == pytest.approx(relative(x @ w, got), rel=1e-3)
+    assert emulate.int8_outliers(x, w, apart) < 0.1 * emulate.int8_dynamic(x, w)
+
+
 @pytest.mark.parametrize("clip", [(-1.5, 2.0), (0.5, 4.0), (-3.0, -1.0)])
 def test_static_int8_is_what_the_runtime_does(clip: tuple[float, float]) -> None:
     x, w = layer()

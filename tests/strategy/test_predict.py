@@ -135,5 +135,5 @@ def test_fusions_too_are_those_that_pay_there(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_table_has_every_rule_that_rounds_a_layer_or_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are measured: a table that was made before they were is one all the same, and predicts no gain of them."""
-    for rule in ("int8-linear", "int8-row-linear", "int8-block-linear", "int4-block-linear", "int8-conv"):
+    for rule in ("int8-linear", "int8-outlier-linear", "int8-row-linear", "int8-block-linear", "int4-block-linear", "int8-conv"):
         assert measuring.measure(seconds=0.01, only=rule).near(rule, {"rows": 16}) is not None, rule
