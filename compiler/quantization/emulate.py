@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from .blocks import BlockWeight, dequantize, quantize_blocks
-from .weights import half_scale, quantize_linear_weight
+from .weights import INT8_LIMIT, half_scale, quantize_linear_weight
 
 
 def int8_dynamic(x: np.ndarray, w: np.ndarray, weight: tuple[np.ndarray, np.ndarray] | None = None) -> float:
@@ -82,6 +82,50 @@ def block(
     x = _rows(x)
     held = quantize_blocks(w, bits, block) if weight is None else weight
     return relative_error(x @ _floats(w), (fake_int8_blocks(x, block) if level4 else x) @ dequantize(held))
+
+
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None, heads: tuple[int, int], scale: float | None = None,
+    limit: int = INT8_LIMIT, most: int = 128,
+) -> float:  # fmt: skip
+    """Attention as ``int8-attention`` computes it: of q [B, S, heads x D], k [B, T, kv heads x D] and v [B, T, kv heads x E].
+
+    Args:
+        mask: broadcast to [B, heads, S, T]: bool, False where a key is hidden, or float, added.
+        heads: of queries, and of keys and values.
+        scale: of the scores; 1 / sqrt(D) by default.
+        most: queries that are looked at, spread over all.
+    """
+    count, kv = heads
+    step = max(1, -(-q.shape[1] // most))
+    rounded_q = fake_uint8(q, float(q.min(initial=0.0)), float(q.max(initial=0.0)))
+    mean_k, mean_v = k.mean(axis=1, keepdims=True), v.mean(axis=1, keepdims=True)
+    rounded_k, rounded_v = fake_int8(k - mean_k, limit), fake_int8(v - mean_v, limit)
+
+    def split(x: np.ndarray, n: int) -> np.ndarray:
+        return np.repeat(x.reshape(*x.shape[:2], n, x.shape[2] // n).swapaxes(1, 2), count // n, axis=1)
+
+    added = None if mask is None else np.broadcast_to(mask, (len(q), count, q.shape[1], k.shape[1]))[:, :, ::step]
+
+    def grown(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+        scores = split(q[:, ::step], count) @ split(k, kv).swapaxes(2, 3)
+        scores *= q.shape[2] ** -0.5 * count**0.5 if scale is None else scale
+        if added is not None:
+            scores = np.where(added, scores, -1e37) if added.dtype == bool else scores + added
+        return np.asarray(np.exp(scores - scores.max(axis=3, keepdims=True)))
+
+    def divided(e: np.ndarray, whole: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return np.asarray(e @ split(v, kv) / whole.sum(axis=3, keepdims=True))
+
+    exact, near = grown(q, k), grown(rounded_q, rounded_k)
+    rounded = divided(np.rint(near * 255) / np.float32(255), near, rounded_v) + split(mean_v, kv)
+    return relative_error(divided(exact, exact, v), rounded)
+
+
+def fake_int8(x: np.ndarray, limit: int = INT8_LIMIT) -> np.ndarray:
+    """float32 of x's shape: x in int8 with one scale, symmetric, codes of at most ``limit``, and back."""
+    scale = np.float32(max(float(np.abs(x).max(initial=0.0)), float(np.finfo(np.float32).tiny)) / limit)
+    return np.asarray(np.clip(np.rint(x / scale), -limit, limit) * scale, np.float32)
 
 
 def uint8_grid(low: float, high: float) -> tuple[np.float32, np.float32]:

@@ -43,10 +43,12 @@ def observe(value: ir.Value, seen: Observed) -> None:
 
 
 def inherit(old: ir.Value, new: ir.Value) -> None:
-    """What was seen of a value holds for the one that takes its place, unless more is known of that."""
+    """What was seen of a value, and what the target asks, holds for the one that takes its place, unless more is known of that."""
     seen = observed(old)
     if seen is not None and observed(new) is None:
         observe(new, seen)
+    if _LIMIT in old.meta:
+        new.meta.setdefault(_LIMIT, old.meta[_LIMIT])
 
 
 def note(
@@ -61,6 +63,7 @@ def note(
     values = [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)]
     for v in values:
         v.meta.pop(_KEY, None)
+        v.meta[_LIMIT] = limit
         if v.name is not None and v.name in facts:
             observe(v, facts[v.name])
     for name, v in model.graph.initializers.items():
@@ -76,7 +79,7 @@ def prepared(value: ir.Value, form: str) -> Any:
 
 
 def weight_limit(value: ir.Value) -> int:
-    """The largest magnitude of the codes of a constant as int8 whose products the target's fast kernel sums without error."""
+    """The largest magnitude of the codes of a value as int8 whose products the target's fast kernel sums without error."""
     found: int = value.meta.get(_LIMIT, INT8_LIMIT)
     return found
 

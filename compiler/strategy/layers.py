@@ -68,6 +68,18 @@ ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray, int, Observed | None], fl
 estimated by what rounding does to their inputs and output."""
 
 
+ATTENTION = "int8-attention"
+
+
+def _attention_error(node: Node, values: Mapping[str, np.ndarray]) -> float:
+    q, k, v, *mask = (None if x is None else np.asarray(values[x.name or ""]) for x in node.inputs[:4])
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    heads = ir.attr(node, "q_num_heads", 1), ir.attr(node, "kv_num_heads", 1)
+    return emulate.attention(q, k, v, mask[0] if mask else None, heads, ir.attr(node, "scale", None), weight_limit(node.inputs[1]))
+
+
 def errors(
     model: Model, sites: Sequence[tuple[str, str]], feeds: Sequence[dict[str, Any]], threads: int | None,
     smooth: Mapping[str, float] | None = None,
@@ -84,20 +96,28 @@ def errors(
     nodes = {ir.site(n): n for n in model.graph}
     known = {s: HALF for s in sites if s[0] == float16.NAME}
     wanted = [s for s in sites if s not in known and s[1] in (layers if s[0] in ESTIMATES else nodes)]
-    around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES}
+    around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES and s[0] != ATTENTION}
     wanted = [s for s in wanted if s not in around or around[s]]  # of others nothing is known
     total = {s: _weight_error(nodes[s[1]]) if s in around else 0.0 for s in wanted}
-    reads = [name for s in wanted for name in (around[s] if s in around else [layers[s[1]].x.name or ""])]
+    read = {s: around[s] if s in around else _read(nodes[s[1]], s[0]) for s in wanted}
+    reads = [name for names in read.values() for name in names]
     fed = feeds[:MAX_FEEDS]
     for values in watch(model, reads, fed, threads):
         for s in wanted:
             if s in around:
                 total[s] += sum(_rounding(values[name], seen) for name, seen in around[s].items()) / len(fed)
+            elif s[0] == ATTENTION:
+                total[s] += _attention_error(nodes[s[1]], values) / len(fed)
             elif (x := rows(values[layers[s[1]].x.name or ""])).size:
                 layer = layers[s[1]]
                 found = ESTIMATES[s[0]](x, layer.matrix, weight_limit(layer.constant), observed(layer.x))
                 total[s] += found / len(fed)
     return total | known
+
+
+def _read(node: Node, rule: str) -> list[str]:
+    """Names of the activations that an estimate is made of."""
+    return [v.name or "" for v in node.inputs[: 4 if rule == ATTENTION else 1] if v is not None]
 
 
 def _around(node: Node) -> dict[str, Observed]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..evaluation import turns
-from ..evaluation.latency import Paired
+from ..evaluation.latency import MARGIN, Paired
 from ..passes import float16
 from .budget import Budget
 from .layers import errors
@@ -28,6 +28,9 @@ Site = tuple[str, str]
 
 LISTENING = 0.1
 """The part of the search's time that may be spent on how much of each layer's error arrives at the outputs."""
+
+CLOSER = {"int8-outlier": "int8", "int8-row": "int8"}
+"""Schemes that compute what another one does and more, so that they are never faster."""
 
 UNKNOWN = 1.0
 """Error of a layer of which there is no estimate: all of its output, so that it is among the first to go."""
@@ -112,6 +115,25 @@ class Part:
             self.verdicts[scheme] = f"as {scheme} the model is {p.text}{self.what}"
             return None, breach
         return Tried(scheme, chosen, p, error, smooth), breach
+
+    def wants(self, tried: Tried | None, breach: str | None) -> bool:
+        """Would a scheme that is outside the budget be of use inside it? What brings it there makes it no faster."""
+        won = self.winner
+        if tried is None or breach is None:
+            return False
+        return won is None or tried.paired.ratio > won.paired.ratio or not {n for _, n in tried.sites} <= {n for _, n in won.sites}
+
+    def waits(self, scheme: str) -> bool:
+        """Is the scheme not faster, by what it is or by the table, than one that reaches its layers inside the budget?"""
+        s, won, sites = self.s, self.winner, self.found[scheme]
+        reached = won is not None and {n for _, n in sites} <= {n for _, n in won.sites}
+        if reached and won is not None and CLOSER.get(scheme) == won.scheme:
+            return True
+        told = s.foretold(self.best, sites, self.samples)
+        if told is None:
+            return False
+        best = s.foretold(self.best, won.sites, self.samples) if reached and won is not None else None
+        return told <= (1 + MARGIN if best is None else best)
 
     def settle(self, scheme: str, tried: Tried | None, breach: str | None) -> None:
         """Note what became of a whole scheme; the winner where it fits the budget and is the fastest so far."""

@@ -45,9 +45,16 @@ def predicted(
 
 
 def size_of(node: Node, sizes: Mapping[str, int]) -> dict[str, int]:
-    """What the table tells sizes by, as far as it is known of the node: rows, inner and columns, or channels, side and kernel."""
+    """What the table tells sizes by, as far as it is known of the node: rows, inner and columns, or channels, side and
+    kernel, or queries, keys, heads and their size."""
     x = None if not node.inputs or node.inputs[0] is None else shapes.dims(node.inputs[0])
     known = [_evaluated(d, sizes) for d in x or ()]
+    if node.op_type == "Attention" and len(known) == 3 and node.inputs[1] is not None:
+        keys = shapes.dims(node.inputs[1])
+        heads = max(1, ir.attr(node, "q_num_heads", 1))
+        told = {"queries": known[1], "keys": None if keys is None else _evaluated(keys[1], sizes), "heads": heads,
+                "size": None if known[2] is None else known[2] // heads}  # fmt: skip
+        return {name: value for name, value in told.items() if value is not None}
     layer = linear(node)
     if layer is not None:
         found = dict(zip(("inner", "columns"), layer.matrix.shape, strict=True))

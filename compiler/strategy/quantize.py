@@ -46,6 +46,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         "int8-hard-sigmoid", "int8-sigmoid", "int8-leaky-relu", "int8-average-pool", "int8-global-average-pool",
     ),
     "int7": ("int7-linear",),
+    "int8-attention": ("int8-attention",),
     "int8-outlier": ("int8-outlier-linear",),
     "int8-row": ("int8-row-linear",),
     "int8-block": ("int8-block-linear",),
@@ -59,7 +60,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
 SMALLER = ("int8-block-table",)
 """Rules that make a model smaller, not faster."""
 
-SUMMED_IN_16_BITS = frozenset(SCHEMES["int8"] + SCHEMES["int8-outlier"] + SCHEMES["int8-row"])
+SUMMED_IN_16_BITS = frozenset(SCHEMES["int8"] + SCHEMES["int8-attention"] + SCHEMES["int8-outlier"] + SCHEMES["int8-row"])
 """Rules whose products saturate on CPUs without dot products of 8 bits, where their weights are not made for such."""
 
 SATURATING = ("int7",)
@@ -69,7 +70,7 @@ STATIC = frozenset(SCHEMES["int8"] + SCHEMES["int8-outlier"] + SCHEMES["int8-sym
 """Rules that act only where calibration saw what a value ranges over."""
 
 ASKED: dict[str, tuple[str, ...]] = {
-    "int8": ("int8", "int7", "int8-outlier", "int8-row", "int8-block", "int8-symmetric", "float16"),
+    "int8": ("int8", "int7", "int8-attention", "int8-outlier", "int8-row", "int8-block", "int8-symmetric", "float16"),
     "int4": ("int8-block", "int4-block", "int4-symmetric", "float16"), "fp16": ("float16",), "none": (),
 }  # fmt: skip
 """Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
@@ -77,6 +78,9 @@ ASKED: dict[str, tuple[str, ...]] = {
 ROUNDING = 0.25
 """The part of the search's time that rounding by least squares may take; the layers that it does not reach are rounded to
 the nearest."""
+
+SHARE = 0.85
+"""The part of the search's time after which no other scheme is tried: mixing them takes the rest."""
 
 FEW = 4
 """Tokens for which a body of its own may be worth it. Weights are read once for all of them; from 8 rows on products are
@@ -103,12 +107,16 @@ def choose(
     if not found:
         return {}, None, best
     job = _Job(s, folder, groups, best, found)
+    waiting = []
     for scheme in found:
-        if not s.time_left(f"{scheme} was", share=0.85):
+        if all(part.waits(scheme) for part in job.parts):
+            waiting.append(scheme)
+        elif not job.consider(scheme, SHARE):
             break
-        job.consider(scheme)
     for part in job.parts:
         part.mix()
+    for scheme in waiting:  # for the case that what was chosen fails where it is judged, or the table is wrong
+        job.consider(scheme)
     return job.finish()
 
 
@@ -189,17 +197,21 @@ class _Job:
     def build(self, chosen: Sequence[Site], smooth: dict[str, float], few: Few | None = None) -> Candidate:
         return self.s.build(self.folder, self.groups, by_rule(chosen), self.best.fused, smooth, few)
 
-    def consider(self, scheme: str) -> None:
-        """Try a scheme whole."""
+    def consider(self, scheme: str, share: float = 1.0) -> bool:
+        """Try a scheme whole; False where that much of the time is over."""
         s, found = self.s, self.found[scheme]
+        if not s.time_left(f"{scheme} was", share):
+            return False
         count = len(own(scheme, found))
         s.say(f"trying {count} layers as {scheme}")
         label = f"all {count} layers {scheme}{'' if count == len(found) else ', the rest float16'}"
         judged = self.judge(scheme, {}, label)
-        if s.facts and s.real and any(tried is not None and breach is not None for tried, breach in judged):
+        wanted = any(part.wants(tried, breach) for part, (tried, breach) in zip(self.parts, judged, strict=True))
+        if s.facts and s.real and wanted:
             judged = self.prepared(scheme, judged, label)
         for part, (tried, breach) in zip(self.parts, judged, strict=True):
             part.settle(scheme, tried, breach)
+        return True
 
     def judge(self, scheme: str, smooth: dict[str, float], label: str) -> list[Judged]:
         candidate = self.build(self.found[scheme], smooth)

@@ -143,7 +143,7 @@ class Search:
     errors: dict[tuple[str, str], float] = field(default_factory=dict)
     arrived: dict[tuple[str, str], float] = field(default_factory=dict)
     times: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
-    profiles: list[dict[str, float]] | None = None
+    profiles: dict[tuple[Path, int], dict[str, float]] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     built: int = 0
@@ -195,8 +195,8 @@ class Search:
             result = optimize(model, options, ctx, self.rules)
             storage.save(model, path)
             opened = self.open(path, self.target.session_options())
-            for feed in self.feeds:
-                run(opened, feed, where=str(path))
+            for i in sorted(set(_alike(self.feeds))):
+                run(opened, self.feeds[i], where=str(path))
         except OutputError:
             raise
         except OlcError as e:
@@ -234,7 +234,7 @@ class Search:
         return self.target.session_options().with_threads(self.threads)
 
     def profiled(self, best: Candidate, part: Sequence[int]) -> list[dict[str, float]]:
-        """For each of these samples the microseconds of each node in float."""
+        """For each of these samples the microseconds of each node in float: of those of equal shapes one was run."""
         path = best.path
         if best.fused is not best.model or not all(n.name for n in best.fused.graph):  # times are told by names
             path = path.with_name("named.onnx")
@@ -243,12 +243,24 @@ class Search:
             for n in named.graph:
                 n.name = ir.site(n)
             storage.save(named, path)
-        if self.machine is None:
-            return [node_times(path, self.feeds[i], self.plain()) for i in part]
-        if self.profiles is None:
-            bare = SessionOptions(threads=self.threads, optimization="none")  # what the runtime fuses has other names
-            self.profiles = [node_times(path, feed, bare) for feed in self.feeds]
-        return [self.profiles[i] for i in part]
+        options = self.plain()
+        if self.machine is not None:
+            options = SessionOptions(threads=self.threads, optimization="none")  # what the runtime fuses has other names
+        alike = _alike(self.feeds)
+        for i in {alike[i] for i in part}:
+            if (path, i) not in self.profiles:
+                self.profiles[path, i] = node_times(path, self.feeds[i], options)
+        return [self.profiles[path, alike[i]] for i in part]
+
+    def foretold(self, best: Candidate, sites: Sequence[Site], part: Sequence[int]) -> float | None:
+        """Speed with these sites rounded by the table of kernels, where it is of this kind of CPU and knows their rules."""
+        kernels = self.target.kernels() if self.machine is None else self.machine
+        own = self.target.features()
+        if any(own.get(name) != kernels.cpu.get(name) for name in ("machine", "flags")):
+            return None
+        if not {rule for rule, _ in sites} <= {row.operator for row in kernels.rows}:
+            return None
+        return predicted(kernels, best.fused, sites, [self.feeds[i] for i in part], self.profiled(best, part)).ratio
 
     def differences(self, session: Any, part: Sequence[int] | None = None) -> list[numerics.OutputDifference]:
         part = range(len(self.feeds)) if part is None else part
@@ -321,6 +333,12 @@ class Search:
             if kept:
                 chosen, current = options, other
         return chosen
+
+
+def _alike(feeds: Sequence[Mapping[str, Any]]) -> list[int]:
+    """For each feed the first whose arrays have its shapes."""
+    shapes = [sorted((name, np.shape(a)) for name, a in feed.items()) for feed in feeds]
+    return [shapes.index(shape) for shape in shapes]
 
 
 def opened_as(threads: int | None) -> list[dict[str, Any]]:

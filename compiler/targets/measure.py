@@ -44,7 +44,7 @@ class Comparison:
     fused: str
     names: tuple[str, ...]
     sizes: tuple[tuple[int, ...], ...]
-    constants: Mapping[str, Callable[[dict[str, int]], int]] = field(default_factory=dict)
+    constants: Mapping[str, Callable[[dict[str, int]], int | str]] = field(default_factory=dict)
     weights: Callable[[dict[str, int]], dict[str, np.ndarray]] | None = None
 
     def model(self, body: str, size: dict[str, int]) -> bytes:
@@ -76,7 +76,7 @@ _SPLIT = (
     "s0 = MatMul(q1, kt) s1 = Mul(s0, c) w = Where(mask, zero, low) s2 = Add(s1, w) "
     "p = Softmax<axis = -1>(s2) o = MatMul(p, v1) o1 = Transpose<perm = [0,2,1,3]>(o) y = Reshape(o1, back)"
 )
-_WIDTH: dict[str, Callable[[dict[str, int]], int]] = {"width": lambda s: s["heads"] * s["size"]}
+_WIDTH: dict[str, Callable[[dict[str, int]], int | str]] = {"width": lambda s: s["heads"] * s["size"]}
 
 
 def _projections(size: dict[str, int]) -> dict[str, np.ndarray]:
@@ -119,6 +119,33 @@ def _linear(rule: str, body: str) -> Comparison:
 def _blocked(rule: str, bits: int) -> Comparison:
     of = f"K = {{inner}}, N = {{columns}}, bits = {bits}, block_size = {{block}}, accuracy_level = 4"
     return _linear(rule, f"y = com.microsoft.MatMulNBits<{of}>(x, q{bits}, s{bits}, z{bits})")
+
+
+def _int8_attention(size: dict[str, int]) -> str:
+    """The body that the rule ``int8-attention`` writes, as text."""
+    heads = size["heads"]
+    q, k, v, o = (",".join(f"{name}{i}" for i in range(heads)) for name in "QKVo")
+    rounded = [
+        f"{x}m = ReduceMean({x}, tokens) {x}0 = Sub({x}, {x}m) {x}a = Abs({x}0) {x}l = ReduceMax<keepdims = 0>({x}a) "
+        f"{x}s = Div({x}l, most) {x}q = QuantizeLinear({x}0, {x}s, none)"
+        for x in "kv"
+    ]
+    each = [
+        f"s{i} = com.microsoft.MatMulIntegerToFloat(Q{i}, K{i}, qs, ks, qz) t{i} = Add(s{i}, w) m{i} = ReduceMax(t{i}, last) "
+        f"d{i} = Sub(t{i}, m{i}) e{i} = Exp(d{i}) n{i} = ReduceSum(e{i}, last) r{i} = QuantizeLinear(e{i}, step, zero) "
+        f"p{i} = com.microsoft.MatMulIntegerToFloat(r{i}, V{i}, step, vs, zero) o{i} = Div(p{i}, n{i})"
+        for i in range(heads)
+    ]
+    return " ".join([
+        f"most = Constant<value = float {{{127 if not features.detect().int8_saturates else INT7_LIMIT}.0}}>() "
+        "step = Constant<value = float {0.003921569}>() zero = Constant<value = uint8 {0}>() none = Constant<value = int8 {0}>() "
+        "tokens = Constant<value_ints = [1]>() last = Constant<value_ints = [-1]>() c = Constant<value = float {0.125}>() "
+        "on = Constant<value = float {0.0}>() off = Constant<value = float {-1e37}>() w0 = Where(mask, on, off) "
+        "w = Squeeze(w0, tokens)", *rounded, "qq, q1, qz = DynamicQuantizeLinear(q) qs = Mul(q1, c) "
+        f"kt = Transpose<perm = [0,2,1]>(kq) {q} = Split<axis = 2, num_outputs = {heads}>(qq) "
+        f"{k} = Split<axis = 1, num_outputs = {heads}>(kt) {v} = Split<axis = 2, num_outputs = {heads}>(vq)", *each,
+        f"o = Concat<axis = 2>({o}) y = Add(o, vm)",
+    ])  # fmt: skip
 
 
 QKV = "one product for queries, keys and values"
@@ -206,6 +233,12 @@ COMPARISONS = (
         ("queries", "keys", "heads", "size"),
         ((16, 16, 12, 64), (128, 128, 12, 32), (128, 128, 12, 64), (384, 384, 12, 64), (512, 512, 12, 64), (1500, 1500, 6, 64)),
         _WIDTH,
+    ),
+    Comparison(
+        "int8-attention", _FLAT, "float[1,{queries},{width}]",
+        "y = Attention<q_num_heads = {heads}, kv_num_heads = {heads}, scale = 0.125>(q, k, v, mask)", "{body}",
+        ("queries", "keys", "heads", "size"),
+        ((128, 128, 12, 32), (128, 128, 12, 64), (384, 384, 12, 64), (1500, 1500, 6, 64)), _WIDTH | {"body": _int8_attention},
     ),
     _linear("int8-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q, s, z)"),
     _linear("int7-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q7, s7)"),
