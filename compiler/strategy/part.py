@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..evaluation import turns
-from ..evaluation.latency import MARGIN, Paired
+from ..evaluation.latency import Paired
 from ..passes import float16
 from .budget import Budget
 from .layers import errors
@@ -126,14 +126,12 @@ class Part:
     def waits(self, scheme: str) -> bool:
         """Is the scheme not faster, by what it is or by the table, than one that reaches its layers inside the budget?"""
         s, won, sites = self.s, self.winner, self.found[scheme]
-        reached = won is not None and {n for _, n in sites} <= {n for _, n in won.sites}
-        if reached and won is not None and CLOSER.get(scheme) == won.scheme:
-            return True
-        told = s.foretold(self.best, sites, self.samples)
-        if told is None:
+        if won is None or not {n for _, n in sites} <= {n for _, n in won.sites}:
             return False
-        best = s.foretold(self.best, won.sites, self.samples) if reached and won is not None else None
-        return told <= (1 + MARGIN if best is None else best)
+        if CLOSER.get(scheme) == won.scheme:
+            return True
+        told, best = (s.foretold(self.best, x, self.samples) for x in (sites, won.sites))
+        return told is not None and best is not None and told <= best
 
     def settle(self, scheme: str, tried: Tried | None, breach: str | None) -> None:
         """Note what became of a whole scheme; the winner where it fits the budget and is the fastest so far."""
