@@ -43,7 +43,7 @@ def observe(value: ir.Value, seen: Observed) -> None:
 
 
 def inherit(old: ir.Value, new: ir.Value) -> None:
-    """What was seen of a value, and what the target asks, holds for the one that takes its place, unless more is known of that."""
+    """What was seen of a value, and what the target asks of it, holds for the one in its place, unless more is known of that."""
     seen = observed(old)
     if seen is not None and observed(new) is None:
         observe(new, seen)

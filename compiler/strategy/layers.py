@@ -72,12 +72,10 @@ ATTENTION = "int8-attention"
 
 
 def _attention_error(node: Node, values: Mapping[str, np.ndarray]) -> float:
-    q, k, v, *mask = (None if x is None else np.asarray(values[x.name or ""]) for x in node.inputs[:4])
-    assert q is not None
-    assert k is not None
-    assert v is not None
-    heads = ir.attr(node, "q_num_heads", 1), ir.attr(node, "kv_num_heads", 1)
-    return emulate.attention(q, k, v, mask[0] if mask else None, heads, ir.attr(node, "scale", None), weight_limit(node.inputs[1]))
+    read = [x for x in node.inputs[:4] if x is not None]
+    q, k, v, *mask = (np.asarray(values[x.name or ""]) for x in read)
+    heads, scale = (ir.attr(node, "q_num_heads", 1), ir.attr(node, "kv_num_heads", 1)), ir.attr(node, "scale", None)
+    return emulate.attention(q, k, v, mask[0] if mask else None, heads, scale, weight_limit(read[1]))
 
 
 def errors(
@@ -110,8 +108,8 @@ def errors(
                 total[s] += _attention_error(nodes[s[1]], values) / len(fed)
             elif (x := rows(values[layers[s[1]].x.name or ""])).size:
                 layer = layers[s[1]]
-                found = ESTIMATES[s[0]](x, layer.matrix, weight_limit(layer.constant), observed(layer.x))
-                total[s] += found / len(fed)
+                lost = ESTIMATES[s[0]](x, layer.matrix, weight_limit(layer.constant), observed(layer.x))
+                total[s] += lost / len(fed)
     return total | known
 
 

@@ -66,6 +66,10 @@ class Tried:
         return Fit(self.paired.ratio, self.error, tuple(self.sites), self.smooth)
 
 
+def _nodes(sites: Iterable[Site]) -> set[str]:
+    return {node for _, node in sites}
+
+
 def own(scheme: str, found: Iterable[Site]) -> set[Site]:
     """The sites of a scheme without those that are only in float16 around what it rounds."""
     return {site for site in found if site[0] != float16.NAME or scheme == float16.NAME}
@@ -119,14 +123,14 @@ class Part:
     def wants(self, tried: Tried | None, breach: str | None) -> bool:
         """Would a scheme that is outside the budget be of use inside it? What brings it there makes it no faster."""
         won = self.winner
-        if tried is None or breach is None:
-            return False
-        return won is None or tried.paired.ratio > won.paired.ratio or not {n for _, n in tried.sites} <= {n for _, n in won.sites}
+        if tried is None or breach is None or won is None:
+            return tried is not None and breach is not None
+        return tried.paired.ratio > won.paired.ratio or not _nodes(tried.sites) <= _nodes(won.sites)
 
     def waits(self, scheme: str) -> bool:
         """Is the scheme not faster, by what it is or by the table, than one that reaches its layers inside the budget?"""
         s, won, sites = self.s, self.winner, self.found[scheme]
-        if won is None or not {n for _, n in sites} <= {n for _, n in won.sites}:
+        if won is None or not _nodes(sites) <= _nodes(won.sites):
             return False
         if CLOSER.get(scheme) == won.scheme:
             return True

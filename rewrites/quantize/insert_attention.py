@@ -151,5 +151,6 @@ class IntegerProduct:
         Case("no zero points", a=u8["S", 16], a_unit=f32[()], a_zero=None, b=i8[16, 5], b_unit=np.float32(0.01), b_zero=None),
         Refused("a weight", a=u8["S", 16], a_unit=f32[()], a_zero=None, b=np.ones((16, 3), np.int8), b_unit=np.float32(1),
                 b_zero=None, because="a constant"),
-        Refused("a vector", a=u8[16], a_unit=f32[()], a_zero=None, b=i8[16, 3], b_unit=np.float32(1), b_zero=None, because="rank 2"),
+        Refused("a vector", a=u8[16], a_unit=f32[()], a_zero=None, b=i8[16, 3], b_unit=np.float32(1), b_zero=None,
+                because="rank 2"),
     ]  # fmt: skip

@@ -117,6 +117,44 @@ def test_what_breaks_the_budget_goes_to_a_closer_scheme(tmp_path: Path) -> None:
     assert max(alone, key=lambda n: alone[n]) == f"h{LAYERS}"
 
 
+def attending() -> tuple[ir.Model, list[dict[str, np.ndarray]]]:
+    """A linear layer, an attention of what it gives, and another linear layer."""
+    text = (f'<ir_version: 10, opset_import: ["" : 23]> g (float[B, S, {WIDTH}] x) => (float[B, S, {WIDTH}] y) {{ '
+            "[h1] a = MatMul(x, w0) [attention] b = Attention<q_num_heads = 2, kv_num_heads = 2>(a, a, a) "
+            "[h2] y = MatMul(b, w1) }")  # fmt: skip
+    proto = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    for i in range(2):
+        w = random.normal(size=(WIDTH, WIDTH)).astype(np.float32) / 8
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(w, f"w{i}"))
+    made = ir.serde.deserialize_model(proto)
+    shapes.infer(made)
+    return made, [{"x": random.normal(size=(1, 20, WIDTH)).astype(np.float32)} for _ in range(3)]
+
+
+def test_attention_and_linear_layers_are_rounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither scheme reaches what the other does."""
+    made, feeds = attending()
+    monkeypatch.setattr("tests.quantizing.FEEDS", feeds)
+    monkeypatch.setattr("tests.quantizing.SPEED", SPEED | {"Attention": 0.2, "MatMulIntegerToFloat": 2.0})
+    monkeypatch.setattr("olc.strategy.search.node_times", lambda *_: {"h1": 1.0, "attention": 5.0, "h2": 1.0})
+    plan, bench = searched(made, tmp_path)
+    assert kept(plan) == {"int8-linear": 2, "int8-attention": 1}
+    assert 0 < bench.errors["int8-attention", "attention"] < 1e-3
+
+
+def test_a_scheme_that_cannot_be_faster_than_what_fits_waits_for_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it is, or by the table; where what is ahead of it does not fit it does not wait."""
+    told: dict[str, float] = {"int8-linear": 3.0, "int8-block-linear": 2.0, "int4-block-linear": 4.0}
+    monkeypatch.setattr(Bench, "foretold", lambda self, best, sites, part: told.get(sites[0][0]))
+    _, bench = searched(model(), tmp_path)
+    tried = [t.what for t in bench.trials if "layers" in t.what]
+    assert [what.split()[-1] for what in tried] == ["int8", "int4-block", "int8-row", "int8-block"]
+    _, bench = searched(model(token=True), tmp_path, cosine=0.999)
+    tried = [t.what.split()[-1] for t in bench.trials if t.what.startswith("all")]
+    assert tried[:2] == ["int8", "int8-row"]
+
+
 def test_mixtures_met_on_the_way_are_kept_for_what_fails_where_it_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
