@@ -82,6 +82,7 @@ CANDIDATES = (
     Candidate(OLC, "olc", made={"shared_cache": False}, opened={"recommended": True}),
     Candidate(f"{OLC}, decoder", "olc", "olc.decoder", made={"shared_cache": False}, kinds=TEXT),
     Candidate(f"{OLC} shared, decoder", "olc", "olc.decoder", made={"shared_cache": True}, kinds=TEXT),
+    Candidate(f"{OLC} int8 cache, decoder", "olc", "olc.decoder", made={"shared_cache": True, "int8_cache": True}, kinds=TEXT),
     Candidate("ORT quantize_dynamic", "ort_dynamic"),
     Candidate("ORT quantize_static", "ort_static"),
     Candidate("ORT MatMulNBits int4", "ort_nbits", kinds=TEXT),

@@ -35,7 +35,7 @@ from .quantization.linears import linear
 from .quantization.observers import load_ranges, save_ranges
 from .report import Report
 from .rules import Registry, registry
-from .session import SessionOptions, run
+from .session import INT8_CACHE, SessionOptions, run
 from .settings import Settings
 from .strategy.calibrate import calibrate
 from .strategy.part import Fit
@@ -43,6 +43,7 @@ from .strategy.plan import Choice, Plan
 from .strategy.quantize import STATIC
 from .strategy.rounding import least_squares
 from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
+from .targets import int8_cache
 
 MOST_TAKEN_BACK = 5
 """Rewrites that a compile takes back because its own check fails, before it gives up."""
@@ -304,7 +305,7 @@ class Job:
             base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, seconds,
             self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
             self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
-            self.target.kernels() if self.elsewhere else None,
+            self.target.kernels() if self.elsewhere else None, int8_cache=s.int8_cache,
         )  # fmt: skip
         try:
             found = search.run(f"sha256:{self.described['sha256']}")
@@ -335,6 +336,10 @@ class Job:
         return found
 
     def context(self) -> Context:
+        if self.settings.int8_cache and (self.settings.level < 3 or self.settings.exact):
+            raise BadInput("a cache in 8 bits is not exact", where="--int8-cache", hint="give -O3, without --exact")
+        if self.settings.int8_cache and self.settings.data is None and self.settings.ranges is None:
+            raise BadInput("a cache in 8 bits takes its scales from data", where="--int8-cache", hint="give --data or --ranges")
         if self.settings.shared_cache and self.settings.level < 2:
             raise BadInput("the shared cache is a form of fused attention", where="--shared-cache", hint="give -O2 or -O3")
         unknown = sorted(self.settings.unassumed - ASSUMPTIONS.keys())
@@ -346,7 +351,7 @@ class Job:
         s = self.settings
         return Options(
             level=level, exact=s.exact, simplify=s.simplify, skip=self.skip, stop_after=s.stop_after,
-            verify_each=s.verify_each, shared_cache=s.shared_cache and level >= 2,
+            verify_each=s.verify_each, shared_cache=(s.shared_cache or s.int8_cache) and level >= 2,
         )  # fmt: skip
 
     def candidate(self, plan: Plan | None, level: int, limits: Limits, ctx: Context) -> Result:
@@ -368,7 +373,7 @@ class Job:
         """The whole compile, and the plan without the places at which nothing was done: an artifact may be judged as one
         that is rounded only where it is."""
         result = self.candidate(plan, level, Limits(), self.context())
-        fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None or e.by == float16.NAME}
+        fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None or e.by in (float16.NAME, int8_cache.NAME)}
         idle = sorted(plan.kept() - fired) if plan is not None else []
         if plan is not None and idle:
             rule, node = idle[0]
@@ -541,6 +546,9 @@ class Job:
             shown = ", ".join(f"{rule} ({operator})" for rule, operator in sorted(result.slow.items()))
             notes.append(f"left out, because what they emit is slower than its parts here (olc targets show): {shown}")
         made = result.model if result.body is None else result.body
+        if INT8_CACHE in result.model.metadata_props:
+            notes.append(f"caches are held in 8 bits: their inputs and outputs are int8, and the scales of these are in the "
+                         f"metadata {INT8_CACHE!r}; olc.decoder keeps them so")  # fmt: skip
         if self.elsewhere:
             notes += elsewhere.notes(s, self.target, plan)
         fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
@@ -564,7 +572,7 @@ class Job:
                      "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,
                      "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
                      "ranges": s.ranges, "accuracy": {"cosine": s.bounds().cosine, "top1": s.bounds().top1},
-                     "shared_cache": s.shared_cache, "metrics": list(s.metrics)},
+                     "shared_cache": s.shared_cache, "int8_cache": s.int8_cache, "metrics": list(s.metrics)},
             plan=plan.dumps() if plan is not None else "",
             trials=[t.to_dict() for t in self.trials],
             layers=self.layers,

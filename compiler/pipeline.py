@@ -36,7 +36,7 @@ from .quantization import Observed
 from .quantization.facts import note
 from .rewriter import Outcome, Rewriter, origins
 from .rules import Registry, Rule, registry
-from .targets import shared_cache
+from .targets import int8_cache, shared_cache
 
 MAX_ROUNDS = 8
 """Rounds of cleaning before the pipeline stops and says that it had not settled."""
@@ -284,7 +284,9 @@ def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset
     old, kept = set(run.model.graph), {ir.site(n): origins(n) for n in run.model.graph}
     if alphas:
         run.run_pass(smooth, alphas)
-    half = sites.get(float16.NAME, frozenset())
+    half, cached = sites.get(float16.NAME, frozenset()), sites.get(int8_cache.NAME, frozenset())
+    if cached:
+        run.run_pass(int8_cache, cached)
     rounded = sites and run.rewrite("lossy rules", run.select("LOSSY"), dict(sites))
     if rounded:
         quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]

@@ -36,6 +36,9 @@ CPU = "CPUExecutionProvider"
 #: Config entries with which the CPU computes QDQ as it is written, not by integer kernels of its own that may saturate.
 AS_WRITTEN = {"session.disable_quant_qdq": "1"}
 
+#: Metadata of a model whose caches are held in 8 bits: JSON, the scale of each input and output, by name.
+INT8_CACHE = "olc.int8_cache"
+
 #: The config entry that lets threads sleep as soon as they have nothing to do.
 SPINNING = ("session.intra_op.allow_spinning", "0")
 SPINNING_TEXT = "threads that do not spin"
@@ -275,7 +278,8 @@ def run(
     outputs: list[str] | None = None,
     where: str | None = None,
 ) -> dict[str, Any]:
-    """Run once; outputs by name. Takes and gives bfloat16 and float8 (ml_dtypes), as the runtime's ``run`` does not.
+    """Run once; outputs by name. Takes and gives bfloat16 and float8 (ml_dtypes), as the runtime's ``run`` does not, and
+    floats for caches that are held in 8 bits.
 
     Args:
         feed: input name -> array (lists of arrays for sequences), dtypes as the model declares.
@@ -287,14 +291,17 @@ def run(
     """
     kinds = _output_types(opened)
     names = outputs if outputs is not None else list(kinds)
+    feed, scales = _in_bytes(opened, feed), cache_scales(opened)
     special = any(_exotic(v) for v in feed.values()) or any(kinds.get(n) in _EXOTIC_OUTPUTS for n in names)
     try:
         if not special:
-            return dict(zip(names, opened.run(names, dict(feed)), strict=True))
-        values = opened.run_with_ort_values(names, {k: _to_ort(v) for k, v in feed.items()})
-        return {n: _from_ort(v) for n, v in zip(names, values, strict=True)}
+            found = dict(zip(names, opened.run(names, dict(feed)), strict=True))
+        else:
+            values = opened.run_with_ort_values(names, {k: _to_ort(v) for k, v in feed.items()})
+            found = {n: _from_ort(v) for n, v in zip(names, values, strict=True)}
     except Exception as error:  # as in session()
         raise refusal(error, where or "<model>", "inference failed") from error
+    return {n: v * scales[n] if n in scales else v for n, v in found.items()}
 
 
 def prepared(opened: onnxruntime.InferenceSession, feed: Mapping[str, Any]) -> Callable[[], Any]:
@@ -307,8 +314,34 @@ def prepared(opened: onnxruntime.InferenceSession, feed: Mapping[str, Any]) -> C
     if any(_exotic(v) for v in feed.values()) or any(t in _EXOTIC_OUTPUTS for t in kinds.values()):
         values = {k: _to_ort(v) for k, v in feed.items()}
         return lambda: opened.run_with_ort_values(names, values)
-    arrays = dict(feed)
+    arrays = dict(_in_bytes(opened, feed))
     return lambda: opened.run(names, arrays)
+
+
+def _in_bytes(opened: Any, feed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The feed with what goes into caches of 8 bits rounded."""
+    import numpy as np
+
+    scales = cache_scales(opened)
+    rounded = {
+        name: np.clip(np.rint(np.asarray(feed[name]) / scale), -127, 127).astype(np.int8)
+        for name, scale in scales.items() if name in feed and np.asarray(feed[name]).dtype.kind == "f"
+    }  # fmt: skip
+    return {**feed, **rounded} if rounded else feed
+
+
+_told: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def cache_scales(opened: Any) -> dict[str, Any]:
+    """Scale of each input and output that is a cache in 8 bits, float32, by name: ``run`` takes and gives floats for them."""
+    import numpy as np
+
+    found = _told.get(opened)
+    if found is None:
+        text = opened.get_modelmeta().custom_metadata_map.get(INT8_CACHE, "{}")
+        found = _told[opened] = {name: np.float32(scale) for name, scale in json.loads(text).items()}
+    return found
 
 
 _EXOTIC = {

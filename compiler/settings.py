@@ -43,6 +43,7 @@ class Settings:
         quantize: at -O3, ``auto`` or what to round layers to (``strategy/quantize.py``: ``int8``, ``int4``, ``none``).
         keep_float: patterns (``*``, ``?``) of names of nodes, weights or exported modules that are not rounded.
         shared_cache: past and present of a decoder's cache may be one buffer (``olc.decoder``).
+        int8_cache: besides, it is held in 8 bits where that is within the budget and not slower: its ports become int8.
         calibration: how ranges of activations are chosen on ``data`` (``strategy/calibrate.py``).
         ranges: file of ranges; read where it exists, else written by calibration.
         evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
@@ -67,6 +68,7 @@ class Settings:
     quantize: str = "auto"
     keep_float: tuple[str, ...] = ()
     shared_cache: bool = False
+    int8_cache: bool = False
     calibration: str = "minmax"
     ranges: str | None = None
     evaluate: bool = True

@@ -20,7 +20,8 @@ Sample = dict[str, np.ndarray]
 
 
 def olc(
-    source: Path, folder: Path, choosing: list[Sample], data: str, samples: int, threads: int, cosine: float, shared_cache: bool
+    source: Path, folder: Path, choosing: list[Sample], data: str, samples: int, threads: int, cosine: float, shared_cache: bool,
+    int8_cache: bool = False,
 ) -> Path:
     """-O3 on all the data, of which every other sample chooses and the rest judges."""
     import olc
@@ -28,7 +29,7 @@ def olc(
 
     olc.compile(
         source, folder / "model.onnx", level=3, data=data, samples=samples, threads=threads, budget=Budget(cosine, 0.0),
-        shared_cache=shared_cache,
+        shared_cache=shared_cache, int8_cache=int8_cache,
     )  # fmt: skip
     return folder / "model.onnx"
 

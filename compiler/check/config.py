@@ -269,12 +269,14 @@ _OPTIONS: dict[str, Check] = {
     "skip": _list_of(_text),
     "strict": _strict,
     "shared_cache": _flag,
+    "int8_cache": _flag,
     "tune_time": _seconds,
     "budget": lambda v: v,
 }
 
 _MODEL: dict[str, Check] = {"path": _text, "exclude": _list_of(_text), **_OPTIONS}
-_PLAIN = ("data", "dims", "samples", "threads", "seed", "quantize", "keep_float", "exact", "calibration", "shared_cache")
+_PLAIN = ("data", "dims", "samples", "threads", "seed", "quantize", "keep_float", "exact", "calibration", "shared_cache",
+          "int8_cache")  # fmt: skip
 """Options whose names and values are those of ``Settings``."""
 
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 @click.option("--no-evaluate", is_flag=True, help="Do not run source and artifact to compare them (not at -O3).")
 @click.option("--shared-cache", is_flag=True,
               help="Let past and present of a decoder's cache be one buffer, for the loop olc.decoder (-O2, -O3).")  # fmt: skip
+@click.option("--int8-cache", is_flag=True,
+              help="Besides, hold that cache in 8 bits, where it is within the budget and not slower (-O3, --data).")  # fmt: skip
 @click.option("--simplify", is_flag=True, help="Let onnxsim have a go first; kept only where it verifies and is smaller.")
 @rules_option
 @click.option("--skip", multiple=True, metavar="RULE[@NODE]", help="Leave out a rule (or pass), everywhere or at one node.")

@@ -7,6 +7,7 @@ A key that begins with ``label`` and is no input of the model is a label: it is 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 import zipfile
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from ..errors import BadInput, OlcError
+from ..session import INT8_CACHE, cache_scales
 
 if TYPE_CHECKING:
     from .. import ir
@@ -51,14 +53,15 @@ _ORT_TYPES = {
 
 
 def expected(opened: Any) -> list[Expected]:
-    """The inputs of an ``onnxruntime.InferenceSession``. Sequences and maps are named, but not checked."""
-    found = []
+    """The inputs of an ``onnxruntime.InferenceSession``, as ``session.run`` takes them. Sequences and maps are named, but not
+    checked."""
+    found, caches = [], cache_scales(opened)
     for item in opened.get_inputs():
         inner = item.type[len("optional(") : -1] if item.type.startswith("optional(") else item.type
         if not inner.startswith("tensor("):
             found.append(Expected(item.name, "any", None))
             continue
-        plain = inner[len("tensor(") :].rstrip(")")
+        plain = "float" if item.name in caches else inner[len("tensor(") :].rstrip(")")
         shape = None if item.shape is None else tuple(d if isinstance(d, int) and d >= 0 else None for d in item.shape)
         found.append(Expected(item.name, _ORT_TYPES.get(plain, plain), shape))
     return found
@@ -69,10 +72,11 @@ def declared(model: ir.Model) -> list[Expected]:
     from .inputs import NUMPY
     from .roles import inputs
 
-    found = []
+    found, caches = [], json.loads(model.metadata_props.get(INT8_CACHE, "{}"))
     for item in inputs(model):
         shape = None if item.axes is None else tuple(d if isinstance(d, int) else None for d in item.axes)
         dtype = "any" if item.sequence else "string" if item.dtype == "string" else NUMPY.get(item.dtype, "any")
+        dtype = "float32" if item.name in caches else dtype
         found.append(Expected(item.name, dtype, None if item.sequence else shape))
     return found
 

@@ -14,12 +14,14 @@ from .. import ir, storage
 from ..ir import Model
 from ..passes import float16
 from ..session import SessionOptions, run, session
+from ..targets import shared_cache
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
 def activations(model: Model, operators: Iterable[str]) -> list[str]:
-    """Names of the float values, constants apart, that nodes of these operators in the main graph read or give."""
+    """Names of the float values, constants apart, that nodes of these operators in the main graph read or give, and
+    what is kept in shared caches."""
     wanted = frozenset(operators)
     found: dict[str, None] = {}
     for n in model.graph:
@@ -28,6 +30,8 @@ def activations(model: Model, operators: Iterable[str]) -> list[str]:
             for v in n.inputs[:1] if n.op_type in ("MatMul", "Gemm") else (*n.inputs, *n.outputs):
                 if v is not None and v.name and v.dtype in _FLOATS and not ir.is_constant(v):
                     found[v.name] = None
+        if (n.domain, n.op_type) == (shared_cache.DOMAIN, shared_cache.OPERATOR):
+            found |= {v.name: None for v in n.inputs[1:5] if v is not None and v.name}
     return list(found)
 
 

@@ -6,7 +6,7 @@
 3. Where some samples are a token or few and others many, both steps are taken for each of the two, and a model with two
    bodies is tried (``passes/two_bodies.py``).
 4. The fastest that fits is kept.
-5. Tables of embeddings are rounded beside it, where that is not slower: for their bytes.
+5. Tables of embeddings are rounded beside it, where that is not slower: for their bytes. So are caches, if they shall be.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ..pipeline import Few
 from ..quantization.facts import note
 from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
+from ..targets import int8_cache
 from .layers import ESTIMATES, alphas
 from .part import Fit, Part, Site, Tried, own
 from .plan import Body, Choice, by_rule, made
@@ -57,8 +58,9 @@ SCHEMES: dict[str, tuple[str, ...]] = {
 }
 """A LOSSY rule that no scheme names is a scheme of its own."""
 
-SMALLER = ("int8-block-table",)
-"""Rules that make a model smaller, not faster."""
+TABLES = "int8-block-table"
+SMALLER = (TABLES, int8_cache.NAME)
+"""Rules (and a pass) that make a model or its caches smaller, and are kept where it is not slower for it."""
 
 SUMMED_IN_16_BITS = frozenset(SCHEMES["int8"] + SCHEMES["int8-attention"] + SCHEMES["int8-outlier"] + SCHEMES["int8-row"])
 """Rules whose products saturate on CPUs without dot products of 8 bits, where their weights are not made for such."""
@@ -66,7 +68,9 @@ SUMMED_IN_16_BITS = frozenset(SCHEMES["int8"] + SCHEMES["int8-attention"] + SCHE
 SATURATING = ("int7",)
 """Schemes for CPUs whose fast kernels saturate at 8 bits."""
 
-STATIC = frozenset(SCHEMES["int8"] + SCHEMES["int8-outlier"] + SCHEMES["int8-symmetric"]) - {"int8-linear", "stored-int8-linear"}
+STATIC = frozenset(
+    (*SCHEMES["int8"], *SCHEMES["int8-outlier"], *SCHEMES["int8-symmetric"], int8_cache.NAME)
+) - {"int8-linear", "stored-int8-linear"}
 """Rules that act only where calibration saw what a value ranges over."""
 
 ASKED: dict[str, tuple[str, ...]] = {
@@ -97,14 +101,14 @@ def choose(
     s: Search, folder: Path, groups: frozenset[str] | None, best: Candidate
 ) -> tuple[dict[Site, Choice], Body | None, Candidate]:
     """What to round, with the reason for each layer, and the model that came out: ``best`` where nothing pays."""
-    if s.calibrate is not None and s.quantize != "none":
+    if s.calibrate is not None and (s.quantize != "none" or s.int8_cache):
         s.say("calibrating")
         s.facts = s.calibrate(best.fused)
         note(best.fused, s.facts, target=s.target)
     found = sites(s, best.fused)
     s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.fused.graph if n.inputs and n.inputs[0] is not None}
     s.modules = {ir.site(n): ir.module_of(n) for n in best.fused.graph}
-    if not found:
+    if not found and not s.int8_cache:
         return {}, None, best
     job = _Job(s, folder, groups, best, found)
     waiting = []
@@ -257,44 +261,61 @@ class _Job:
         for part in reversed(self.parts):
             s.errors |= part.errors
             s.arrived |= part.arrived
+        choices = first.choices(won)
         if won is None or candidate is None:
-            return first.choices(None), None, self.best
-        few, candidate, tables = self.smaller(won, few, candidate)
+            won, candidate = Tried("float", [], NOT_TIMED, 0.0), self.best
+        for text, found in self.small(won):
+            few, candidate, told = self.smaller(text, found, [*won.sites, *made(choices)], won, few, candidate)
+            choices |= told
+        if candidate is self.best:
+            return choices, None, candidate
         s.smooth = won.smooth
         if s.machine is None:
             options, feed = s.plain(), first.feeds[0]
             before, after = (node_times(c.path, feed, options) for c in (self.best, candidate))
             s.times = before, by_layer(after, won, candidate.model, self.best.fused)
         s.drop(self.best)
-        return first.choices(won) | tables, few, candidate
+        return choices, few, candidate
 
-    def smaller(self, won: Tried, few: Body | None, candidate: Candidate) -> tuple[Body | None, Candidate, dict[Site, Choice]]:
-        """What makes the model smaller is done to it, too, where it is within the budget and not shown to be slower."""
+    def small(self, won: Tried) -> list[tuple[str, list[Site]]]:
+        """What can be made smaller, in words, and where: where anything was rounded tables, and caches where a user wants it."""
+        s, fused = self.s, self.best.fused
+        rules = [r for r in s.rules.select(["LOSSY"], ir.opset_of(fused) or 1, s.target.name) if r.name == TABLES]
+        fit = [(r.name, ir.site(n)) for r in rules for n, m in why(fused, r) if isinstance(m, Match)]
+        caches = [(int8_cache.NAME, node) for node in int8_cache.fit(fused, s.target)]
+        if s.int8_cache and not caches:
+            s.notes.append("no cache is held in 8 bits: nothing was calibrated of one, or the target has no kernel for it")
+        wanted = (("table", fit if won.sites and s.quantize != "fp16" else []), ("cache", caches if s.int8_cache else []))
+        nodes = {ir.site(n): n for n in fused.graph}
+        found = [(what, sorted(x for x in sites if x[1] in nodes and not self.kept(x, nodes[x[1]]))) for what, sites in wanted]
+        return [(f"{len(sites)} {what}{'s' if len(sites) != 1 else ''} in 8 bits", sites) for what, sites in found if sites]
+
+    def smaller(
+        self, text: str, found: list[Site], sites: Sequence[Site], won: Tried, few: Body | None, candidate: Candidate
+    ) -> tuple[Body | None, Candidate, dict[Site, Choice]]:
+        """What makes the model, or its caches, smaller is done besides ``sites`` where it is within the budget and not shown
+        to be slower."""
         s = self.s
-        rules = [r for r in s.rules.select(["LOSSY"], ir.opset_of(self.best.fused) or 1, s.target.name) if r.name in SMALLER]
-        nodes = {ir.site(n): n for n in self.best.fused.graph}
-        fit = [(r.name, ir.site(n)) for r in rules for n, m in why(self.best.fused, r) if isinstance(m, Match)]
-        found = sorted(site for site in fit if site[1] in nodes and not self.kept(site, nodes[site[1]]))
-        if not found or s.quantize == "fp16":
-            return few, candidate, {}
-        text = f"{len(found)} table{'s' if len(found) != 1 else ''} in 8 bits"
         s.say(f"trying {text}")  # one model, whose time is not counted
         second = None if few is None else Few(few.name, few.most, by_rule([*made(few.sites), *found]), few.smooth)
-        other = self.build([*won.sites, *found], won.smooth, second)
+        every = list(dict.fromkeys([*sites, *found]))
+        other = self.build(every, won.smooth, second)
         p = s.pair(candidate.session, other.session) if s.machine is None else NOT_TIMED
         differences = s.differences(other.session)
         breach = s.breach(other.session, differences)
-        gains = size(other) < size(candidate)  # what another node reads, too, is there in both forms
+        gains = found[0][0] != TABLES or size(other) < size(candidate)  # what another node reads, too, is there in both forms
         keep, error = gains and p.verdict != "slower" and breach is None, s.budget.error(differences)
         lost = breach or ("" if gains else "it is no smaller")
         s.record(text, p, keep, error, lost, "what was chosen", other)
-        s.drop(candidate if keep else other)
+        unused = candidate if keep else other
+        if unused is not self.best:
+            s.drop(unused)
         choice = Choice(keep, "smaller" if keep else lost or f"with it the model is {p.text}", p.ratio)
-        tables = dict.fromkeys(found, choice)
+        told = dict.fromkeys(found, choice)
         if not keep:
-            return few, candidate, tables
-        s.fits.append(Fit(won.paired.ratio * p.ratio, error, (*won.sites, *found), won.smooth, timed=False))
-        return None if few is None else replace(few, sites=few.sites | tables), other, tables
+            return few, candidate, told
+        s.fits.append(Fit(won.paired.ratio * p.ratio, error, tuple(every), won.smooth, timed=False))
+        return None if few is None else replace(few, sites=few.sites | told), other, told
 
     def kept(self, site: Site, node: Node) -> bool:
         """Has the user forbidden to round it?"""

@@ -104,6 +104,7 @@ class Search:
         task: metrics that the budget holds to, on the samples that choose.
         machine: the table of another machine: it decides, for nothing that is timed here is true there.
         float32: nodes that do not compute in float16.
+        int8_cache: caches shall be held in 8 bits.
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget; ``few_fits``: those of a body for few elements.
@@ -133,6 +134,7 @@ class Search:
     task: Task | None = None
     machine: Kernels | None = None
     float32: set[str] = field(default_factory=set)
+    int8_cache: bool = False
     facts: dict[str, Observed] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
