@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from . import __version__, elsewhere, frontend, ir, storage, targets
+from . import __version__, elsewhere, frontend, storage, targets
 from .assumptions import ASSUMPTIONS
 from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
@@ -31,7 +31,6 @@ from .ir import Model
 from .passes import Context, float16
 from .pipeline import Options, Result, optimize
 from .quantization import Observed
-from .quantization.linears import linear
 from .quantization.observers import load_ranges, save_ranges
 from .report import Report
 from .rules import Registry, registry
@@ -39,9 +38,9 @@ from .session import INT8_CACHE, SessionOptions, run
 from .settings import Settings
 from .strategy.calibrate import calibrate
 from .strategy.part import Fit
-from .strategy.plan import Choice, Plan
+from .strategy.plan import Choice, Plan, made
 from .strategy.quantize import STATIC
-from .strategy.rounding import least_squares
+from .strategy.rounding import LEARNT, layers_of, least_squares, merged, named
 from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
 from .targets import int8_cache
 
@@ -386,7 +385,8 @@ class Job:
         """What calibration saw; calibrated now where a plan is carried out that rests on it."""
         s = self.settings
         kept = plan.kept()
-        rounded = [node for rule, node in kept if rule == "int4-block-linear"] if plan.rounded else []
+        bodies = [(made(plan.sites), plan.smooth)] + ([] if plan.few is None else [(made(plan.few.sites), plan.few.smooth)])
+        rounded = any(rule in LEARNT for rule, _ in kept) and bool(plan.rounded)
         smooth = plan.smooth or (plan.few is not None and plan.few.smooth)
         if level == 3 and not self.facts and (smooth or rounded or any(rule in STATIC for rule, _ in kept)):
             self.say("calibrating")
@@ -401,14 +401,15 @@ class Job:
                     hint = "give the --data that it was made with"
                     raise BadInput("the plan rounds weights by least squares", where="--plan", hint=hint)
                 _, keep = without_padding(self.model)
-                feeds = self.sample(s.seed)
-                self.weights = least_squares(fused, rounded, feeds, keep, s.threads, only=plan.rounded)
-                wanted = set(plan.rounded) & {found.constant.name for n in fused.graph
-                                              if ir.site(n) in rounded and (found := linear(n)) is not None}  # fmt: skip
-                if wanted - self.weights.keys():
-                    raise BadInput(f"{len(wanted - self.weights.keys())} of the weights that the plan rounds by least squares "
-                                   f"cannot be, on {len(feeds)} samples", where="--plan",
-                                   hint="give the --data and --samples that it was made with")  # fmt: skip
+                feeds, wanted = self.sample(s.seed), set()
+                for sites, alphas in bodies:
+                    found = least_squares(fused, sites, feeds, keep, s.threads, only=plan.rounded, smoothed=alphas)
+                    self.weights = merged(self.weights, found)
+                    wanted |= {named(layer.constant.name or "", layer.form) for layer in layers_of(fused, sites, alphas)}
+                left = (wanted & set(plan.rounded)) - {named(n, form) for n, forms in self.weights.items() for form in forms}
+                if left:
+                    what = f"{len(left)} of the weights that the plan rounds by least squares cannot be, on {len(feeds)} samples"
+                    raise BadInput(what, where="--plan", hint="give the --data and --samples that it was made with")
         return self.facts
 
     def save(self, model: Model, plan: Plan | None) -> Path:

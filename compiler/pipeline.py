@@ -33,7 +33,7 @@ from .passes import (
 )
 from .passes import shapes as shapes_pass
 from .quantization import Observed
-from .quantization.facts import note
+from .quantization.facts import attach, note
 from .rewriter import Outcome, Rewriter, origins
 from .rules import Registry, Rule, registry
 from .targets import int8_cache, shared_cache
@@ -282,8 +282,8 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
 def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset[str]], target: Any) -> None:
     before = frozenset((ir.site(n), n.op_type) for g in ir.all_graphs(run.model, functions=False) for n in g)
     old, kept = set(run.model.graph), {ir.site(n): origins(n) for n in run.model.graph}
-    if alphas:
-        run.run_pass(smooth, alphas)
+    if alphas and run.run_pass(smooth, alphas):
+        attach(run.model, run.options.weights)  # what was prepared is of the weights that smoothing made
     half, cached = sites.get(float16.NAME, frozenset()), sites.get(int8_cache.NAME, frozenset())
     if cached:
         run.run_pass(int8_cache, cached)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK", "INT4_LIMIT", "INT7_LIMIT", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight",
-    "flipped", "half_scale", "int4_blocks", "int8_weight", "nearest_blocks", "observed", "outlier_channels", "pack",
+    "flipped", "half_scale", "int4_blocks", "int8_form", "int8_weight", "nearest_blocks", "observed", "outlier_channels", "pack",
     "quantize_linear_weight", "weight_limit",
 ]  # fmt: skip
 
@@ -40,9 +40,10 @@ def matrix(value: ir.Value, turned: bool) -> np.ndarray:
 def int8_weight(
     value: ir.Value, turned: bool = False, limit: int = INT8_LIMIT, half: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A constant matrix as int8 [K, N] in ±limit and a scale for each column [N], the nearest; ``half`` as in
-    ``quantize_linear_weight``."""
-    return quantize_linear_weight(matrix(value, turned), limit, half)
+    """A constant matrix as int8 [K, N] in ±limit and a scale for each column [N]: as it was prepared, else the nearest;
+    ``half`` as in ``quantize_linear_weight``."""
+    found = None if half else prepared(value, int8_form(limit))
+    return found if found is not None else quantize_linear_weight(matrix(value, turned), limit, half)
 
 
 def block_weight(value: ir.Value, bits: int, turned: bool = False) -> BlockWeight:
@@ -59,6 +60,11 @@ def int4_blocks(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = half_scale(np.abs(blocks).max(axis=1, initial=0.0), INT4_LIMIT)
     codes = np.clip(np.rint(blocks / scale[:, None]), -INT4_LIMIT, INT4_LIMIT)
     return codes.reshape(w.shape).astype(ml_dtypes.int4), scale
+
+
+def int8_form(limit: int) -> str:
+    """The name under which a preparation keeps a weight of int8 in ±limit with a scale for each column, or output channel."""
+    return f"int8-{limit}"
 
 
 def block_form(bits: int) -> str:

@@ -66,10 +66,16 @@ def note(
         v.meta[_LIMIT] = limit
         if v.name is not None and v.name in facts:
             observe(v, facts[v.name])
-    for name, v in model.graph.initializers.items():
+    for v in model.graph.initializers.values():
         v.meta.pop(_PREPARED, None)
         v.meta[_LIMIT] = limit
-        if weights and name in weights:
+    attach(model, weights or {})
+
+
+def attach(model: ir.Model, weights: Mapping[str, Mapping[str, Any]]) -> None:
+    """Attach to the constants of the main graph what was prepared of them, by name and form."""
+    for name, v in model.graph.initializers.items():
+        if name in weights:
             v.meta[_PREPARED] = weights[name]
 
 

@@ -79,6 +79,42 @@ def round_int8(
     return codes.astype(np.int8), scale
 
 
+def round_int8_groups(
+    w: np.ndarray, gram: np.ndarray, limit: int = INT8_LIMIT, damping: float = DAMPING
+) -> tuple[np.ndarray, np.ndarray]:
+    """``round_int8`` of many small weights at once: int8 [G, K, N] and scales float32 [G, N] of w [G, K, N], gram [G, K, K].
+
+    Raises:
+        ValueError: as ``round_int8``.
+    """
+    if w.ndim != 3 or gram.shape != (*w.shape[:2], w.shape[1]):
+        raise ValueError(f"Gram matrices of shape {gram.shape} for weights of shape {w.shape}")
+    groups, rows, columns = w.shape
+    flat, scale = quantize_linear_weight(w.transpose(1, 0, 2).reshape(rows, -1), limit)
+    scale = scale.reshape(groups, columns)
+    if not w.size:
+        return flat.reshape(rows, groups, columns).transpose(1, 0, 2), scale
+    order = np.argsort(-np.diagonal(gram, axis1=1, axis2=2), axis=1, kind="stable")
+    h = np.take_along_axis(np.take_along_axis(gram, order[:, :, None], 1), order[:, None, :], 2).astype(np.float64)
+    sizes = np.trace(h, axis1=1, axis2=2) / rows
+    h /= np.where(sizes > 0, sizes, 1.0)[:, None, None]
+    try:
+        lower = np.linalg.cholesky((h + damping * np.eye(rows))[:, ::-1, ::-1])
+    except np.linalg.LinAlgError:  # of one of them, which then takes more
+        made = [round_int8(a, g, limit, damping) for a, g in zip(w, gram, strict=True)]
+        return np.stack([q for q, _ in made]), np.stack([s for _, s in made])
+    upper = np.triu(np.linalg.inv(lower[:, ::-1, ::-1])).astype(np.float32)
+    v = np.take_along_axis(w, order[:, :, None], 1).astype(np.float32)
+    done = np.empty(v.shape, np.int8)
+    for k in range(rows):
+        done[:, k] = code = np.clip(np.rint(v[:, k] / scale), -limit, limit)
+        lost = (v[:, k] - code * scale) / upper[:, k, k, None]
+        v[:, k + 1 :] -= upper[:, k, k + 1 :, None] * lost[:, None]
+    codes = np.empty_like(done)
+    np.put_along_axis(codes, order[:, :, None], done, 1)
+    return codes, scale
+
+
 def round_blocks(
     w: np.ndarray,
     gram: np.ndarray,

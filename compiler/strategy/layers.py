@@ -17,15 +17,18 @@ from ..passes import Context, float16
 from ..passes import smooth as smoothing
 from ..quantization import (
     INT7_LIMIT,
+    INT8_LIMIT,
     BlockWeight,
     Observed,
+    block_weight,
     emulate,
-    nearest_blocks,
+    int8_weight,
     observed,
     outlier_channels,
     weight_limit,
 )
-from ..quantization.linears import linear
+from ..quantization.facts import attach
+from ..quantization.linears import Linear, linear
 from ..quantization.smoothing import best_smoothing
 from ..quantization.weights import quantize_linear_weight
 from .probe import watch
@@ -47,25 +50,34 @@ def block_error(x: np.ndarray, w: np.ndarray, rounded: BlockWeight) -> float:
     return emulate.block(x, w, rounded.bits, rounded.block, rounded, level4=True)
 
 
-def _outlier_error(x: np.ndarray, w: np.ndarray, limit: int, seen: Observed | None) -> float:
+def _outlier_error(x: np.ndarray, layer: Linear) -> float:
+    seen, w = observed(layer.x), layer.matrix
     apart = np.zeros(0, np.int64) if seen is None or seen.channels is None else outlier_channels(seen.channels)
     rest = w.copy()
     rest[apart] = 0
-    return emulate.int8_outliers(x, w, apart, quantize_linear_weight(rest, limit))
+    return emulate.int8_outliers(x, w, apart, quantize_linear_weight(rest, weight_limit(layer.constant)))
 
 
-ESTIMATES: dict[str, Callable[[np.ndarray, np.ndarray, int, Observed | None], float]] = {
-    "int8-linear": lambda x, w, limit, seen: emulate.int8_dynamic(x, w),
-    "int7-linear": lambda x, w, limit, seen: emulate.int8_dynamic(x, w, quantize_linear_weight(w, INT7_LIMIT)),
+def _int8(layer: Linear, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    return int8_weight(layer.constant, layer.turned, limit)
+
+
+def _blocks(x: np.ndarray, layer: Linear, bits: int) -> float:
+    return block_error(x, layer.matrix, block_weight(layer.constant, bits, layer.turned))
+
+
+ESTIMATES: dict[str, Callable[[np.ndarray, Linear], float]] = {
+    "int8-linear": lambda x, layer: emulate.int8_dynamic(x, layer.matrix, _int8(layer, INT8_LIMIT)),
+    "int7-linear": lambda x, layer: emulate.int8_dynamic(x, layer.matrix, _int8(layer, INT7_LIMIT)),
     "int8-outlier-linear": _outlier_error,
-    "int8-row-linear": lambda x, w, limit, seen: emulate.int8_row(x, w, quantize_linear_weight(w, limit)),
-    "symmetric-int8-linear": lambda x, w, limit, seen: emulate.symmetric(x, w),
-    "symmetric-int4-linear": lambda x, w, limit, seen: emulate.int4_weight(x, w),
-    "int8-block-linear": lambda x, w, limit, seen: block_error(x, w, nearest_blocks(w, 8)),
-    "int4-block-linear": lambda x, w, limit, seen: block_error(x, w, nearest_blocks(w, 4)),
+    "int8-row-linear": lambda x, layer: emulate.int8_row(x, layer.matrix, _int8(layer, weight_limit(layer.constant))),
+    "symmetric-int8-linear": lambda x, layer: emulate.symmetric(x, layer.matrix),
+    "symmetric-int4-linear": lambda x, layer: emulate.int4_weight(x, layer.matrix),
+    "int8-block-linear": lambda x, layer: _blocks(x, layer, 8),
+    "int4-block-linear": lambda x, layer: _blocks(x, layer, 4),
 }
-"""By rule, for linear layers, of activation, weight, ``weight_limit`` and what calibration saw; of other rules the error is
-estimated by what rounding does to their inputs and output."""
+"""By rule, for linear layers, of what was seen of their activation; of other rules the error is estimated by what rounding does
+to their inputs and output."""
 
 
 ATTENTION = "int8-attention"
@@ -80,16 +92,18 @@ def _attention_error(node: Node, values: Mapping[str, np.ndarray]) -> float:
 
 def errors(
     model: Model, sites: Sequence[tuple[str, str]], feeds: Sequence[dict[str, Any]], threads: int | None,
-    smooth: Mapping[str, float] | None = None,
+    smooth: Mapping[str, float] | None = None, weights: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[tuple[str, str], float]:  # fmt: skip
     """Relative squared error of each (rule, node), the mean over feeds; those without an estimate are left out.
 
     Args:
         smooth: activations that are smoothed (``passes/smooth.py``), name to alpha.
+        weights: those that were prepared, by name and form.
     """
-    if smooth:
+    if smooth or weights:
         model, ctx = model.clone(), Context()
-        smoothing.run(model, ctx, smooth)
+        smoothing.run(model, ctx, smooth or {})
+        attach(model, weights or {})
     layers = {ir.site(n): found for n in model.graph if (found := linear(n)) is not None}
     nodes = {ir.site(n): n for n in model.graph}
     known = {s: HALF for s in sites if s[0] == float16.NAME}
@@ -107,9 +121,7 @@ def errors(
             elif s[0] == ATTENTION:
                 total[s] += _attention_error(nodes[s[1]], values) / len(fed)
             elif (x := rows(values[layers[s[1]].x.name or ""])).size:
-                layer = layers[s[1]]
-                lost = ESTIMATES[s[0]](x, layer.matrix, weight_limit(layer.constant), observed(layer.x))
-                total[s] += lost / len(fed)
+                total[s] += ESTIMATES[s[0]](x, layers[s[1]]) / len(fed)
     return total | known
 
 

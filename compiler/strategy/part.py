@@ -228,7 +228,7 @@ class Part:
         """
         s = self.s
         sites = [site for scheme in self.faster for site in self.found[scheme]]
-        self.errors |= errors(self.best.fused, sites, self.feeds, s.threads, self.smooth)
+        self.errors |= errors(self.best.fused, sites, self.feeds, s.threads, self.smooth, s.weights)
         until = turns.clock() + LISTENING * s.seconds
         arriving = sensitivities(
             self.best.fused, sorted(nodes), self.feeds, s.keep, s.threads, lambda: turns.clock() < until

@@ -53,7 +53,7 @@ class Plan:
         sites: (rule, node name) of LOSSY rewrites to what was decided.
         smooth: activations that are smoothed before layers are rounded, name to alpha.
         few: how layers are rounded in a body of its own for few elements, where that is another way.
-        rounded: initializers that are rounded to 4 bits by least squares on the data (``rounding.py``), not to the nearest.
+        rounded: weights that are rounded by least squares on the data (``rounding.py``), not to the nearest: initializer@form.
         float32: names of nodes that do not compute in float16, whatever becomes of them: their values leave its range.
         notes: facts that the decisions rest on, a sentence each.
     """
@@ -164,7 +164,7 @@ class Plan:
                 sites=_read_sites(data),
                 smooth=_read_smooth(data),
                 few=_read_body(data["few"]) if "few" in data else None,
-                rounded=_texts(data, "rounded"),
+                rounded=_rounded(data),
                 float32=_texts(data, "float32"),
                 session=SessionOptions.from_dict(data.get("session", {}), where=where),
                 notes=_texts(data, "notes"),
@@ -233,6 +233,13 @@ def _texts(data: dict[str, Any], name: str) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
         raise ValueError(f"{name!r}, which is not a list of texts")
     return tuple(found)
+
+
+def _rounded(data: dict[str, Any]) -> tuple[str, ...]:
+    found = _texts(data, "rounded")
+    if not all("@" in x for x in found):
+        raise ValueError("'rounded', whose texts are not initializer@form")
+    return found
 
 
 def _read(data: dict[str, Any]) -> Choice:

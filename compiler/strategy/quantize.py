@@ -1,7 +1,7 @@
 """Which layers are rounded, and how. Every scheme is tried whole, cut back to what the budget allows, and measured.
 
 1. All layers that a scheme's rules fit are rounded. Where that is faster but outside the budget, activations are smoothed
-   or weights rounded by least squares, if there was data to calibrate on.
+   and weights rounded by least squares, if there was data to calibrate on.
 2. Where a scheme that breaks the budget is faster than the best that fits, schemes are mixed (``part.py``).
 3. Where some samples are a token or few and others many, both steps are taken for each of the two, and a model with two
    bodies is tried (``passes/two_bodies.py``).
@@ -36,7 +36,7 @@ from .layers import ESTIMATES, alphas
 from .part import Fit, Part, Site, Tried, own
 from .plan import Body, Choice, by_rule, made
 from .probe import beyond
-from .rounding import least_squares
+from .rounding import LEARNT, least_squares, merged
 
 if TYPE_CHECKING:
     from .search import Candidate, Search
@@ -224,29 +224,35 @@ class _Job:
         return judged
 
     def prepared(self, scheme: str, judged: list[Judged], label: str) -> list[Judged]:
-        """The whole with activations smoothed (int8) or weights rounded by least squares (int4), where that has less error."""
+        """The whole with activations smoothed, and where that is not enough weights rounded by least squares, where either has
+        less error."""
         s, smooth = self.s, {}
-        nodes = {node for _, node in self.found[scheme]}
         if scheme in ("int8", "int8-symmetric"):
             s.say("smoothing activations")
-            smooth = alphas(self.best.fused, nodes, s.feeds, s.threads)
+            smooth = alphas(self.best.fused, {node for _, node in self.found[scheme]}, s.feeds, s.threads)
         elif scheme in ("int7", "int8-outlier", "int8-row"):
             smooth = next((part.smooth for part in self.parts if part.smooth), {})
-        elif scheme == "int4-block":
-            s.say("rounding weights to 4 bits by least squares")
-            until = turns.clock() + ROUNDING * s.seconds
-            s.weights = least_squares(
-                self.best.fused, nodes, s.feeds, s.keep, s.threads, lambda: turns.clock() < until
-            )
-        weights = scheme == "int4-block" and bool(s.weights)
-        if not smooth and not weights:
+        if smooth:
+            again = self.judge(scheme, smooth, f"{label}, {len(smooth)} activations smoothed")
+            judged = [new if _closer(new, old) else old for new, old in zip(again, judged, strict=True)]
+        learnt = [site for site in self.found[scheme] if site[0] in LEARNT]
+        if not learnt or not any(part.wants(*found) for part, found in zip(self.parts, judged, strict=True)):
             return judged
-        what = f"{len(s.weights)} weights by least squares" if weights else f"{len(smooth)} activations smoothed"
-        again = self.judge(scheme, smooth, f"{label}, {what}")
+        smooth = next((tried.smooth for tried, _ in judged if tried is not None and tried.smooth), {})
+        s.say("rounding weights by least squares")
+        until, before = turns.clock() + ROUNDING * s.seconds, s.weights
+        made = least_squares(
+            self.best.fused, learnt, s.feeds, s.keep, s.threads, lambda: turns.clock() < until, smoothed=smooth
+        )  # fmt: skip
+        if not made:
+            return judged
+        s.weights = merged(before, made)
+        again = self.judge(scheme, smooth, f"{label}, {len(made)} weights by least squares")
         better = [_closer(new, old) for new, old in zip(again, judged, strict=True)]
-        if weights and not any(better):
-            s.weights = {}
-        return [new if b or (weights and any(better)) else old for b, new, old in zip(better, again, judged, strict=True)]
+        if not any(better):
+            s.weights = before
+            return judged
+        return again  # a body is built with the weights of all
 
     def finish(self) -> tuple[dict[Site, Choice], Body | None, Candidate]:
         """A reason for every layer, and the model: that of one part, or one with a body for each."""

@@ -38,6 +38,7 @@ from .part import Fit, Site
 from .plan import Body, Choice, Plan, made
 from .predict import predicted
 from .quantize import SMALLER, choose, size
+from .rounding import named
 
 PAIR_SECONDS = 2.0
 LEVELS = ("extended", "basic")
@@ -172,7 +173,7 @@ class Search:
         if not self.exact:
             sites, few, best = choose(self, folder, kept, best)
         session = self._opened(best)
-        rounded = tuple(sorted(self.weights))
+        rounded = tuple(sorted(named(name, form) for name, forms in self.weights.items() for form in forms))
         kept_wide = tuple(sorted(self.float32))
         return Plan(self.target.name, 3, source, groups, sites, self.smooth, few, rounded, kept_wide, session, tuple(self.notes))
 

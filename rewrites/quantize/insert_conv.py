@@ -5,7 +5,7 @@ activation is that of the value that it was dequantized from, else it follows fr
 """
 
 import numpy as np
-from olc.quantization import all_finite, observed, weight_limit
+from olc.quantization import all_finite, int8_form, observed, prepared, weight_limit
 from olc.quantization.emulate import uint8_grid
 from olc.rules import LOSSY, U8, Attrs, Case, Const, Many, Refused, array, attr, f32, is_constant, rule, u8
 
@@ -114,17 +114,21 @@ def _clips(node):
     return low <= 0 <= high
 
 
-def _conv_weight(w, b, scale_x, limit):
+def _conv_weight(w, b, scale_x, limit, ready):
     """A weight as int8 in ±limit with a scale for each output channel, and the bias as int32 on the grid of the products.
 
-    A channel whose weights are next to nothing gets a scale at which its bias fits.
+    A channel whose weights are next to nothing gets a scale at which its bias fits. ``ready`` is what a preparation made of
+    the weight, or None: its codes stand where they have the same scale.
     """
     flat = w.reshape(len(w), -1).astype(np.float64)
     scale = np.abs(flat).max(axis=1, initial=0.0) / limit
     if b is not None:
         scale = np.maximum(scale, np.abs(b.astype(np.float64)) / (float(scale_x) * 2.0**30))
     scale = np.where(scale < 1e-30, 1.0, scale).astype(np.float32)
-    q = np.clip(np.rint(flat / scale[:, None]), -limit, limit).astype(np.int8).reshape(w.shape)
+    q = np.clip(np.rint(flat / scale[:, None]), -limit, limit).astype(np.int8)
+    if ready is not None:
+        q = np.where((ready[1] == scale)[:, None], ready[0].reshape(q.shape), q)
+    q = q.reshape(w.shape)
     if b is None:
         return q, scale, None, None
     unit = scale_x * scale
@@ -149,7 +153,8 @@ class Int8Conv:
 
     def rewrite(op, m):
         scale_x, _ = m.rounded[0][1]
-        q, scale, b, unit = _conv_weight(array(m.w), None if m.b is None else array(m.b), scale_x, weight_limit(m.w))
+        limit, b = weight_limit(m.w), None if m.b is None else array(m.b)
+        q, scale, b, unit = _conv_weight(array(m.w), b, scale_x, limit, prepared(m.w, int8_form(limit)))
         bias = None if b is None else op.DequantizeLinear(b, unit, axis=0)
         y = op.Conv(*_inputs(op, m), op.DequantizeLinear(q, scale, axis=0), bias, **m.attrs)
         return _rounded(op, y, m.out)

@@ -226,3 +226,20 @@ def test_gram_is_summed_over_batches(dtype: Any, monkeypatch: pytest.MonkeyPatch
     assert made.matrix.dtype == dtype
     with pytest.raises(ValueError, match="shape"):
         made.add(np.ones((2, 6)))
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_many_small_weights_at_once_are_as_one_after_the_other(columns: int) -> None:
+    ws = np.stack([matrix(9, columns, seed) * 10.0 ** (seed - 2) for seed in range(5)]).astype(np.float32)
+    grams = np.stack([gram(activation(30, 9, seed)) for seed in range(5)])
+    grams[4] = 0  # a channel that is never seen
+    q, scale = rounding.round_int8_groups(ws, grams, 64)
+    for i in range(5):
+        one = round_int8(ws[i], grams[i], 64)
+        np.testing.assert_array_equal(q[i], one[0])
+        np.testing.assert_array_equal(scale[i], one[1])
+    with pytest.raises(ValueError, match="Gram matrices of shape"):
+        rounding.round_int8_groups(ws, grams[:3])
+    broken = grams.copy()
+    broken[0] = -np.eye(9)  # is no matrix of products, and takes more damping than the others
+    np.testing.assert_array_equal(rounding.round_int8_groups(ws, broken)[0][1], round_int8(ws[1], grams[1])[0])

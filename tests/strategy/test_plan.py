@@ -71,7 +71,8 @@ def test_a_plan_of_another_target_or_input_is_refused_and_one_of_another_model_s
 
 def test_weights_that_cannot_be_rounded_as_the_plan_says_are_an_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", x=np.ones((4, 64), np.float32))
-    settings = Settings(plan=plan_of(("int4-block-linear", "mm"), rounded=("w",)), data=str(tmp_path / "one.npz"), measure=False)
+    plan = plan_of(("int4-block-linear", "mm"), rounded=("w@int4-block-64",))
+    settings = Settings(plan=plan, data=str(tmp_path / "one.npz"), measure=False)
     with pytest.raises(BadInput, match="1 of the weights that the plan rounds by least squares cannot be, on 1 samples"):
         compile(model(tmp_path / "m.onnx"), tmp_path / "out.onnx", settings)
 
@@ -79,7 +80,8 @@ def test_weights_that_cannot_be_rounded_as_the_plan_says_are_an_error(tmp_path: 
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("level = 3", "level = 9", "level 9"), ("level = 3", "level = -3", "level -3"), ("level = 3", 'level = "3"', "level '3'"),
     ("keep = true", 'keep = "false"', "keep = 'false'"), ("notes = []", "notes = [1]", "'notes'"),
-    ("rounded = []", 'rounded = "w"', "'rounded'"), ("arena = false", "arena = 0", "'arena' is 0"),
+    ("rounded = []", 'rounded = "w"', "'rounded'"),
+    ("rounded = []", 'rounded = ["w"]', "initializer@form"), ("arena = false", "arena = 0", "'arena' is 0"),
 ])  # fmt: skip
 def test_what_is_no_plan(old: str, new: str, words: str) -> None:
     from olc.session import SessionOptions

@@ -15,7 +15,7 @@ from olc.driver import compile
 from olc.evaluation.latency import Paired, Side
 from olc.passes import Context, float16
 from olc.pipeline import Options, optimize
-from olc.quantization import Observed, emulate, quantize_linear_weight
+from olc.quantization import Observed, block_form, emulate, quantize_linear_weight
 from olc.quantization.facts import note
 from olc.rules import Registry, registry
 from olc.session import SessionOptions, run, session
@@ -24,7 +24,7 @@ from olc.strategy import layers, quantize, search
 from olc.strategy.calibrate import calibrate
 from olc.strategy.part import Fit
 from olc.strategy.plan import Body, Choice, Plan
-from olc.strategy.rounding import FORM, least_squares
+from olc.strategy.rounding import least_squares
 
 from tests.planted import linear, times
 from tests.quantizing import FAR, FEEDS, LAYERS, SPEED, TARGET, WIDTH, Bench, Phases, model, normed, searched
@@ -303,17 +303,21 @@ def test_an_operator_without_weights_is_judged_by_what_it_reads_and_gives() -> N
     assert found[1] > 100 * found[0] > 0
 
 
+def learnt(*nodes: str) -> list[tuple[str, str]]:
+    return [("int4-block-linear", node) for node in nodes]
+
+
 def test_least_squares_keeps_what_gains_on_other_inputs() -> None:
     """Activations that move together: what one weight loses another can make good."""
     random = np.random.default_rng(7)
     mix = random.normal(size=(4, WIDTH)).astype(np.float32)
     feeds = [{"x": (random.normal(size=(200, 4)) @ mix).astype(np.float32) / 4, "r": FAR[:1]} for _ in range(3)]
     m = model()
-    made = least_squares(m, ["h1", "h2"], feeds, lambda feed, values: dict(values), 1)
+    made = least_squares(m, learnt("h1", "h2"), feeds, lambda feed, values: dict(values), 1)
     assert "w0" in made
     x, w = normed(feeds[-1]["x"]), ir.array(m.graph.initializers["w0"])
-    assert emulate.block(x, w, 4, 64, made["w0"][FORM]) < 0.9 * emulate.block(x, w, 4, 64)
-    assert least_squares(m, ["h1"], feeds[:1], lambda feed, values: dict(values), 1) == {}
+    assert emulate.block(x, w, 4, 64, made["w0"][block_form(4)]) < 0.9 * emulate.block(x, w, 4, 64)
+    assert least_squares(m, learnt("h1"), feeds[:1], lambda feed, values: dict(values), 1) == {}
 
 
 def test_every_scheme_names_rules_that_there_are() -> None:
@@ -366,7 +370,7 @@ def test_a_weight_that_two_layers_read_is_rounded_to_the_nearest() -> None:
     second.replace_input_with(1, m.graph.initializers["w0"])
     random = np.random.default_rng(7)
     feeds = [{"x": random.normal(size=(200, WIDTH)).astype(np.float32), "r": FAR[:1]} for _ in range(3)]
-    made = least_squares(m, ["h1", "h2", "h3"], feeds, lambda feed, values: dict(values), 1)
+    made = least_squares(m, learnt("h1", "h2", "h3"), feeds, lambda feed, values: dict(values), 1)
     assert "w0" not in made
 
 

@@ -1,0 +1,175 @@
+"""Least squares of whole models: what a convolution reads, what is kept, and that it reaches the artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from olc import ir, storage, targets
+from olc.analysis import shapes
+from olc.driver import compile
+from olc.passes import Context
+from olc.pipeline import Options, optimize
+from olc.quantization import int8_form, quantize_linear_weight
+from olc.session import run, session
+from olc.strategy import rounding
+from olc.strategy.budget import Budget
+from olc.strategy.calibrate import calibrate
+from olc.strategy.plan import Plan
+from olc.strategy.quantize import NOT_TIMED
+
+from tests.quantizing import FEEDS, Bench, model, searched
+
+TARGET = targets.get("onnxruntime-cpu")
+LIMIT = 64 if TARGET.features()["int8_saturates"] else 127
+
+
+def keep(feed: Any, values: Any) -> dict[str, Any]:
+    return dict(values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "attributes"),
+    [
+        ((6, 4, 3, 3), 4, "pads = [1, 1, 1, 1]"),
+        ((6, 2, 3, 2), 4, "group = 2, pads = [0, 1, 2, 0], strides = [2, 1]"),
+        ((4, 1, 3, 3), 4, "group = 4, dilations = [2, 1], strides = [1, 2]"),
+        ((5, 4, 1), 4, ""),
+        ((3, 4, 2, 2, 2), 4, "pads = [1, 0, 0, 0, 1, 0]"),
+    ],
+)
+def test_a_convolution_is_a_product_of_its_patches(shape: tuple[int, ...], channels: int, attributes: str) -> None:
+    random = np.random.default_rng(0)
+    w = random.normal(size=shape).astype(np.float32)
+    sizes = (2, channels, 9, 8, 7)[: len(shape)]
+    given = f"<{attributes}>" if attributes else ""
+    dims = ",".join(map(str, sizes))
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[{dims}] x) => (float y) {{ y = Conv{given}(x, w) }}'
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    x = random.normal(size=sizes).astype(np.float32)
+    expected = session(proto.SerializeToString(), threads=1).run(None, {"x": x})[0]
+    node = ir.serde.deserialize_model(proto).graph[0]
+    read = rounding.patches(x, shape[2:], node)
+    weights = w.reshape(len(read), shape[0] // len(read), -1).swapaxes(1, 2)
+    made = np.moveaxis(read @ weights, 0, 1).reshape(-1, shape[0])
+    np.testing.assert_allclose(made, np.moveaxis(expected, 1, -1).reshape(-1, shape[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_of_many_patches_some_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = ir.make_node("Conv", [None, None], {"pads": [1, 1, 1, 1]})
+    monkeypatch.setattr(rounding, "PATCHES", 50)
+    read = rounding.patches(np.ones((1, 2, 40, 40), np.float32), (3, 3), node)
+    assert read.shape == (1, 50, 18)
+
+
+def convolutions(clip: bool = True) -> ir.Model:
+    """Three convolutions, the second one of each channel alone, whose weights lie badly on their grids."""
+    after = "Clip(a{0}, low, high)" if clip else "Relu(a{0})"
+    body = " ".join(
+        f"[conv{i}] a{i} = Conv<{attributes}>({x}, w{i}, b{i}) [act{i}] h{i} = {after.format(i)}"
+        for i, (x, attributes) in enumerate(
+            (("x", "pads = [1,1,1,1]"), ("h0", "pads = [1,1,1,1], group = 8"), ("h1", "pads = [0,0,0,0]"))
+        )
+    )
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[1, 3, 12, 12] x) => (float[1, 6] y) '
+        f"<float low = {{0}}, float high = {{6}}> {{ {body} m = GlobalAveragePool(h2) y = Flatten(m) }}"
+    )
+    random = np.random.default_rng(1)
+    for i, shape in enumerate(((8, 3, 3, 3), (8, 1, 3, 3), (6, 8, 1, 1))):
+        w = random.normal(size=shape).astype(np.float32) / 8
+        w[:, 0] *= 40  # one input decides on the grid of all
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(w, f"w{i}"))
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=shape[0]).astype(np.float32), f"b{i}"))
+    made = ir.serde.deserialize_model(proto)
+    shapes.infer(made)
+    return made
+
+
+def pictures(count: int = 4) -> list[dict[str, np.ndarray]]:
+    """Whose channels move together, so that one weight can make good what another loses."""
+    random = np.random.default_rng(2)
+    return [{"x": (random.normal(size=(1, 1, 12, 12)) + 0.1 * random.normal(size=(1, 3, 12, 12))).astype(np.float32)}
+            for _ in range(count)]  # fmt: skip
+
+
+def test_convolutions_keep_what_gains_on_other_inputs() -> None:
+    m, feeds = convolutions(), pictures()
+    made = rounding.least_squares(m, [("int8-conv", f"act{i}") for i in range(3)], feeds, keep, 1)
+    assert made
+    for name, forms in made.items():
+        (q, scale) = forms[int8_form(127)]
+        w = ir.array(m.graph.initializers[name])
+        assert w is not None
+        assert q.shape == w.shape
+        assert q.dtype == np.int8
+        nearest, same = quantize_linear_weight(w.reshape(len(w), -1).T)
+        np.testing.assert_array_equal(scale, same)
+        assert (q.reshape(len(w), -1).T != nearest).any()
+
+
+def test_what_was_rounded_is_in_the_artifact_with_and_without_smoothing() -> None:
+    """Smoothing makes other weights, of which least squares is done then."""
+    source = model(channel=True)
+    fused = optimize(source.clone(), Options(level=2), Context(target=TARGET)).model
+    facts = calibrate(fused, FEEDS, 1)
+    for v in (*fused.graph.inputs, *(v for n in fused.graph for v in n.outputs)):
+        if v.name in facts:
+            v.meta["olc.observed"] = facts[v.name]
+    sites = [("int8-linear", "h4")]
+    for alphas in ({}, {"a3": 0.8}):
+        weights = rounding.least_squares(fused, sites, FEEDS, keep, 1, only=[_name(fused, alphas)], smoothed=alphas)
+        [(name, forms)] = weights.items()
+        assert (name == "w3") == (not alphas)
+        options = Options(level=3, sites={"int8-linear": frozenset({"h4"})}, smooth=alphas, facts=facts, weights=weights)
+        made = optimize(source.clone(), options, Context(target=TARGET)).model
+        held = [ir.array(v) for v in made.graph.initializers.values() if v.dtype in (ir.DataType.INT8, ir.DataType.UINT8)]
+        codes = forms[int8_form(127)][0]
+        assert any(a is not None and a.shape == codes.shape and (a.astype(int) - (128 if a.dtype == np.uint8 else 0) == codes).all()
+                   for a in held)  # fmt: skip
+
+
+def _name(fused: ir.Model, alphas: dict[str, float]) -> str:
+    [layer] = rounding.layers_of(fused, [("int8-linear", "h4")], alphas)
+    return rounding.named(layer.constant.name or "", layer.form)
+
+
+def test_a_search_rounds_by_least_squares_what_smoothing_leaves_outside_the_budget(tmp_path: Path) -> None:
+    cosine = 1 - 0.7 * _error(tmp_path)
+    plan, bench = searched(model(), tmp_path, cosine=cosine, data=True, quantize="int8")
+    assert any("by least squares" in t.what for t in bench.trials)
+    assert isinstance(bench, Bench)
+    assert all(name.endswith(f"@{int8_form(127)}") or "int8-64" in name for name in plan.rounded)
+
+
+def _error(tmp_path: Path) -> float:
+    """Of all layers rounded to the nearest."""
+    (tmp_path / "once").mkdir()
+    _, bench = searched(model(), tmp_path / "once", cosine=0.5, data=True, quantize="int8")
+    return next(t.error or 0.0 for t in bench.trials if t.what.startswith("all") and t.what.endswith("int8"))
+
+
+def test_a_plan_with_rounded_convolutions_gives_the_same_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("olc.job._slower", lambda *_: False)
+    faster = NOT_TIMED.__class__(2.0, 2.0, 2.0, 2.0, "faster", 8, 1, NOT_TIMED.a, NOT_TIMED.b, 0.0, 0)
+    monkeypatch.setattr("olc.strategy.search.Search.pair", lambda *_: faster)
+    storage.save(convolutions(), tmp_path / "m.onnx")
+    (tmp_path / "data").mkdir()
+    for i, feed in enumerate(pictures(8)):
+        np.savez(tmp_path / "data" / f"{i}.npz", **feed)
+    data, options = str(tmp_path / "data"), {"level": 3, "threads": 1, "samples": 4}
+    bound = Budget(0.9, None)
+    first = compile(tmp_path / "m.onnx", tmp_path / "a.onnx", data=data, budget=bound, **options)
+    told = next(t["error"] for t in first.trials if t["what"].startswith("all 3 layers int8") or "layers int8" in t["what"])
+    tight = Budget(1 - 0.8 * told, None)
+    second = compile(tmp_path / "m.onnx", tmp_path / "b.onnx", data=data, budget=tight, **options)
+    plan = Plan.loads(second.plan)
+    assert [name for name in plan.rounded if name.endswith(f"@{int8_form(LIMIT)}")]
+    third = compile(tmp_path / "m.onnx", tmp_path / "c.onnx", data=data, budget=tight, plan=plan, **options)
+    assert third.artifact["sha256"] == second.artifact["sha256"]
+    assert run(session(tmp_path / "c.onnx", threads=1), pictures(1)[0]).keys() == {"y"}
