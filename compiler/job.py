@@ -35,7 +35,7 @@ from .quantization.observers import load_ranges, save_ranges
 from .report import Report
 from .rules import Registry, registry
 from .session import INT8_CACHE, SessionOptions, run
-from .settings import Settings
+from .settings import SECONDS, Settings, patience
 from .strategy.calibrate import calibrate
 from .strategy.part import Fit
 from .strategy.plan import Choice, Plan, made
@@ -66,6 +66,7 @@ class Job:
         self.weights: dict[str, dict[str, Any]] = {}
         self.fits: list[Fit] = []
         self.few_fits: list[Fit] = []
+        self.granted = SECONDS
         self.notes: list[str] = []
         self.inputs: dict[str, Any] = {}
         self.feed: dict[str, Any] | None = None
@@ -285,23 +286,26 @@ class Job:
                 found = self.searched(left)
                 return replace(found, notes=(*found.notes, *(n for n in self.notes if n.startswith("taken back"))))
             except CandidateFailed as e:
-                left = max(1.0, left - (time.perf_counter() - start))  # looking for what is at fault does not count
+                spent = time.perf_counter() - start
+                left = max(1.0, (self.granted if left is None else left) - spent)  # looking for what is at fault does not count
                 judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=bool(e.plan.kept()))
                 self.take_back(e.cause, e.plan, 3, judge)
 
-    def searched(self, seconds: float) -> Plan:
+    def searched(self, seconds: float | None) -> Plan:
         s = self.settings
         self.say("running the source model")
         feeds = self.sample(s.seed)
         opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
         _, keep = without_padding(self.model)
+        begin = time.perf_counter()
         reference = [keep(f, run(opened, f, where=str(self.path))) for f in feeds]
+        self.granted = seconds if seconds is not None else patience((time.perf_counter() - begin) / len(feeds))
         del opened
         ctx = self.context()
         base = self.model.clone()
         optimize(base, self.options(1), ctx, self.rules)
         search = Search(
-            base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, seconds,
+            base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, self.granted,
             self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
             self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
             self.target.kernels() if self.elsewhere else None, int8_cache=s.int8_cache,

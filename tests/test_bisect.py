@@ -207,7 +207,7 @@ def test_slower_is_what_the_paired_measurement_says(tmp_path: Path, monkeypatch:
         def __init__(self, slower: bool) -> None:
             self.verdict, self.text = ("slower", "slower: 0.50 times") if slower else ("no difference shown", "")
 
-    def timed(opened: Sequence[Any], feeds: Any, seconds: float, seed: int) -> Paired:
+    def timed(opened: Sequence[Any], feeds: Any, seconds: float, seed: int, limit: float | None = None) -> Paired:
         return Paired(opened[1].get_modelmeta().description == "slow")
 
     monkeypatch.setattr(judges, "timed", timed)

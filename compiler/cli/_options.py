@@ -204,8 +204,8 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]
 
 
 def tune_time_option(f: F) -> F:
-    text = "Wall time for the search of -O3: 90s, 5m, 1h."
-    return click.option("--tune-time", type=_Seconds(), default="120s", show_default=True, help=text)(f)
+    text = "Wall time for the search of -O3: 90s, 5m, 1h [default: 120s, and up to 10m where a run takes seconds]."
+    return click.option("--tune-time", type=_Seconds(), help=text)(f)
 
 
 @contextlib.contextmanager

@@ -141,8 +141,9 @@ def _several(units: list[Unit], workers: int, quiet: bool, as_json: bool) -> int
     from ..batch import run
     from ..errors import SEVERAL_KINDS, OlcError
     from ..report.terminal import show_several
+    from ..settings import SECONDS
 
-    seconds = units[0].settings.seconds if units[0].settings.level == 3 else None
+    seconds = (units[0].settings.seconds or SECONDS) if units[0].settings.level == 3 else None
     with progress(quiet or as_json, seconds) as say:
         found = [result for _, result in sorted(run(units, workers, say), key=lambda f: f[0])]
     errors = [f for f in found if isinstance(f, OlcError)]

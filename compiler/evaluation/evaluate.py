@@ -269,8 +269,10 @@ def _labelled(feed: Feed, inputs: Feed) -> Feed:
     return inputs | data_module.labels(feed, inputs)
 
 
-def timed(opened: Sequence[Any], kept: Sequence[Feed], time_s: float, seed: int) -> Paired:
-    """Both on the same sample in each pair, one sample after the other."""
+def timed(
+    opened: Sequence[Any], kept: Sequence[Feed], time_s: float, seed: int, limit_s: float | None = None
+) -> Paired:
+    """Both on the same sample in each pair, one sample after the other; ``time_s`` and ``limit_s`` as of ``latency.paired``."""
     ready = [[prepared(s, feed) for feed in kept] for s in opened]
     current = 0
 
@@ -279,7 +281,8 @@ def timed(opened: Sequence[Any], kept: Sequence[Feed], time_s: float, seed: int)
         current = pair % len(kept)
 
     return latency.paired(
-        lambda: ready[0][current](), lambda: ready[1][current](), budget_s=time_s, seed=seed, before_pair=choose
+        lambda: ready[0][current](), lambda: ready[1][current](), budget_s=time_s, seed=seed, before_pair=choose,
+        limit_s=limit_s,
     )
 
 

@@ -88,6 +88,10 @@ class Paired:
         return asdict(self) | {"text": self.text}
 
 
+LEAST = 3
+"""Pairs that show a difference of slow programs, whose times scatter little."""
+
+
 @alone()
 def paired(
     run_a: Callable[[], Any],
@@ -97,6 +101,7 @@ def paired(
     seed: int = 0,
     min_pairs: int = 10,
     max_pairs: int = 1000,
+    limit_s: float | None = None,
     before_pair: Callable[[int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     cpu_clock: Callable[[], float] = time.process_time,
@@ -107,6 +112,7 @@ def paired(
         budget_s: stop after so many seconds of wall time, once ``min_pairs`` are done. Warm-up counts.
         seed: order of the runs and the bootstrap; the same seed and the same times give the same result.
         min_pairs, max_pairs: fewest and most pairs, whatever the budget.
+        limit_s: after so many seconds ``LEAST`` pairs are enough.
         before_pair: called with the pair's number, untimed, before each pair (say, to choose the feed of both).
         clock, cpu_clock: seconds; for tests.
     """
@@ -121,6 +127,8 @@ def paired(
         walls: list[tuple[float, float]] = []
         cpus: list[tuple[float, float]] = []
         while len(walls) < max_pairs and (len(walls) < min_pairs or clock() - started < budget_s):
+            if limit_s is not None and len(walls) >= LEAST and clock() - started >= limit_s:
+                break
             if before_pair is not None:
                 before_pair(len(walls))
             wall, cpu = [0.0, 0.0], [0.0, 0.0]

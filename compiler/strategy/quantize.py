@@ -236,7 +236,8 @@ class _Job:
             again = self.judge(scheme, smooth, f"{label}, {len(smooth)} activations smoothed")
             judged = [new if _closer(new, old) else old for new, old in zip(again, judged, strict=True)]
         learnt = [site for site in self.found[scheme] if site[0] in LEARNT]
-        if not learnt or not any(part.wants(*found) for part, found in zip(self.parts, judged, strict=True)):
+        # Of linear layers in 8 bits it is the activation's rounding that counts: only beside convolutions are they worth it.
+        if not {"int8-conv", "int4-block-linear"} & {rule for rule, _ in learnt} or not any(part.wants(*found) for part, found in zip(self.parts, judged, strict=True)):
             return judged
         smooth = next((tried.smooth for tried, _ in judged if tried is not None and tried.smooth), {})
         s.say("rounding weights by least squares")

@@ -40,7 +40,7 @@ from .predict import predicted
 from .quantize import SMALLER, choose, size
 from .rounding import named
 
-PAIR_SECONDS = 2.0
+PAIR_SECONDS, PAIR_LIMIT = 2.0, 8.0
 LEVELS = ("extended", "basic")
 
 
@@ -224,7 +224,7 @@ class Search:
 
     def pair(self, a: Any, b: Any, part: Sequence[int] | None = None) -> latency.Paired:
         """All samples in turn, or a part of them: together they are the work that the model is compiled for."""
-        return timed((a, b), self.feeds if part is None else [self.feeds[i] for i in part], PAIR_SECONDS, 0)
+        return timed((a, b), self.feeds if part is None else [self.feeds[i] for i in part], PAIR_SECONDS, 0, PAIR_LIMIT)
 
     def compare(self, best: Candidate, other: Candidate, sites: Sequence[Site], part: Sequence[int]) -> latency.Paired:
         """``other``, in which these sites of ``best`` are rounded, against it: measured, or for another machine predicted."""
@@ -295,7 +295,7 @@ class Search:
         choices: dict[str, Choice] = {}
         kept, best = every, full
         for group in fired if self.machine is None else ():
-            if not self.time_left(f"the model without group {group!r} was", share=0.3):
+            if not self.time_left(f"the model without group {group!r} was", share=0.15):
                 choices[group] = Choice(True, "not measured: no time was left")
                 continue
             self.say(f"measuring the gain of group {group!r}")

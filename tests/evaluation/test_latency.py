@@ -119,6 +119,12 @@ def test_budget_and_bounds() -> None:
     slow = Machine()
     few = slow.compare(slow.program("a", lambda: 10.0), slow.program("b", lambda: 10.0), budget_s=1.0, min_pairs=4)
     assert few.pairs == 4
+    slower = Machine()
+    three = slower.compare(slower.program("a", lambda: 10.0), slower.program("b", lambda: 5.0), budget_s=1.0, limit_s=8.0)
+    assert (three.pairs, three.verdict) == (3, "faster")
+    fast = Machine()
+    ten = fast.compare(fast.program("a", lambda: 0.2), fast.program("b", lambda: 0.2), budget_s=1.0, limit_s=8.0)
+    assert ten.pairs == 10
     quick = Machine()
     many = quick.compare(quick.program("a", lambda: 0.01), quick.program("b", lambda: 0.01), budget_s=1e9,
                          min_pairs=2, max_pairs=7)  # fmt: skip

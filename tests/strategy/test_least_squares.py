@@ -21,7 +21,7 @@ from olc.strategy.calibrate import calibrate
 from olc.strategy.plan import Plan
 from olc.strategy.quantize import NOT_TIMED
 
-from tests.quantizing import FEEDS, Bench, model, searched
+from tests.quantizing import FEEDS, model
 
 TARGET = targets.get("onnxruntime-cpu")
 LIMIT = 64 if TARGET.features()["int8_saturates"] else 127
@@ -110,7 +110,7 @@ def test_convolutions_keep_what_gains_on_other_inputs() -> None:
         assert q.dtype == np.int8
         nearest, same = quantize_linear_weight(w.reshape(len(w), -1).T)
         np.testing.assert_array_equal(scale, same)
-        assert (q.reshape(len(w), -1).T != nearest).any()
+        assert not np.array_equal(q.reshape(len(w), -1).T, nearest)
 
 
 def test_what_was_rounded_is_in_the_artifact_with_and_without_smoothing() -> None:
@@ -130,28 +130,13 @@ def test_what_was_rounded_is_in_the_artifact_with_and_without_smoothing() -> Non
         made = optimize(source.clone(), options, Context(target=TARGET)).model
         held = [ir.array(v) for v in made.graph.initializers.values() if v.dtype in (ir.DataType.INT8, ir.DataType.UINT8)]
         codes = forms[int8_form(127)][0]
-        assert any(a is not None and a.shape == codes.shape and (a.astype(int) - (128 if a.dtype == np.uint8 else 0) == codes).all()
-                   for a in held)  # fmt: skip
+        signed = [a.astype(int) - (128 if a.dtype == np.uint8 else 0) for a in held if a is not None]
+        assert any(np.array_equal(a, codes) for a in signed)
 
 
 def _name(fused: ir.Model, alphas: dict[str, float]) -> str:
     [layer] = rounding.layers_of(fused, [("int8-linear", "h4")], alphas)
     return rounding.named(layer.constant.name or "", layer.form)
-
-
-def test_a_search_rounds_by_least_squares_what_smoothing_leaves_outside_the_budget(tmp_path: Path) -> None:
-    cosine = 1 - 0.7 * _error(tmp_path)
-    plan, bench = searched(model(), tmp_path, cosine=cosine, data=True, quantize="int8")
-    assert any("by least squares" in t.what for t in bench.trials)
-    assert isinstance(bench, Bench)
-    assert all(name.endswith(f"@{int8_form(127)}") or "int8-64" in name for name in plan.rounded)
-
-
-def _error(tmp_path: Path) -> float:
-    """Of all layers rounded to the nearest."""
-    (tmp_path / "once").mkdir()
-    _, bench = searched(model(), tmp_path / "once", cosine=0.5, data=True, quantize="int8")
-    return next(t.error or 0.0 for t in bench.trials if t.what.startswith("all") and t.what.endswith("int8"))
 
 
 def test_a_plan_with_rounded_convolutions_gives_the_same_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
