@@ -80,14 +80,21 @@ ESTIMATES: dict[str, Callable[[np.ndarray, Linear], float]] = {
 to their inputs and output."""
 
 
-ATTENTION = "int8-attention"
+ATTENTION = ("int8-attention", "int8-attention-with-cache")
 
 
 def _attention_error(node: Node, values: Mapping[str, np.ndarray]) -> float:
-    read = [x for x in node.inputs[:4] if x is not None]
-    q, k, v, *mask = (np.asarray(values[x.name or ""]) for x in read)
+    read = (*node.inputs, None, None, None)[:6]
+    q, k, v, mask, past_k, past_v = (None if x is None else np.asarray(values[x.name or ""]) for x in read)
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    assert read[1] is not None
+    if past_k is not None and past_v is not None:
+        k, v = (np.concatenate([past.swapaxes(1, 2).reshape(len(past), past.shape[2], -1), new], axis=1)
+                for past, new in ((past_k, k), (past_v, v)))  # fmt: skip
     heads, scale = (ir.attr(node, "q_num_heads", 1), ir.attr(node, "kv_num_heads", 1)), ir.attr(node, "scale", None)
-    return emulate.attention(q, k, v, mask[0] if mask else None, heads, scale, weight_limit(read[1]))
+    return emulate.attention(q, k, v, mask, heads, scale, weight_limit(read[1]))
 
 
 def errors(
@@ -108,7 +115,7 @@ def errors(
     nodes = {ir.site(n): n for n in model.graph}
     known = {s: HALF for s in sites if s[0] == float16.NAME}
     wanted = [s for s in sites if s not in known and s[1] in (layers if s[0] in ESTIMATES else nodes)]
-    around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES and s[0] != ATTENTION}
+    around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES and s[0] not in ATTENTION}
     wanted = [s for s in wanted if s not in around or around[s]]  # of others nothing is known
     total = {s: _weight_error(nodes[s[1]]) if s in around else 0.0 for s in wanted}
     read = {s: around[s] if s in around else _read(nodes[s[1]], s[0]) for s in wanted}
@@ -118,7 +125,7 @@ def errors(
         for s in wanted:
             if s in around:
                 total[s] += sum(_rounding(values[name], seen) for name, seen in around[s].items()) / len(fed)
-            elif s[0] == ATTENTION:
+            elif s[0] in ATTENTION:
                 total[s] += _attention_error(nodes[s[1]], values) / len(fed)
             elif (x := rows(values[layers[s[1]].x.name or ""])).size:
                 total[s] += ESTIMATES[s[0]](x, layers[s[1]]) / len(fed)
@@ -127,7 +134,7 @@ def errors(
 
 def _read(node: Node, rule: str) -> list[str]:
     """Names of the activations that an estimate is made of."""
-    return [v.name or "" for v in node.inputs[: 4 if rule == ATTENTION else 1] if v is not None]
+    return [v.name or "" for v in node.inputs[: 6 if rule in ATTENTION else 1] if v is not None]
 
 
 def _around(node: Node) -> dict[str, Observed]:

@@ -47,7 +47,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         "int8-hard-sigmoid", "int8-sigmoid", "int8-leaky-relu", "int8-average-pool", "int8-global-average-pool",
     ),
     "int7": ("int7-linear",),
-    "int8-attention": ("int8-attention",),
+    "int8-attention": ("int8-attention", "int8-attention-with-cache"),
     "int8-outlier": ("int8-outlier-linear",),
     "int8-row": ("int8-row-linear",),
     "int8-block": ("int8-block-linear",),
@@ -237,7 +237,8 @@ class _Job:
             judged = [new if _closer(new, old) else old for new, old in zip(again, judged, strict=True)]
         learnt = [site for site in self.found[scheme] if site[0] in LEARNT]
         # Of linear layers in 8 bits it is the activation's rounding that counts: only beside convolutions are they worth it.
-        if not {"int8-conv", "int4-block-linear"} & {rule for rule, _ in learnt} or not any(part.wants(*found) for part, found in zip(self.parts, judged, strict=True)):
+        worth = {"int8-conv", "int4-block-linear"} & {rule for rule, _ in learnt}
+        if not worth or not any(part.wants(*found) for part, found in zip(self.parts, judged, strict=True)):
             return judged
         smooth = next((tried.smooth for tried, _ in judged if tried is not None and tried.smooth), {})
         s.say("rounding weights by least squares")

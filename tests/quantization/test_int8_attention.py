@@ -17,6 +17,7 @@ from olc.quantization.facts import note
 from olc.rewriter import Rewriter
 from olc.rules import registry
 from olc.session import run, session
+from olc.strategy.layers import errors
 
 TARGET = targets.get("onnxruntime-cpu")
 TEXT = """<ir_version: 10, opset_import: ["": 23]>
@@ -75,6 +76,35 @@ def test_the_emulated_error_is_that_of_the_compiled_graph(
     told = emulate.attention(feed["q"], feed["k"], feed["v"], feed.get("mask"), (heads, kv), scale, limit)
     assert told == pytest.approx(error, rel=0.05)  # numbers that lie between two codes fall to either side
     assert 0 < error < 3e-4
+
+
+def test_with_a_cache_it_is_the_same_of_all_keys(tmp_path: Any) -> None:
+    text = """<ir_version: 10, opset_import: ["": 23]>
+        g (float[B,40,64] q, float[B,40,32] k, float[B,40,32] v, float[B,2,10,16] past_k, float[B,2,10,16] past_v,
+           bool[B,1,40,50] mask)
+        => (float[B,40,64] y, float[B,2,50,16] ks, float[B,2,50,16] vs)
+        { [attention] y, ks, vs = Attention<q_num_heads = 4, kv_num_heads = 2>(q, k, v, mask, past_k, past_v) }"""
+    m = ir.serde.deserialize_model(onnx.parser.parse_model(text))
+    shapes.infer(m)
+    drawn = draw(2, 40, 50, 64, 32, 32)
+    past = {f"past_{n}": drawn[n][:, :10].reshape(2, 10, 2, 16).swapaxes(1, 2).copy() for n in "kv"}
+    mask = np.random.default_rng(1).random((2, 1, 40, 50)) < 0.7
+    feed = {"q": drawn["q"], "k": drawn["k"][:, 10:], "v": drawn["v"][:, 10:], "mask": mask, **past}
+    made = m.clone()
+    sites = {"int8-attention-with-cache": frozenset({"attention"})}
+    optimize(made, Options(level=3, sites=sites, strict=True), Context(target=TARGET))
+    assert [n.op_type for n in made.graph].count("MatMulIntegerToFloat") == 8
+    found = []
+    for each in (m, made):
+        storage.save(each, tmp_path / "m.onnx")
+        found.append(run(session(tmp_path / "m.onnx", threads=1), feed))
+    for name in ("ks", "vs"):
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+    error = float(np.square(found[0]["y"] - found[1]["y"]).sum() / np.square(found[0]["y"]).sum())
+    limit = 64 if TARGET.features()["int8_saturates"] else 127
+    assert emulate.attention(drawn["q"], drawn["k"], drawn["v"], mask, (4, 2), None, limit) == pytest.approx(error, rel=0.05)
+    told = errors(m, [("int8-attention-with-cache", "attention")], [feed], 1)["int8-attention-with-cache", "attention"]
+    assert told == pytest.approx(error, rel=0.5)  # where nothing was noted codes have 8 bits on any CPU
 
 
 def test_a_query_that_attends_to_thousands_of_keys_alike_is_near(tmp_path: Any) -> None:
