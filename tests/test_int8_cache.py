@@ -126,7 +126,7 @@ def test_a_compile_keeps_it_inside_the_budget(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("options", "why"),
-    [({"level": 2}, "not exact"), ({"level": 3, "exact": True}, "not exact"), ({"level": 3}, "come from data")],
+    [({"level": 2}, "not exact"), ({"level": 3, "exact": True}, "not exact"), ({"level": 3}, "scales from data")],
 )
 def test_what_it_needs_is_said(tmp_path: Path, options: dict[str, Any], why: str) -> None:
     (tmp_path / "m.onnx").write_bytes(model())
