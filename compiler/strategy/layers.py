@@ -91,7 +91,7 @@ def _attention_error(node: Node, values: Mapping[str, np.ndarray]) -> float:
     assert v is not None
     assert read[1] is not None
     if past_k is not None and past_v is not None:
-        k, v = (np.concatenate([past.swapaxes(1, 2).reshape(len(past), past.shape[2], -1), new], axis=1)
+        k, v = (np.concatenate([past.swapaxes(1, 2).reshape(*past.shape[::2], new.shape[2]), new], axis=1)
                 for past, new in ((past_k, k), (past_v, v)))  # fmt: skip
     heads, scale = (ir.attr(node, "q_num_heads", 1), ir.attr(node, "kv_num_heads", 1)), ir.attr(node, "scale", None)
     return emulate.attention(q, k, v, mask, heads, scale, weight_limit(read[1]))

@@ -107,6 +107,17 @@ def test_with_a_cache_it_is_the_same_of_all_keys(tmp_path: Any) -> None:
     assert told == pytest.approx(error, rel=0.5)  # where nothing was noted codes have 8 bits on any CPU
 
 
+def test_the_estimate_of_a_first_step_has_an_empty_cache() -> None:
+    text = """<ir_version: 10, opset_import: ["": 23]>
+        g (float[1,40,32] q, float[1,40,32] k, float[1,40,32] v, float[1,2,P,16] past_k, float[1,2,P,16] past_v)
+        => (float[1,40,32] y, float[1,2,T,16] ks, float[1,2,T,16] vs)
+        { [attention] y, ks, vs = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v, , past_k, past_v) }"""
+    m = ir.serde.deserialize_model(onnx.parser.parse_model(text))
+    feed = draw(1, 40, 40, 32, 32, 32) | dict.fromkeys(("past_k", "past_v"), np.zeros((1, 2, 0, 16), np.float32))
+    site = "int8-attention-with-cache", "attention"
+    assert errors(m, [site], [feed], 1)[site] == pytest.approx(emulate.attention(feed["q"], feed["k"], feed["v"], None, (2, 2)))
+
+
 def test_a_query_that_attends_to_thousands_of_keys_alike_is_near(tmp_path: Any) -> None:
     """Of whose probabilities, each less than a thousandth, a grid from 0 to 1 would leave nothing."""
     m = model(2, 2, 16, 16, None)
