@@ -352,9 +352,10 @@ class Job:
 
     def options(self, level: int) -> Options:
         s = self.settings
+        cached = s.int8_cache or (s.plan is not None and any(rule == int8_cache.NAME for rule, _ in s.plan.kept()))
         return Options(
             level=level, exact=s.exact, simplify=s.simplify, skip=self.skip, stop_after=s.stop_after,
-            verify_each=s.verify_each, shared_cache=(s.shared_cache or s.int8_cache) and level >= 2,
+            verify_each=s.verify_each, shared_cache=(s.shared_cache or cached) and level >= 2,
         )  # fmt: skip
 
     def candidate(self, plan: Plan | None, level: int, limits: Limits, ctx: Context) -> Result:

@@ -119,8 +119,8 @@ def test_a_compile_keeps_it_inside_the_budget(tmp_path: Path, monkeypatch: pytes
     assert [c.keep for (rule, _), c in plan.sites.items() if rule == int8_cache.NAME] == [kept]
     if kept:
         # What was found is carried out again, and the artifact is one to compile no further.
-        again = compile(tmp_path / "m.onnx", tmp_path / "again.onnx", level=3, data=str(tmp_path / "data"), int8_cache=True,
-                        plan=plan, threads=1)  # fmt: skip
+        again = compile(tmp_path / "m.onnx", tmp_path / "again.onnx", level=3, data=str(tmp_path / "data"), plan=plan,
+                        threads=1)  # fmt: skip
         assert again.artifact["sha256"] == report.artifact["sha256"]
 
 

@@ -272,7 +272,7 @@ class _Job:
         choices = first.choices(won)
         if won is None or candidate is None:
             won, candidate = Tried("float", [], NOT_TIMED, 0.0), self.best
-        for text, found in self.small(won):
+        for text, found in self.small(rounded=candidate is not self.best):
             few, candidate, told = self.smaller(text, found, [*won.sites, *made(choices)], won, few, candidate)
             choices |= told
         if candidate is self.best:
@@ -285,15 +285,15 @@ class _Job:
         s.drop(self.best)
         return choices, few, candidate
 
-    def small(self, won: Tried) -> list[tuple[str, list[Site]]]:
-        """What can be made smaller, in words, and where: where anything was rounded tables, and caches where a user wants it."""
+    def small(self, rounded: bool) -> list[tuple[str, list[Site]]]:
+        """What can be made smaller, in words, and where: where layers were rounded tables, and caches where a user wants it."""
         s, fused = self.s, self.best.fused
         rules = [r for r in s.rules.select(["LOSSY"], ir.opset_of(fused) or 1, s.target.name) if r.name == TABLES]
         fit = [(r.name, ir.site(n)) for r in rules for n, m in why(fused, r) if isinstance(m, Match)]
         caches = [(int8_cache.NAME, node) for node in int8_cache.fit(fused, s.target)]
         if s.int8_cache and not caches:
             s.notes.append("no cache is held in 8 bits: nothing was calibrated of one, or the target has no kernel for it")
-        wanted = (("table", fit if won.sites and s.quantize != "fp16" else []), ("cache", caches if s.int8_cache else []))
+        wanted = (("table", fit if rounded and s.quantize != "fp16" else []), ("cache", caches if s.int8_cache else []))
         nodes = {ir.site(n): n for n in fused.graph}
         found = [(what, sorted(x for x in sites if x[1] in nodes and not self.kept(x, nodes[x[1]]))) for what, sites in wanted]
         return [(f"{len(sites)} {what}{'s' if len(sites) != 1 else ''} in 8 bits", sites) for what, sites in found if sites]
