@@ -143,13 +143,17 @@ def _layers(report: Report, out: Printer, limit: int = 8) -> None:
     done = {r["node"] for r in report.layers if r["kept"]}
     left = {r["node"]: r for r in report.layers if r["node"] not in done}
     if left:
+        alike: dict[str, list[dict[str, Any]]] = {}
+        for r in sorted(left.values(), key=lambda r: -(r["error"] or 0)):
+            alike.setdefault(f"{r['rule']}: {r['why']}", []).append(r)
         rows = []
-        for r in sorted(left.values(), key=lambda r: -(r["error"] or 0))[:limit]:
-            before = r["microseconds"][0]
-            rows.append((r["node"], _bar(r["outliers"]), "" if before is None else f"{before:.0f}", f"{r['rule']}: {r['why']}"))
+        for why, of in list(alike.items())[:limit]:
+            name = of[0]["node"] if len(of) == 1 else f"{of[0]['node']} and {len(of) - 1} more"
+            times = [r["microseconds"][0] or 0.0 for r in of]
+            rows.append((name, _bar(of[0]["outliers"]), f"{sum(times):.0f}" if any(times) else "", why))
         out.table(rows, ("layer", "outliers", "µs", "why"), "left in float", fold=True)
-        if len(left) > limit:
-            out.say(f"  … and {len(left) - limit} more layers")
+        if len(alike) > limit:
+            out.say(f"  … and {len(left) - sum(len(of) for of in list(alike.values())[:limit])} more layers")
     if len(report.front) > 1:
         sizes = [f" in {size(f['bytes'])}" if f.get("bytes") else "" for f in report.front]
         told = (f"{f['speed']:.2f} at {f['error']:.2g}{in_all}" for f, in_all in zip(report.front, sizes, strict=True))

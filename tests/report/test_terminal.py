@@ -83,3 +83,16 @@ def test_a_reader_that_leaves_changes_no_exit_code(tmp_path: Path) -> None:
     running.stdout.close()
     assert running.wait(60) == 68
     assert json.loads((tmp_path / "out.json").read_text())["code"] == 68
+
+
+def test_layers_left_for_one_reason_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    report = sample_report.report()
+    row = {"rule": "int8-attention", "module": "", "kept": False, "outliers": None, "error": 0.1, "body": ""}
+    report.layers[:] = [
+        {**row, "node": f"attention{i}", "why": "it is slower" if i else "it is odd", "microseconds": [100.0, 100.0]} for i in range(4)
+    ]
+    show(report)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "int8-attention:" in line]
+    assert [" ".join(line) for line in lines] == [
+        "attention0 100 int8-attention: it is odd", "attention1 and 2 more 300 int8-attention: it is slower",
+    ]  # fmt: skip
