@@ -14,6 +14,7 @@ from olc.driver import compile
 from olc.errors import BadInput
 from olc.passes import Context
 from olc.pipeline import Options, optimize
+from olc.quantization.facts import note
 from olc.session import INT8_CACHE, run, session
 from olc.strategy.budget import Budget
 from olc.strategy.calibrate import calibrate
@@ -144,3 +145,14 @@ def test_the_loop_is_a_decoder_of_int8_buffers() -> None:
     assert isinstance(loop, Decoder)
     loop.step(feeds(np.array([[1, 2, 3]]), np.ones((1, 3), np.int64)))
     assert {v.data_type() for v in loop._caches.values()} == {"tensor(int8)"}
+
+
+@pytest.mark.parametrize(("name", "value"), [("do_rotary", 1), ("k_quant_type", "PER_CHANNEL")])
+def test_keys_that_are_kept_otherwise_than_they_go_in_have_no_scale(name: str, value: Any) -> None:
+    """What calibration saw is the keys before they are turned."""
+    fused, facts = compiled()
+    note(fused, facts, target=TARGET)
+    assert len(int8_cache.fit(fused, TARGET)) == 1
+    [node] = [n for n in fused.graph if n.op_type == "GroupQueryAttention"]
+    node.attributes.add(ir.make_attr(name, value))
+    assert int8_cache.fit(fused, TARGET) == []

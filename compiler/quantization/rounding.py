@@ -89,6 +89,8 @@ def round_int8_groups(
     """
     if w.ndim != 3 or gram.shape != (*w.shape[:2], w.shape[1]):
         raise ValueError(f"Gram matrices of shape {gram.shape} for weights of shape {w.shape}")
+    if not all_finite(w) or not all_finite(gram):
+        raise ValueError("a weight or a Gram matrix holds numbers that are not finite")
     groups, rows, columns = w.shape
     flat, scale = quantize_linear_weight(w.transpose(1, 0, 2).reshape(rows, -1), limit)
     scale = scale.reshape(groups, columns)

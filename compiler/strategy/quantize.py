@@ -251,7 +251,8 @@ class _Job:
         s.weights = merged(before, made)
         again = self.judge(scheme, smooth, f"{label}, {len(made)} weights by least squares")
         better = [_closer(new, old) for new, old in zip(again, judged, strict=True)]
-        if not any(better):
+        lost = [_fits(old) and not _fits(new) for new, old in zip(again, judged, strict=True)]
+        if not any(better) or any(lost):
             s.weights = before
             return judged
         return again  # a body is built with the weights of all
@@ -370,6 +371,10 @@ class _Job:
 def size(made: Candidate) -> int:
     """Bytes of a candidate's files."""
     return sum(f.stat().st_size for f in made.path.parent.iterdir())
+
+
+def _fits(judged: Judged) -> bool:
+    return judged[0] is not None and judged[1] is None
 
 
 def _closer(new: Judged, old: Judged) -> bool:

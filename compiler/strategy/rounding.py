@@ -21,6 +21,7 @@ from ..quantization import (
     BLOCK,
     INT7_LIMIT,
     INT8_LIMIT,
+    all_finite,
     block_form,
     emulate,
     int8_form,
@@ -125,8 +126,11 @@ def patches(x: np.ndarray, kernel: Sequence[int], conv: Node) -> np.ndarray:
     strides, steps = (ir.attr(conv, name, (1,) * places) for name in ("strides", "dilations"))
     reach = [(k - 1) * step + 1 for k, step in zip(kernel, steps, strict=True)]
     pads = ir.attr(conv, "pads", (0,) * (2 * places))
-    if ir.attr(conv, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
-        pads = (0,) * (2 * places)  # the patches at the edges are a few of many
+    same = ir.attr(conv, "auto_pad", "NOTSET")
+    if same in ("SAME_UPPER", "SAME_LOWER"):
+        lacking = [max(0, (-(-n // s) - 1) * s + r - n) for n, s, r in zip(x.shape[2:], strides, reach, strict=True)]
+        less, more = [n // 2 for n in lacking], [n - n // 2 for n in lacking]
+        pads = (*less, *more) if same == "SAME_UPPER" else (*more, *less)
     x = np.pad(x, [(0, 0), (0, 0), *((pads[i], pads[places + i]) for i in range(places))])
     seen = np.lib.stride_tricks.sliding_window_view(x, reach, axis=tuple(range(2, 2 + places)))
     thinned: Any = (..., *(slice(None, None, s) for s in (*strides, *steps)))
@@ -211,9 +215,13 @@ def least_squares(
                 products = _products(read)
                 sums[key] = products if key not in sums else sums[key] + products
             kept = keep(feed, values)
-            apart = {key: by_key[key][0].read(np.asarray(kept[key[0]])) for key in group if key[0] in kept}
+            apart = {}
+            for key in group:
+                seen = kept if by_key[key][0].patches is None else values  # tokens are no axis of what a convolution reads
+                if key[0] in seen:
+                    apart[key] = by_key[key][0].read(np.asarray(seen[key[0]]))
         for key, found in sums.items():
-            for layer in by_key[key] if more() and key in apart else ():
+            for layer in by_key[key] if more() and key in apart and all_finite(found) else ():
                 rounded, nearest = layer.rounded(found)
                 if only is not None or layer.error(apart[key], rounded) < layer.error(apart[key], nearest):
                     made.setdefault(layer.constant.name or "", {})[layer.form] = rounded

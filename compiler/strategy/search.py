@@ -340,8 +340,11 @@ class Search:
 
 def _alike(feeds: Sequence[Mapping[str, Any]]) -> list[int]:
     """For each feed the first whose arrays have its shapes."""
-    shapes = [sorted((name, np.shape(a)) for name, a in feed.items()) for feed in feeds]
-    return [shapes.index(shape) for shape in shapes]
+    def shape(value: Any) -> Any:  # a sequence is a list, whose arrays may differ
+        return [np.shape(a) for a in value] if isinstance(value, list) else np.shape(value)
+
+    shapes = [{name: shape(a) for name, a in feed.items()} for feed in feeds]
+    return [shapes.index(known) for known in shapes]
 
 
 def opened_as(threads: int | None) -> list[dict[str, Any]]:

@@ -62,6 +62,9 @@ def run(model: ir.Model, ctx: Context, names: Collection[str]) -> int:
 def _scales(node: ir.Node) -> tuple[float, float] | None:
     """Of keys and of values, new and earlier ones; None where calibration saw nothing of the new ones, or they are no ports
     of the model that are read by nothing else."""
+    normed = any(v is not None for v in node.inputs[14:16])
+    if normed or ir.attr(node, "do_rotary", 0) or ir.attr(node, "k_quant_type", "NONE") != "NONE":
+        return None  # what is kept is not the keys that go in, which is what calibration saw
     ports = [*node.inputs[3:5], *node.outputs[1:3]]
     if len(ports) != 4 or any(p is None or p.dtype != ir.DataType.FLOAT for p in ports):
         return None

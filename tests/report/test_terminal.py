@@ -89,7 +89,8 @@ def test_layers_left_for_one_reason_are_one_line(capsys: pytest.CaptureFixture[s
     report = sample_report.report()
     row = {"rule": "int8-attention", "module": "", "kept": False, "outliers": None, "error": 0.1, "body": ""}
     report.layers[:] = [
-        {**row, "node": f"attention{i}", "why": "it is slower" if i else "it is odd", "microseconds": [100.0, 100.0]} for i in range(4)
+        {**row, "node": f"attention{i}", "why": "it is slower" if i else "it is odd", "microseconds": [100.0, 100.0]}
+        for i in range(4)
     ]
     show(report)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if "int8-attention:" in line]

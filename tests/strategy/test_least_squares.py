@@ -39,6 +39,9 @@ def keep(feed: Any, values: Any) -> dict[str, Any]:
         ((4, 1, 3, 3), 4, "group = 4, dilations = [2, 1], strides = [1, 2]"),
         ((5, 4, 1), 4, ""),
         ((3, 4, 2, 2, 2), 4, "pads = [1, 0, 0, 0, 1, 0]"),
+        ((6, 4, 3, 2), 4, "auto_pad = \"SAME_UPPER\", strides = [2, 1]"),
+        ((6, 4, 4, 3), 4, "auto_pad = \"SAME_LOWER\", strides = [3, 2]"),
+        ((6, 4, 13, 15), 4, "auto_pad = \"SAME_UPPER\""),
     ],
 )
 def test_a_convolution_is_a_product_of_its_patches(shape: tuple[int, ...], channels: int, attributes: str) -> None:

@@ -155,6 +155,13 @@ def test_a_scheme_that_cannot_be_faster_than_what_fits_waits_for_the_end(tmp_pat
     assert tried[:2] == ["int8", "int8-row"]
 
 
+def test_samples_of_equal_shapes_are_one_to_a_profile() -> None:
+    """A sequence is a list of arrays, whose shapes may differ."""
+    a, b = np.ones((2, 3)), np.ones((4, 3))
+    feeds = [{"x": a}, {"x": b}, {"x": a * 2}, {"x": [a, b]}, {"x": [b, a]}, {"x": [a, b]}]
+    assert search._alike(feeds) == [0, 1, 0, 3, 4, 3]
+
+
 def test_mixtures_met_on_the_way_are_kept_for_what_fails_where_it_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
