@@ -31,6 +31,7 @@ from .ir import Model
 from .passes import Context, float16
 from .pipeline import Options, Result, optimize
 from .quantization import Observed
+from .quantization.facts import note
 from .quantization.observers import load_ranges, save_ranges
 from .report import Report
 from .rules import Registry, registry
@@ -38,9 +39,9 @@ from .session import INT8_CACHE, SessionOptions, run
 from .settings import SECONDS, Settings, patience
 from .strategy.calibrate import calibrate
 from .strategy.part import Fit
-from .strategy.plan import Choice, Plan, made
+from .strategy.plan import Choice, Plan
 from .strategy.quantize import STATIC
-from .strategy.rounding import LEARNT, layers_of, least_squares, merged, named
+from .strategy.rounding import LEARNT, carried_out
 from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
 from .targets import int8_cache
 
@@ -390,7 +391,6 @@ class Job:
         """What calibration saw; calibrated now where a plan is carried out that rests on it."""
         s = self.settings
         kept = plan.kept()
-        bodies = [(made(plan.sites), plan.smooth)] + ([] if plan.few is None else [(made(plan.few.sites), plan.few.smooth)])
         rounded = any(rule in LEARNT for rule, _ in kept) and bool(plan.rounded)
         smooth = plan.smooth or (plan.few is not None and plan.few.smooth)
         if level == 3 and not self.facts and (smooth or rounded or any(rule in STATIC for rule, _ in kept)):
@@ -403,18 +403,10 @@ class Job:
             self.facts = self.calibrate(fused)
             if rounded:
                 if s.data is None:
-                    hint = "give the --data that it was made with"
-                    raise BadInput("the plan rounds weights by least squares", where="--plan", hint=hint)
+                    raise BadInput("the plan rounds weights by least squares", where="--plan", hint="give the --data of then")
                 _, keep = without_padding(self.model)
-                feeds, wanted = self.sample(s.seed), set()
-                for sites, alphas in bodies:
-                    found = least_squares(fused, sites, feeds, keep, s.threads, only=plan.rounded, smoothed=alphas)
-                    self.weights = merged(self.weights, found)
-                    wanted |= {named(layer.constant.name or "", layer.form) for layer in layers_of(fused, sites, alphas)}
-                left = (wanted & set(plan.rounded)) - {named(n, form) for n, forms in self.weights.items() for form in forms}
-                if left:
-                    what = f"{len(left)} of the weights that the plan rounds by least squares cannot be, on {len(feeds)} samples"
-                    raise BadInput(what, where="--plan", hint="give the --data and --samples that it was made with")
+                note(fused, self.facts, target=self.target)
+                self.weights = carried_out(fused, plan, self.sample(s.seed), keep, s.threads)
         return self.facts
 
     def save(self, model: Model, plan: Plan | None) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import ir
+from ..errors import BadInput
 from ..evaluation.padding import Keep
 from ..ir import Model, Node
 from ..passes import Context, smooth
@@ -32,6 +33,7 @@ from ..quantization import (
 from ..quantization.linears import linear
 from ..quantization.rounding import Gram, round_blocks, round_int8, round_int8_groups
 from .layers import block_error, rows
+from .plan import Plan, made
 from .probe import watch
 
 AT_ONCE = 256 << 20
@@ -153,14 +155,14 @@ def layers_of(model: Model, sites: Iterable[tuple[str, str]], smoothed: Mapping[
     nodes = {ir.site(n): n for n in model.graph}
     readers = Counter(found.constant for n in model.graph if (found := linear(n)) is not None)
     readers += Counter(n.inputs[1] for n in model.graph if n.domain == "" and n.op_type == "Conv" and n.inputs[1] is not None)
-    made = []
+    layers: list[Layer] = []
     for rule, name in sites:
         if rule not in LEARNT or name not in nodes:
             continue
         layer = _conv(rule, nodes[name]) if rule == "int8-conv" else _linear(rule, nodes[name])
         if layer is not None and readers[layer.constant] == 1:
-            made.append(layer)
-    return made
+            layers.append(layer)
+    return layers
 
 
 def _linear(rule: str, node: Node) -> Layer | None:
@@ -172,8 +174,7 @@ def _linear(rule: str, node: Node) -> Layer | None:
 
 def _conv(rule: str, node: Node) -> Layer | None:
     if node.op_type in ("Relu", "Clip") and node.inputs[0] is not None:
-        made = node.inputs[0].producer()
-        node = node if made is None else made
+        node = node.inputs[0].producer() or node
     x, constant = (*node.inputs, None, None)[:2]
     w = None if constant is None else ir.array(constant)
     if node.op_type != "Conv" or x is None or not x.name or constant is None or w is None or w.dtype != np.float32:
@@ -203,9 +204,9 @@ def least_squares(
     for layer in layers_of(model, sites):
         if only is None or named(layer.constant.name or "", layer.form) in only:
             by_key.setdefault(layer.key, []).append(layer)
-    made: Weights = {}
+    gained: Weights = {}
     if len(feeds) < 2:
-        return made
+        return gained
     sizes = {key: found[0].weights.shape[0] * found[0].weights.shape[1] ** 2 for key, found in by_key.items()}
     for group in _groups(sizes):
         sums: dict[tuple[str, str], np.ndarray] = {}
@@ -224,8 +225,30 @@ def least_squares(
             for layer in by_key[key] if more() and key in apart and all_finite(found) else ():
                 rounded, nearest = layer.rounded(found)
                 if only is not None or layer.error(apart[key], rounded) < layer.error(apart[key], nearest):
-                    made.setdefault(layer.constant.name or "", {})[layer.form] = rounded
-    return made
+                    gained.setdefault(layer.constant.name or "", {})[layer.form] = rounded
+    return gained
+
+
+def carried_out(fused: Model, plan: Plan, feeds: Sequence[dict[str, Any]], keep: Keep, threads: int | None) -> Weights:
+    """The weights that a plan rounds by least squares, made again.
+
+    Args:
+        fused: what the search rounded, its facts noted: the form of a weight rests on them, and so does smoothing.
+
+    Raises:
+        BadInput: one of them cannot be made from these feeds.
+    """
+    bodies = [(made(plan.sites), plan.smooth)] + ([] if plan.few is None else [(made(plan.few.sites), plan.few.smooth)])
+    weights: Weights = {}
+    wanted: set[str] = set()
+    for sites, alphas in bodies:
+        weights = merged(weights, least_squares(fused, sites, feeds, keep, threads, only=plan.rounded, smoothed=alphas))
+        wanted |= {named(layer.constant.name or "", layer.form) for layer in layers_of(fused, sites, alphas)}
+    left = (wanted & set(plan.rounded)) - {named(name, form) for name, forms in weights.items() for form in forms}
+    if left:
+        what = f"{len(left)} of the weights that the plan rounds by least squares cannot be, on {len(feeds)} samples"
+        raise BadInput(what, where="--plan", hint="give the --data and --samples that it was made with")
+    return weights
 
 
 def _products(read: np.ndarray) -> np.ndarray:

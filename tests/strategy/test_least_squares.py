@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from olc.driver import compile
 from olc.passes import Context
 from olc.pipeline import Options, optimize
 from olc.quantization import int8_form, quantize_linear_weight
+from olc.quantization.facts import note
 from olc.session import run, session
 from olc.strategy import rounding
 from olc.strategy.budget import Budget
 from olc.strategy.calibrate import calibrate
-from olc.strategy.plan import Plan
+from olc.strategy.plan import Choice, Plan
 from olc.strategy.quantize import NOT_TIMED
 
 from tests.quantizing import FEEDS, model
@@ -161,3 +163,28 @@ def test_a_plan_with_rounded_convolutions_gives_the_same_file_again(tmp_path: Pa
     third = compile(tmp_path / "m.onnx", tmp_path / "c.onnx", data=data, budget=tight, plan=plan, **options)
     assert third.artifact["sha256"] == second.artifact["sha256"]
     assert run(session(tmp_path / "c.onnx", threads=1), pictures(1)[0]).keys() == {"y"}
+
+
+def test_a_plan_with_smoothed_and_rounded_weights_is_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What smoothing makes rests on the facts of calibration, and so does the form of a weight."""
+    monkeypatch.setattr("olc.job._slower", lambda *_: False)
+    source = model(channel=True)
+    fused = optimize(source.clone(), Options(level=2), Context(target=TARGET)).model
+    note(fused, calibrate(fused, FEEDS, 1), target=TARGET)
+    sites = {("int8-row-linear", "h4"): Choice(True, "")}
+    [layer] = rounding.layers_of(fused, sites, {"a3": 0.8})
+    assert layer.form == int8_form(LIMIT)
+    name = rounding.named(layer.constant.name or "", layer.form)
+    plan = Plan(TARGET.name, 3, sites=sites, smooth={"a3": 0.8}, rounded=(name,))
+    assert rounding.carried_out(fused, plan, FEEDS, keep, 1).keys() == {layer.constant.name}
+    storage.save(source, tmp_path / "m.onnx")
+    (tmp_path / "data").mkdir()
+    for i, feed in enumerate(FEEDS * 2):
+        np.savez(tmp_path / "data" / f"{i}.npz", **feed)
+    codes = []
+    for rounded in ((name,), ()):
+        options = {"plan": replace(plan, rounded=rounded), "data": str(tmp_path / "data"), "samples": 3, "threads": 1}
+        compile(tmp_path / "m.onnx", tmp_path / "out.onnx", level=3, measure=False, budget=Budget(0.5, None), **options)
+        held = storage.load(tmp_path / "out.onnx").graph.initializers.values()
+        codes.append(next(ir.array(v) for v in held if v.dtype == ir.DataType.INT8 and v.shape == layer.constant.shape))
+    assert not np.array_equal(*codes)
