@@ -301,7 +301,7 @@ def run(
             found = {n: _from_ort(v) for n, v in zip(names, values, strict=True)}
     except Exception as error:  # as in session()
         raise refusal(error, where or "<model>", "inference failed") from error
-    return {n: v * scales[n] if n in scales else v for n, v in found.items()}
+    return {n: v * scales[n] if n in scales else v for n, v in found.items()} if scales else found
 
 
 def prepared(opened: onnxruntime.InferenceSession, feed: Mapping[str, Any]) -> Callable[[], Any]:

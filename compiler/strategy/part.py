@@ -122,10 +122,10 @@ class Part:
 
     def wants(self, tried: Tried | None, breach: str | None) -> bool:
         """Would a scheme that is outside the budget be of use inside it? What brings it there makes it no faster."""
+        if tried is None or breach is None:
+            return False
         won = self.winner
-        if tried is None or breach is None or won is None:
-            return tried is not None and breach is not None
-        return tried.paired.ratio > won.paired.ratio or not _nodes(tried.sites) <= _nodes(won.sites)
+        return won is None or tried.paired.ratio > won.paired.ratio or not _nodes(tried.sites) <= _nodes(won.sites)
 
     def waits(self, scheme: str) -> bool:
         """Is the scheme not faster, by what it is or by the table, than one that reaches its layers inside the budget?"""
