@@ -121,13 +121,16 @@ def _blocked(rule: str, bits: int) -> Comparison:
     return _linear(rule, f"y = com.microsoft.MatMulNBits<{of}>(x, q{bits}, s{bits}, z{bits})")
 
 
+_TINY = "tiny = Constant<value = float {1.1754944e-38}>()"
+
+
 def _int8_attention(size: dict[str, int]) -> str:
     """The body that the rule ``int8-attention`` writes, as text."""
     heads = size["heads"]
     q, k, v, o = (",".join(f"{name}{i}" for i in range(heads)) for name in "QKVo")
     rounded = [
         f"{x}m = ReduceMean({x}, tokens) {x}0 = Sub({x}, {x}m) {x}a = Abs({x}0) {x}l = ReduceMax<keepdims = 0>({x}a) "
-        f"{x}s = Div({x}l, most) {x}q = QuantizeLinear({x}0, {x}s, none)"
+        f"{x}g = Max({x}l, tiny) {x}s = Div({x}g, most) {x}q = QuantizeLinear({x}0, {x}s, none)"
         for x in "kv"
     ]
     each = [
@@ -137,7 +140,7 @@ def _int8_attention(size: dict[str, int]) -> str:
         for i in range(heads)
     ]
     return " ".join([
-        f"most = Constant<value = float {{{127 if not features.detect().int8_saturates else INT7_LIMIT}.0}}>() "
+        _TINY, f"most = Constant<value = float {{{127 if not features.detect().int8_saturates else INT7_LIMIT}.0}}>() "
         "step = Constant<value = float {0.003921569}>() zero = Constant<value = uint8 {0}>() none = Constant<value = int8 {0}>() "
         "tokens = Constant<value_ints = [1]>() last = Constant<value_ints = [-1]>() c = Constant<value = float {0.125}>() "
         "on = Constant<value = float {0.0}>() off = Constant<value = float {-1e37}>() w0 = Where(mask, on, off) "
@@ -249,7 +252,7 @@ COMPARISONS = (
     ),
     _linear(
         "int8-row-linear",
-        "axes = Constant<value_ints = [-1]>() a = Abs(x) m = ReduceMax(a, axes) d = Div(x, m) "
+        f"{_TINY} axes = Constant<value_ints = [-1]>() a = Abs(x) l = ReduceMax(a, axes) m = Max(l, tiny) d = Div(x, m) "
         "p = com.microsoft.DynamicQuantizeMatMul(d, qr, sr) y = Mul(p, m)",
     ),
     _blocked("int8-block-linear", 8),

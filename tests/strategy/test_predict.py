@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from olc import ir, targets
+from olc import ir, storage, targets
 from olc.analysis import shapes
 from olc.cli import main
 from olc.driver import compile
 from olc.errors import BadInput
+from olc.passes import Context
+from olc.pipeline import Options, optimize
+from olc.quantization import Observed
 from olc.report import Report
 from olc.settings import Settings
 from olc.strategy.plan import Plan
@@ -137,3 +141,22 @@ def test_a_table_has_every_rule_that_rounds_a_layer_or_convolution(monkeypatch: 
     """Those that are measured: a table that was made before they were is one all the same, and predicts no gain of them."""
     for rule in ("int8-linear", "int8-outlier-linear", "int8-row-linear", "int8-block-linear", "int4-block-linear", "int8-conv"):
         assert measuring.measure(seconds=0.01, only=rule).near(rule, {"rows": 16}) is not None, rule
+
+
+@pytest.mark.parametrize(
+    "rule", ["int8-linear", "int8-outlier-linear", "int8-row-linear", "int8-block-linear", "int4-block-linear", "int8-attention"]
+)
+def test_what_is_measured_is_what_the_rule_writes(rule: str) -> None:
+    c = next(c for c in measuring.COMPARISONS if c.operator == rule)
+    size = dict(zip(c.names, c.sizes[0], strict=True))
+    m = storage.load_bytes(c.model(c.parts, size))
+    shapes.infer(m)
+    [node] = m.graph
+    node.name = "layer"
+    far = np.where(np.arange(size.get("inner", 0)) % 16, 1, 50).astype(np.float32)
+    far[64:] = 1
+    facts = {node.inputs[0].name or "": Observed(-50.0, 50.0, far)}
+    options = Options(level=3, start=2, facts=facts, sites={rule: frozenset({"layer"})}, strict=True)
+    made = optimize(m, options, Context(target=targets.get("onnxruntime-cpu"))).model
+    measured = onnx.load_from_string(c.model(c.fused, size)).graph.node
+    assert Counter(n.op_type for n in made.graph) == Counter(n.op_type for n in measured if n.op_type != "Constant")
