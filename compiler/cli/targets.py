@@ -29,7 +29,8 @@ def list_targets() -> None:
         kernels = target.kernels()
         here = "" if target.here else ", not on this machine"
         click.echo(f"{name}: opset {target.opset}, {target.table.runtime} {target.table.version}{here}")
-        click.echo(f"  {len(kernels.rows)} comparisons, {kernels.runtime} {kernels.version} on {kernels.cpu['model']}")
+        cpu = " ".join((kernels.cpu["model"], *kernels.cpu.get("flags", ())))
+        click.echo(f"  {len(kernels.rows)} comparisons, {kernels.runtime} {kernels.version} on {cpu}")
 
 
 @command.command("show")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -110,6 +111,17 @@ def own_path(runtime: str, version: str) -> Path:
 
 @lru_cache(maxsize=4)
 def load(packaged: Path, runtime: str, version: str) -> Kernels:
-    """This machine's own table where it was measured with that runtime, else the packaged one."""
+    """This machine's own table where it was measured with that runtime, else of the packaged ones that of the nearest CPU.
+
+    Args:
+        packaged: ``NAME.kernels.json``; those of other CPUs lie beside it as ``NAME.CPU.kernels.json``. Near is by the number of
+            features that one of the two has and the other has not; where several are as near, this one is it.
+    """
     own = own_path(runtime, version)
-    return loads((own if own.is_file() else packaged).read_text(encoding="utf-8"))
+    if own.is_file():
+        return loads(own.read_text(encoding="utf-8"))
+    name = packaged.name.removesuffix(".kernels.json")
+    beside = sorted(packaged.parent.glob(f"{glob.escape(name)}.*.kernels.json"))
+    here = set(features.detect().flags)
+    tables = (loads(path.read_text(encoding="utf-8")) for path in (packaged, *beside))
+    return min(tables, key=lambda t: len(here.symmetric_difference(t.cpu.get("flags", ()))))

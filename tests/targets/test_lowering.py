@@ -17,7 +17,7 @@ from olc.pipeline import Options as PipelineOptions
 from olc.pipeline import optimize
 from olc.session import SessionOptions as Options
 from olc.session import native_options, run, session
-from olc.targets import expand, kernels, protect
+from olc.targets import expand, features, kernels, protect
 from olc.targets.kernels import Kernels, Row
 from olc.targets.onnxruntime_cpu import TARGET
 from onnx.reference import ReferenceEvaluator
@@ -116,11 +116,34 @@ def test_the_worst_size_decides() -> None:
     assert kernels.loads(k.dumps()) == k
 
 
-def test_the_packaged_table_is_of_the_installed_runtime() -> None:
-    packaged = kernels.loads(Path(protect.__file__).with_name("onnxruntime_cpu.kernels.json").read_text(encoding="utf-8"))
+PACKAGED = sorted(Path(protect.__file__).parent.glob("onnxruntime_cpu*.kernels.json"))
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=lambda p: p.name)
+def test_a_packaged_table_is_of_the_installed_runtime(path: Path) -> None:
+    packaged = kernels.read(path)
     assert packaged.version == onnxruntime.__version__, "measure it again: olc targets measure -o compiler/targets/…kernels.json"
     assert {"flags", "model"} <= packaged.cpu.keys()
-    assert TARGET.kernels().rows
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=lambda p: p.name)
+def test_the_table_of_the_nearest_cpu_is_read(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    packaged = kernels.read(path)
+    for flags in (packaged.cpu["flags"], [*packaged.cpu["flags"], "avx512_fp16"]):
+        there = features.Features.from_dict({"machine": "x86_64", "flags": flags})
+        monkeypatch.setattr(features, "detect", lambda there=there: there)
+        kernels.load.cache_clear()
+        assert TARGET.kernels() == packaged
+    kernels.load.cache_clear()
+
+
+def test_without_a_nearest_cpu_the_plain_table_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(features, "detect", lambda: features.Features("aarch64", "?", ("asimd",), 2, 2))
+    kernels.load.cache_clear()
+    assert TARGET.kernels() == kernels.read(next(p for p in PACKAGED if p.name == "onnxruntime_cpu.kernels.json"))
+    kernels.load.cache_clear()
 
 
 @pytest.fixture
