@@ -44,6 +44,9 @@ MAKE_S, OPEN_S, RUN_S = 1800.0, 900.0, 300.0
 #: Samples that are timed in turn; one where there is text, since each has another prompt.
 TIMED = 4
 
+#: Tokens of a prompt that is run beside the steps of a decoder.
+PROMPT = 128
+
 PLAIN, OLC = "plain ONNX Runtime", "olc -O3"
 Launch = Callable[[str, int], Any]
 
@@ -164,7 +167,7 @@ def prepare(row: Row, folder: Path, threads: int) -> Place:
     """Write the samples of a row: as engines take them, and (``data``) as the model takes them."""
     source = row.source(folder)
     samples = row.samples()
-    inputs = samples if row.kind == "arrays" else as_inputs(source, samples, threads)
+    inputs = samples if row.kind == "arrays" else as_inputs(source, [*prompts(samples), *samples], threads)
     paths: dict[str, list[str]] = {}
     for name, values in (("samples", samples), ("data", inputs)):
         (folder / name).mkdir()
@@ -172,6 +175,11 @@ def prepare(row: Row, folder: Path, threads: int) -> Place:
         for path, value in zip(paths[name], values, strict=True):
             np.savez(path, **value)
     return Place(row, folder, source, threads, paths["samples"][::2], paths["data"][1::2], str(folder / "data"))
+
+
+def prompts(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The beginnings of what is cached: a step alone shows a token of each text, too few to calibrate on."""
+    return [{"tokens": s["tokens"][:, :PROMPT], "context": np.array(0)} for s in samples if s["context"]]
 
 
 def as_inputs(source: Path, samples: Sequence[Mapping[str, Any]], threads: int) -> list[dict[str, Any]]:

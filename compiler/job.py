@@ -19,7 +19,7 @@ from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
 from .errors import BadInput, OlcError, OverBudget, Unsupported, VerificationFailed
 from .evaluation import data as data_files
-from .evaluation import executed, sweep
+from .evaluation import executed, steps, sweep
 from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.metrics import Metric, Score, Task
@@ -240,10 +240,13 @@ class Job:
             self.inputs = {**loaded.to_dict(), "choosing": len(choosing), "judging": len(judging)}
             if not choosing:
                 self.notes.append("--data holds one sample: it both chose and judged")
-            return choosing if seed == s.seed and choosing else judging
-        self.plans[seed] = made = self.made_up(seed, opened)
-        self.inputs = made.to_dict()
-        return [made.make(i) for i in range(s.samples)]
+            part = choosing if seed == s.seed and choosing else judging
+            made = steps.of_prompts(self.model, opened, part)
+            self.inputs["steps"] = len(made)
+            return [*part, *made]
+        self.plans[seed] = plan = self.made_up(seed, opened)
+        self.inputs = plan.to_dict()
+        return [plan.make(i) for i in range(s.samples)]
 
     def made_up(self, seed: int, opened: Any) -> sample_inputs.Plan:
         """How inputs are made up with which the source runs."""
@@ -300,7 +303,7 @@ class Job:
         _, keep = without_padding(self.model)
         begin = time.perf_counter()
         reference = [keep(f, run(opened, f, where=str(self.path))) for f in feeds]
-        self.granted = seconds if seconds is not None else patience((time.perf_counter() - begin) / len(feeds))
+        self.granted = seconds if seconds is not None else patience(time.perf_counter() - begin)
         del opened
         ctx = self.context()
         base = self.model.clone()
@@ -552,23 +555,22 @@ class Job:
         fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
         overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
         if overridable:
-            notes.append(
-                f"{len(overridable)} initializers are also inputs (first: {overridable[0]!r}); a caller may override them, "
-                "so nothing was folded into them"
-            )
+            what = f"{len(overridable)} initializers are also inputs (first: {overridable[0]!r})"
+            notes.append(f"{what}; a caller may override them, so nothing was folded into them")
         if evaluation is not None:
             notes += evaluation.problems
             if s.data is None:
                 notes.append("no --data was given: accuracy was judged on synthesised inputs")
+            if self.inputs.get("steps"):
+                notes.append(f"--data holds prompts: {self.inputs['steps']} of their last tokens were run as steps, too")
         return Report(
             source=self.described,
             artifact=storage.described(built, self.out.name),
             versions={"olc": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             target={"name": self.target.name, "here": not self.elsewhere, **self.target.features()},
             options={"level": level, "machine": s.machine, "exact": s.exact, "dims": dict(s.dims or {}), "data": s.data,
-                     "threads": s.threads,
-                     "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules), "seed": s.seed,
-                     "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
+                     "threads": s.threads, "skip": sorted(s.skip), "strict": sorted(s.unassumed), "rules": list(s.rules),
+                     "seed": s.seed, "quantize": s.quantize, "keep_float": list(s.keep_float), "calibration": s.calibration,
                      "ranges": s.ranges, "accuracy": {"cosine": s.bounds().cosine, "top1": s.bounds().top1},
                      "shared_cache": s.shared_cache, "int8_cache": s.int8_cache, "metrics": list(s.metrics)},
             plan=plan.dumps() if plan is not None else "",
@@ -588,11 +590,9 @@ class Job:
             changes=diff(self.model, result.model).to_dict(),
             evaluation=None if evaluation is None else evaluation.to_dict(),
             metrics=[score.to_dict(s.max_drop) for score in self.scores],
-            executed=self.executed,
-            inputs=self.inputs,
+            executed=self.executed, inputs=self.inputs,
             session_options=self.session_options(plan).to_dict(),
-            notes=notes,
-            seconds=result.seconds,
+            notes=notes, seconds=result.seconds,
         )  # fmt: skip
 
 

@@ -26,11 +26,12 @@ def duration(text: str) -> float:
 
 
 SECONDS, MOST_SECONDS, RUNS = 120.0, 600.0, 150
-"""Wall time for a search where none is given: at least, at most, and between the two for so many runs of the source."""
+"""Wall time for a search where none is given: at least, at most, and between the two for so many runs of the source on all
+samples, of which each comparison takes a few."""
 
 
 def patience(run_s: float) -> float:
-    """Seconds for the search of a model, a run of which takes ``run_s`` seconds."""
+    """Seconds for the search of a model, a run of which on all samples takes ``run_s`` seconds."""
     return min(MOST_SECONDS, max(SECONDS, RUNS * run_s))
 
 
@@ -58,7 +59,7 @@ class Settings:
         evaluate: run source and artifact and compare them; without it nothing is measured (not at -O3).
         measure: time the two and their memory as well as comparing outputs (always at -O3).
         unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
-        seconds: wall time for the search of -O3; None for ``patience`` of the time that one run of the source takes.
+        seconds: wall time for the search of -O3; None for ``patience`` of the time that the source takes.
         samples: how many inputs to compare on.
         cache: ``on``: the result of an earlier compile of the same is the answer (``cache.py``); ``renew``: compile, and keep
             that result in its place; ``off``: neither. What is measured depends on the moment, so a program has to ask.

@@ -22,6 +22,10 @@ DAMPING = 0.1
 few rows that fits what was seen at the cost of what was not: on MiniLM's linears, 4 bits in blocks of 32, 15 inputs, the
 error on 12 other inputs is 0.90 of the nearest's with 0.01, 0.64 with 0.1, 0.61 with 0.3 and 0.62 with 1."""
 
+LOUD = 4.0
+"""A row counts for no more than so many times the median row. On SmolLM2's linears, 4 bits in blocks of 64, 12 prompts of 129
+tokens, the mean cosine of the logits on 8 others is 0.989 with rows as they are and 0.991 so."""
+
 _Grid = Callable[[int, np.ndarray, slice], tuple[np.ndarray, np.ndarray]]
 
 
@@ -56,6 +60,23 @@ class Gram:
     @property
     def mean(self) -> np.ndarray:
         return self._sum / max(1, self.count)
+
+
+def evened(rows: np.ndarray) -> np.ndarray:
+    """float32 [R, K] with what is louder than ``LOUD`` times the median, in the mean square, brought down to that.
+
+    The first tokens of a prompt, on which attention rests, can be a thousand times as large as all others (Sun et al. 2024,
+    "Massive Activations in Large Language Models"), and would be all that a sum of squares knows. A norm, later, makes their
+    errors as small as those of others. Rows that hold what is not finite stay.
+    """
+    rows = rows.astype(np.float32, copy=False)
+    power = np.einsum("rk,rk->r", rows, rows, dtype=np.float64)
+    heard = power[np.isfinite(power) & (power > 0)]
+    if not heard.size:
+        return rows
+    limit = LOUD * float(np.median(heard))
+    loud = np.isfinite(power) & (power > limit)
+    return np.asarray(rows * np.sqrt(limit / np.where(loud, power, limit)).astype(np.float32)[:, None])
 
 
 def round_int8(

@@ -21,9 +21,10 @@ import numpy as np
 
 from .. import ir
 from ..analysis import shapes
-from ..evaluation import roles, turns
+from ..evaluation import turns
 from ..evaluation.executed import node_times
 from ..evaluation.latency import Paired, Side
+from ..evaluation.steps import FEW, tokens
 from ..ir import Model, Node
 from ..matching import Match
 from ..passes import Context, float16
@@ -85,10 +86,6 @@ the nearest."""
 
 SHARE = 0.85
 """The part of the search's time after which no other scheme is tried: mixing them takes the rest."""
-
-FEW = 4
-"""Tokens for which a body of its own may be worth it. Weights are read once for all of them; from 8 rows on products are
-bound by arithmetic, and what reads fewer bytes gains no more."""
 
 _SIDE = Side(0.0, 0.0, 0.0, 0.0)
 NOT_TIMED = Paired(1.0, 1.0, 1.0, 1.0, "no difference shown", 0, 0, _SIDE, _SIDE, 0.0, 0)
@@ -177,12 +174,12 @@ def kept_float(node: Node, pattern: str) -> bool:
 
 def parts(s: Search, model: Model) -> tuple[str, list[int], list[int]] | None:
     """The input of token ids, the samples of which it holds few, and the others; None where all are of one kind."""
-    ids = [i.name for i in roles.inputs(model) if i.role == roles.IDS]
-    if len(ids) != 1:
+    ids = tokens(model)
+    if ids is None:
         return None
-    few = [i for i, feed in enumerate(s.feeds) if np.asarray(feed[ids[0]]).size <= FEW]
+    few = [i for i, feed in enumerate(s.feeds) if np.asarray(feed[ids]).size <= FEW]
     more = [i for i in range(len(s.feeds)) if i not in few]
-    return (ids[0], few, more) if few and more else None
+    return (ids, few, more) if few and more else None
 
 
 class _Job:

@@ -31,7 +31,7 @@ from ..quantization import (
     weight_limit,
 )
 from ..quantization.linears import linear
-from ..quantization.rounding import Gram, round_blocks, round_int8, round_int8_groups
+from ..quantization.rounding import Gram, evened, round_blocks, round_int8, round_int8_groups
 from .layers import block_error, rows
 from .plan import Plan, made
 from .probe import watch
@@ -82,7 +82,7 @@ class Layer:
     def read(self, x: np.ndarray) -> np.ndarray:
         """What is multiplied by the weights, [G, R, K]."""
         if self.patches is None:
-            return x.reshape(1, -1, x.shape[-1])
+            return evened(x.reshape(-1, x.shape[-1]))[None]
         shape = ir.array(self.constant)
         assert shape is not None
         return patches(x, shape.shape[2:], self.patches)
@@ -188,7 +188,7 @@ def least_squares(
     model: Model, sites: Iterable[tuple[str, str]], feeds: Sequence[dict[str, Any]], keep: Keep, threads: int | None,
     more: Callable[[], bool] = lambda: True, only: Collection[str] | None = None, smoothed: Mapping[str, float] | None = None,
 ) -> Weights:  # fmt: skip
-    """By name of initializer and form, the weights of these layers that gained. The last input judges.
+    """By name of initializer and form, the weights of these layers that gained. The last of the inputs with most rows judges.
 
     Args:
         sites: (rule, node).
@@ -212,15 +212,15 @@ def least_squares(
         sums: dict[tuple[str, str], np.ndarray] = {}
         apart: dict[tuple[str, str], np.ndarray] = {}
         for feed, values in zip(feeds, watch(model, {x for x, _ in group}, feeds, threads), strict=True):
-            for key, read in apart.items():
-                products = _products(read)
-                sums[key] = products if key not in sums else sums[key] + products
             kept = keep(feed, values)
-            apart = {}
             for key in group:
                 seen = kept if by_key[key][0].patches is None else values  # tokens are no axis of what a convolution reads
-                if key[0] in seen:
-                    apart[key] = by_key[key][0].read(np.asarray(seen[key[0]]))
+                if key[0] not in seen:
+                    continue
+                read = by_key[key][0].read(np.asarray(seen[key[0]]))
+                if key not in apart or read.shape[1] >= apart[key].shape[1]:
+                    apart[key], read = read, apart.get(key, read[:, :0])
+                sums[key] = sums.get(key, np.float32(0)) + _products(read)
         for key, found in sums.items():
             for layer in by_key[key] if more() and key in apart and all_finite(found) else ():
                 rounded, nearest = layer.rounded(found)

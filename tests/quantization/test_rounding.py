@@ -243,3 +243,26 @@ def test_many_small_weights_at_once_are_as_one_after_the_other(columns: int) -> 
     broken = grams.copy()
     broken[0] = -np.eye(9)  # is no matrix of products, and takes more damping than the others
     np.testing.assert_array_equal(rounding.round_int8_groups(ws, broken)[0][1], round_int8(ws[1], grams[1])[0])
+
+
+def test_loud_rows_are_evened() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(50, 8)).astype(np.float32)
+    x[3] *= 1000
+    x[7] = 0
+    made = rounding.evened(x)
+    kept = np.delete(np.arange(50), 3)
+    power = (made**2).sum(1)
+    np.testing.assert_array_equal(made[kept][power[kept] < rounding.LOUD], x[kept][power[kept] < rounding.LOUD])
+    assert power.max() <= 1.01 * rounding.LOUD * np.median(power[power > 0])
+    np.testing.assert_allclose(made[3] / np.linalg.norm(made[3]), x[3] / np.linalg.norm(x[3]), atol=1e-6)
+
+
+def test_rows_alike_stay_as_they_are_and_so_do_those_not_finite() -> None:
+    x = np.ones((4, 8), np.float32)
+    np.testing.assert_array_equal(rounding.evened(x), x)
+    x[1, 2] = np.inf
+    np.testing.assert_array_equal(rounding.evened(x), x)
+    nothing = np.zeros((4, 8), np.float32)
+    np.testing.assert_array_equal(rounding.evened(nothing), nothing)
+    assert rounding.evened(np.ones((0, 8), np.float32)).shape == (0, 8)

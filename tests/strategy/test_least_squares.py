@@ -23,7 +23,7 @@ from olc.strategy.calibrate import calibrate
 from olc.strategy.plan import Choice, Plan
 from olc.strategy.quantize import NOT_TIMED
 
-from tests.quantizing import FEEDS, model
+from tests.quantizing import FAR, FEEDS, model, normed
 
 TARGET = targets.get("onnxruntime-cpu")
 LIMIT = 64 if TARGET.features()["int8_saturates"] else 127
@@ -188,3 +188,21 @@ def test_a_plan_with_smoothed_and_rounded_weights_is_carried_out(tmp_path: Path,
         held = storage.load(tmp_path / "out.onnx").graph.initializers.values()
         codes.append(next(ir.array(v) for v in held if v.dtype == ir.DataType.INT8 and v.shape == layer.constant.shape))
     assert not np.array_equal(*codes)
+
+
+def test_the_last_of_the_inputs_with_most_rows_judges_whatever_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a decoder come after its prompts: one row would judge."""
+    made = model()
+    shapes.infer(made)
+    sites = [("int8-linear", ir.site(n)) for n in made.graph if n.op_type == "MatMul"]
+    rows = np.random.default_rng(5).normal(size=(3, 40, FEEDS[0]["x"].shape[-1])).astype(np.float32)
+    feeds = [{"x": x, "r": FAR[: len(x)]} for x in (rows[0, :30], rows[1], rows[2], rows[0, :1], rows[1, :1])]
+    judged, sums = [], []
+    monkeypatch.setattr(rounding.Layer, "error", lambda self, read, weight: judged.append(read) or 1.0)
+    plain = rounding.Layer.rounded
+    monkeypatch.setattr(rounding.Layer, "rounded", lambda self, s: sums.append(s) or plain(self, s))
+    rounding.least_squares(made, sites, feeds, keep, 1)
+    assert any(np.allclose(read[0], rounding.evened(normed(rows[2])), atol=1e-4) for read in judged)
+    assert all(read.shape[1] == 40 for read in judged)
+    learnt = [rounding.evened(normed(x)) for x in (rows[0, :30], rows[1], rows[0, :1], rows[1, :1])]
+    assert any(np.allclose(s[0], sum(x.T @ x for x in learnt), rtol=1e-4, atol=1e-3) for s in sums)
