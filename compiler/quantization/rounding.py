@@ -148,7 +148,7 @@ def round_blocks(
     damping: float = DAMPING,
 ) -> BlockWeight:
     """As ``quantize_blocks``, the codes for the least |xw - xw'|^2; each block's grid is that of its rows as they are when
-    it is their turn.
+    it is their turn. Where the range is searched for, a row's error counts as much as the activation's channel is large.
 
     Raises:
         ValueError: shapes that do not fit, numbers that are not finite, ``bits`` not 4 or 8, ``block`` below 1.
@@ -166,7 +166,8 @@ def round_blocks(
 
     def grid(piece: int, rows: np.ndarray, at: slice) -> tuple[np.ndarray, np.ndarray]:
         i = order[piece]
-        scale[i, at], zero[i, at] = block_grid(rows, bits, symmetric, search)
+        heard = weight[pieces[piece], None]
+        scale[i, at], zero[i, at] = block_grid(rows, bits, symmetric, search, heard if heard.any() else None)
         return scale[i, at], zero[i, at]
 
     codes = _codes(w, gram, pieces, damping, grid, 0, 2**bits - 1)
