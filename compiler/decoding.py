@@ -102,8 +102,7 @@ class Decoder:
         dims: Mapping[str, int] | None = None,
         where: str = "<model>",
     ) -> None:
-        inputs = [Port(v.name, v.type, tuple(v.shape)) for v in opened.get_inputs()]
-        outputs = [Port(v.name, v.type, tuple(v.shape)) for v in opened.get_outputs()]
+        inputs, outputs = ports(opened)
         self.pairs = find_pairs(inputs, outputs, pairs, axis, where)
         self.capacity, self.length = capacity, 0
         self._opened, self._where, self._dims = opened, where, dict(dims or {})
@@ -237,6 +236,12 @@ class Decoder:
 # --- which input belongs to which output -----------------------------------------------------------------------------------
 
 
+def ports(opened: onnxruntime.InferenceSession) -> tuple[list[Port], list[Port]]:
+    """Inputs and outputs of a model."""
+    found = ([Port(v.name, v.type, tuple(v.shape or ())) for v in side] for side in (opened.get_inputs(), opened.get_outputs()))
+    return next(found), next(found)
+
+
 def find_pairs(
     inputs: Sequence[Port],
     outputs: Sequence[Port],
@@ -272,6 +277,18 @@ def find_pairs(
         )  # fmt: skip
     shared = {dim for p in inputs if p not in [past for past, _ in found] for dim in p.dims}
     return [Pair(past, present.name, _grows(past, present, axis, shared, where)) for past, present in found]
+
+
+def may_be_empty(inputs: Sequence[Port], outputs: Sequence[Port]) -> dict[str, int]:
+    """The caches that are empty before the first token, and the axis along which each grows: one whose dim has a name that is
+    of caches alone, so that it is no batch."""
+    try:
+        pairs = find_pairs(inputs, outputs)
+    except BadInput:
+        return {}
+    pasts = {p.past.name for p in pairs}
+    others = {dim for p in inputs if p.name not in pasts for dim in p.dims}
+    return {p.past.name: p.axis for p in pairs if isinstance(p.past.dims[p.axis], str) and p.past.dims[p.axis] not in others}
 
 
 def _alike(past: Port, present: Port) -> bool:

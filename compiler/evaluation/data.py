@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from ..decoding import Port, may_be_empty, ports
 from ..errors import BadInput, OlcError
 from ..session import INT8_CACHE, cache_scales
 
@@ -39,11 +40,15 @@ class Expected:
     Attributes:
         dtype: numpy's or ml_dtypes' name (``float32``, ``bfloat16``), or ``"string"``.
         shape: sizes, None for one that may vary; None where even the rank may.
+        dims: the same with the names of those that have one.
+        grows: the axis along which it grows, of a decoder's cache: where no cache is given, all are empty.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    dims: tuple[int | str | None, ...] | None = None
+    grows: int | None = None
 
 
 _ORT_TYPES = {
@@ -55,7 +60,7 @@ _ORT_TYPES = {
 def expected(opened: Any) -> list[Expected]:
     """The inputs of an ``onnxruntime.InferenceSession``, as ``session.run`` takes them. Sequences and maps are named, but not
     checked."""
-    found, caches = [], cache_scales(opened)
+    found, caches, grow = [], cache_scales(opened), may_be_empty(*ports(opened))
     for item in opened.get_inputs():
         inner = item.type[len("optional(") : -1] if item.type.startswith("optional(") else item.type
         if not inner.startswith("tensor("):
@@ -63,7 +68,8 @@ def expected(opened: Any) -> list[Expected]:
             continue
         plain = "float" if item.name in caches else inner[len("tensor(") :].rstrip(")")
         shape = None if item.shape is None else tuple(d if isinstance(d, int) and d >= 0 else None for d in item.shape)
-        found.append(Expected(item.name, _ORT_TYPES.get(plain, plain), shape))
+        dims = None if item.shape is None else tuple(item.shape)
+        found.append(Expected(item.name, _ORT_TYPES.get(plain, plain), shape, dims, grow.get(item.name)))
     return found
 
 
@@ -72,12 +78,19 @@ def declared(model: ir.Model) -> list[Expected]:
     from .inputs import NUMPY
     from .roles import inputs
 
+    def port(v: ir.Value) -> Port:
+        dims = (d if isinstance(d, int) else d.value for d in v.shape or ())
+        return Port(v.name or "", "" if v.dtype is None else f"tensor({v.dtype.name.lower()})", tuple(dims))
+
     found, caches = [], json.loads(model.metadata_props.get(INT8_CACHE, "{}"))
+    grow = may_be_empty(*([port(v) for v in side] for side in (model.graph.inputs, model.graph.outputs)))
     for item in inputs(model):
         shape = None if item.axes is None else tuple(d if isinstance(d, int) else None for d in item.axes)
         dtype = "any" if item.sequence else "string" if item.dtype == "string" else NUMPY.get(item.dtype, "any")
         dtype = "float32" if item.name in caches else dtype
-        found.append(Expected(item.name, dtype, None if item.sequence else shape))
+        axes = None if item.sequence else item.axes
+        dims = None if axes is None else tuple(d if d is None or isinstance(d, int) else str(d) for d in axes)
+        found.append(Expected(item.name, dtype, None if item.sequence else shape, dims, grow.get(item.name)))
     return found
 
 
@@ -230,6 +243,7 @@ def check(feed: Mapping[str, Any], inputs: Sequence[Expected], where: str | None
         BadInput: a name is missing or unknown, a rank or fixed size differs, or a value does not survive the cast.
     """
     names = [i.name for i in inputs]
+    feed = {**_empty_caches(feed, inputs), **feed}
     missing = [n for n in names if n not in feed]
     unknown = [n for n in feed if n not in names and not n.startswith(LABEL)]
     if missing:
@@ -239,6 +253,23 @@ def check(feed: Mapping[str, Any], inputs: Sequence[Expected], where: str | None
         raise BadInput(f"the model has no input {unknown[0]!r}", where=where,
                        hint=f"it takes {', '.join(names) or 'none'}; the key of a label begins with {LABEL!r}")  # fmt: skip
     return {i.name: _fitted(feed[i.name], i, where) for i in inputs}
+
+
+def _empty_caches(feed: Mapping[str, Any], inputs: Sequence[Expected]) -> Feed:
+    """All caches without a token, where the feed has none of them: what a prompt begins with."""
+    caches = [i for i in inputs if i.grows is not None and i.dims is not None]
+    if any(i.name in feed for i in caches):
+        return {}
+    named = (pair for i in inputs if i.name in feed for pair in zip(i.dims or (), np.shape(feed[i.name]), strict=False))
+    sizes = {dim: size for dim, size in named if isinstance(dim, str)}
+    empty = {}
+    for i in caches:
+        shape = [sizes.get(dim) if isinstance(dim, str) else dim for dim in i.dims or ()]
+        shape[i.grows or 0] = 0
+        known = [size for size in shape if size is not None]
+        if len(known) == len(shape):
+            empty[i.name] = np.zeros(known, np.float32)
+    return empty
 
 
 def labels(feed: Mapping[str, Any], inputs: Mapping[str, Any]) -> Feed:

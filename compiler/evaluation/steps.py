@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import ir
-from ..decoding import Pair, Port, find_pairs
+from ..decoding import Pair, find_pairs, ports
 from ..errors import BadInput, OlcError
 from ..session import run
 from . import numerics, roles
@@ -37,7 +37,7 @@ def of_prompts(model: ir.Model, opened: Any, feeds: Sequence[Mapping[str, Any]])
     Args:
         opened: the model as an ``onnxruntime.InferenceSession``.
     """
-    inputs, outputs = ([Port(v.name, v.type, tuple(v.shape)) for v in of()] for of in (opened.get_inputs, opened.get_outputs))
+    inputs, outputs = ports(opened)
     ids = next((p for p in inputs if p.name == tokens(model)), None)
     if ids is None or not ids.dims or not isinstance(ids.dims[-1], str):
         return []

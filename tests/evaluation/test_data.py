@@ -18,8 +18,8 @@ TEXT = """<ir_version: 10, opset_import: ["": 18]>
     g (float[N, 3] x, int64[N] n, string[N] s, bfloat16[1] b) => (float y, int64 m, string t, bfloat16 c)
     { y = Relu (x)  m = Identity (n)  t = Identity (s)  c = Identity (b) }"""
 INPUTS = [
-    Expected("x", "float32", (None, 3)), Expected("n", "int64", (None,)), Expected("s", "string", (None,)),
-    Expected("b", "bfloat16", (1,)),
+    Expected("x", "float32", (None, 3), ("N", 3)), Expected("n", "int64", (None,), ("N",)),
+    Expected("s", "string", (None,), ("N",)), Expected("b", "bfloat16", (1,), (1,)),
 ]  # fmt: skip
 
 
@@ -158,3 +158,26 @@ def test_an_input_called_label_is_an_input() -> None:
 def test_a_key_that_is_neither_input_nor_label() -> None:
     with pytest.raises(BadInput, match=r"no input 'score' .*the key of a label begins with 'label'"):
         check({"x": np.ones((1, 3)), "score": 1}, INPUTS[:1])
+
+
+DECODER = """<ir_version: 10, opset_import: ["": 18]>
+    g (float[B, S, 4] x, float[B, 2, P, 4] past_key, float[B, 2, P, 4] past_value, float[1, B, 3] state)
+    => (float[B, 2, T, 4] present_key, float[B, 2, T, 4] present_value, float[1, B, 3] new_state)
+    { heads = Constant <value_ints = [1]> () x4 = Unsqueeze (x, heads) two = Concat <axis = 1> (x4, x4)
+      present_key = Concat <axis = 2> (past_key, two) present_value = Concat <axis = 2> (past_value, two)
+      new_state = Neg (state) }"""
+
+
+def test_a_prompt_begins_with_empty_caches() -> None:
+    proto = onnx.parser.parse_model(DECODER)
+    opened = session(proto.SerializeToString())
+    inputs = expected(opened)
+    assert inputs == declared(onnx_ir.from_proto(proto))
+    x, state, past = np.ones((3, 5, 4), np.float32), np.ones((1, 3, 3), np.float32), np.ones((3, 2, 7, 4), np.float32)
+    found = check({"x": x, "state": state}, inputs)
+    assert found["past_key"].shape == found["past_value"].shape == (3, 2, 0, 4)
+    assert check({"x": x, "state": state, "past_key": past, "past_value": past}, inputs)["past_key"].shape[2] == 7
+    with pytest.raises(BadInput, match="'state' is missing"):  # a state is no cache
+        check({"x": x}, inputs)
+    with pytest.raises(BadInput, match="'past_value' is missing"):
+        check({"x": x, "state": state, "past_key": past}, inputs)
