@@ -103,6 +103,8 @@ class Phases(Bench):
 
     SPEEDS = {"few": SPEED | {"MatMulNBits": 8.0, "DynamicQuantizeMatMul": 2.0}, "more": SPEED | {"Div": 1.0}}
     overhead = 1.0
+    long = 1.0
+    """How many times as long many tokens take."""
 
     def open(self, path: Path, options: object) -> object:
         opened = super().open(path, options)
@@ -110,8 +112,9 @@ class Phases(Bench):
         main = next(iter(graphs.values()))
         self.costs = getattr(self, "costs", {})
         extra = self.overhead if "few" in graphs else 1.0
+        factors = {"few": extra, "more": extra * self.long}
         self.costs[id(opened)] = {
-            body: extra * sum(1 / speeds[op] for op in graphs.get(body, main) if op in SPEED)
+            body: factors[body] * sum(1 / speeds[op] for op in graphs.get(body, main) if op in SPEED)
             for body, speeds in self.SPEEDS.items()
         }
         return opened

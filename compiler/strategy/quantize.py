@@ -354,15 +354,26 @@ class _Job:
         s.say("trying two bodies")
         both = self.build(m.sites, m.smooth, Few(name, FEW, by_rule(f.sites), f.smooth))
         label = f"{more.counted(m.sites)}; for at most {FEW} tokens {more.counted(f.sites)}"
-        tried, breach = self.whole.judge("mix", both, m.sites, m.smooth, label)
-        gains = tried is not None and (top[2] is None or s.pair(top[2].session, both.session).verdict == "faster")
-        if tried is None or breach is not None or not gains:
+        p, differences = s.pair(self.best.session, both.session), s.differences(both.session)
+        breach = s.breach(both.session, differences)
+        keep = breach is None and self.pays(self.best if top[2] is None else top[2], both)
+        s.record(label, p, keep, s.budget.error(differences), breach or "", made=both)
+        if not keep:
             s.drop(both)
             return (*top[:2], None, top[2])
         if top[2] is not None:
             s.drop(top[2])
-        m.paired = f.paired = tried.paired
+        m.paired = f.paired = p
         return more, m, Body(name, FEW, few.choices(f), f.smooth), both
+
+    def pays(self, one: Candidate, both: Candidate) -> bool:
+        """Are two bodies faster for few tokens or for many, and slower for neither? All samples together say little of the few:
+        a prompt takes as long as dozens of steps, and is followed by hundreds."""
+        told = [self.s.pair(one.session, both.session, part.samples) for part in self.parts]
+        keep = {p.verdict for p in told} in ({"faster"}, {"faster", "no difference shown"})
+        for part, p in zip(self.parts, told, strict=True):
+            self.s.record(f"two bodies{part.what}", p, keep, against="one body")
+        return keep
 
 
 def size(made: Candidate) -> int:

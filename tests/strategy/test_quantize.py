@@ -67,14 +67,16 @@ def test_few_tokens_get_a_body_of_their_own_where_nothing_pays_for_many(tmp_path
     assert bodies["few"]["MatMulNBits"] == bodies["more"]["MatMul"] == LAYERS
 
 
-@pytest.mark.parametrize("overhead", [1.0, 3.0])
+@pytest.mark.parametrize(("overhead", "long"), [(1.0, 1.0), (3.0, 1.0), (1.0, 1000.0)])
 def test_few_tokens_get_a_body_of_their_own_where_that_is_faster(
-    overhead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overhead: float, long: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However little of the time of all samples they take."""
     made, feeds = decoder()
     monkeypatch.setattr("tests.quantizing.Bench", Phases)
     monkeypatch.setattr("tests.quantizing.FEEDS", feeds)
     monkeypatch.setattr(Phases, "overhead", overhead)
+    monkeypatch.setattr(Phases, "long", long)
     plan, _ = searched(made, tmp_path, cosine=0.99)
     if overhead > 1:  # two bodies are slower than one
         assert plan.few is None
