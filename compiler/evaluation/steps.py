@@ -61,6 +61,8 @@ def _step(opened: Any, ids: str, new: Mapping[str, int], pairs: Sequence[Pair], 
     """``new``: the axis of new tokens, of each input and output that has one."""
     found = run(opened, feed)
     before = np.shape(feed[ids])[-1] - 1
+    if any(np.shape(found[p.present])[p.axis] != before + 1 for p in pairs):
+        return None  # not of every token: of the last ones, say, or of another sequence
     caches = {p.past.name: found[p.present].take(range(before), p.axis) for p in pairs if p.past.name in feed}
     step = {**feed, **{name: _last(feed[name], axis) for name, axis in new.items() if name in feed}, **caches}
     wanted = {v.name for v in opened.get_outputs()} - {p.present for p in pairs}

@@ -47,6 +47,20 @@ def test_none_where_the_last_token_comes_out_otherwise() -> None:
     assert made(model(HEAD + MASK + other), prompt(9)) == []
 
 
+def test_none_where_only_the_last_tokens_are_cached() -> None:
+    """Of a window of four, what was before the last token is not all there."""
+    window = """
+    last = Constant<value_ints = [-4]>()
+    end = Constant<value_ints = [1000]>()
+    axis = Constant<value_ints = [2]>()
+    present_key_0 = Slice(all_keys, last, end, axis)
+    present_value_0 = Slice(all_values, last, end, axis)
+}
+"""
+    core = CORE.replace("y, present_key_0, present_value_0", "y, all_keys, all_values").rstrip().removesuffix("}") + window
+    assert made(model(HEAD + MASK + core), prompt(9)) == []
+
+
 def test_none_beside_steps_of_the_user() -> None:
     whole = prompt(9)
     (step,) = made(model(), whole)
