@@ -16,7 +16,7 @@ from ..errors import OlcError
 from ..evaluation.latency import Paired, paired
 from ..quantization import BLOCK, INT7_LIMIT, flipped, nearest_blocks, pack, quantize_linear_weight
 from ..session import SessionOptions, run, session
-from . import features
+from . import features, one_product
 from .kernels import Kernels, Row, where
 
 _HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>'
@@ -86,6 +86,13 @@ def _projections(size: dict[str, int]) -> dict[str, np.ndarray]:
     return {"wq": q, "wk": k, "wv": v, "w": np.concatenate([q, k, v], axis=1), "sizes": sizes}
 
 
+def _projections_in_blocks(size: dict[str, int]) -> dict[str, np.ndarray]:
+    whole = _projections(size)
+    held = {i: pack(nearest_blocks(whole[name], 4)) for i, name in enumerate(("wq", "wk", "wv", "w"))}
+    found = {f"{part}{i}": a for i, w in held.items() for part, a in zip("qsz", (w.weight, w.scale, w.zero), strict=True)}
+    return {"sizes": whole["sizes"]} | {name: a for name, a in found.items() if a is not None}
+
+
 _LINEAR = "float[{rows},{inner}] x"
 _PRODUCT = "y = MatMul(x, w)"
 LINEARS = ((1, 576, 1536), (1, 768, 3072), (16, 384, 1536), (128, 384, 1536), (128, 768, 3072), (512, 768, 768))
@@ -152,6 +159,7 @@ def _int8_attention(size: dict[str, int]) -> str:
 
 
 QKV = "one product for queries, keys and values"
+_IN_BLOCKS = "K = {width}, bits = 4, block_size = {block}, accuracy_level = 4"
 COMPARISONS = (
     Comparison(
         "com.microsoft::SkipLayerNormalization", _NORM, _Y,
@@ -227,6 +235,15 @@ COMPARISONS = (
         QKV, _X, _Y, "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) y = Sum(q, k, v)",
         "m = MatMul(x, w) q, k, v = Split<axis = -1>(m, sizes) y = Sum(q, k, v)", ("rows", "width"), ROWS,
         weights=_projections,
+    ),
+    Comparison(
+        one_product.NAME, _X, _Y,
+        " ".join(f"y{i} = com.microsoft.MatMulNBits<{_IN_BLOCKS}, N = {{width}}>(x, q{i}, s{i}, z{i})" for i in range(3))
+        + " y = Sum(y0, y1, y2)",
+        f"m = com.microsoft.MatMulNBits<{_IN_BLOCKS}, N = {{three}}>(x, q3, s3, z3) "
+        "a, b, c = Split<axis = -1>(m, sizes) y = Sum(a, b, c)",
+        ("rows", "width"), ((1, 384), (1, 576), (1, 768), (16, 384)),
+        {"block": lambda s: BLOCK, "three": lambda s: 3 * s["width"]}, _projections_in_blocks,
     ),
     Comparison(
         "com.microsoft::MultiHeadAttention", _FLAT, "float[1,{queries},{width}]",

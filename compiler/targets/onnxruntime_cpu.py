@@ -13,7 +13,7 @@ from typing import Any
 from .. import ir
 from ..passes import Context
 from ..session import CPU
-from . import protect, registry, weight_signs
+from . import one_product, protect, registry, weight_signs
 from .declared import Declared
 
 
@@ -37,12 +37,14 @@ class OnnxRuntimeCpu(Declared):
         return found.to_dict() | {"int8_dot": found.int8_dot, "int8_saturates": found.int8_saturates}
 
     def finish(self, model: ir.Model, ctx: Context, before: Set[tuple[str, str]] | None) -> int:
-        """Besides, what the runtime would fuse into something slower is written so that it does not (``protect.py``), and
-        weights of 8 bits get the sign that suits the CPU (``weight_signs.py``)."""
+        """Besides, what the runtime would fuse into something slower is written so that it does not (``protect.py``), weights
+        of 8 bits get the sign that suits the CPU (``weight_signs.py``), and products of one activation become one
+        (``one_product.py``)."""
         by = f"lower:{self.name}"
         changes = super().finish(model, ctx, before)
         changes += protect.run(model, ctx, by, self.kernels())
-        return changes + weight_signs.run(model, ctx, by, self.features(), before)
+        changes += weight_signs.run(model, ctx, by, self.features(), before)
+        return changes + one_product.run(model, ctx, by, self.kernels(), before)
 
     def limit(self, node: ir.Node) -> str | None:
         """What kernels refuse although the registry lists them: known from their source, not from the registry."""
