@@ -68,9 +68,9 @@ def alike(part: np.ndarray, bits: int, symmetric: bool = False, search: bool = F
 _GRID = rounding.block_grid
 VARIANTS: dict[str, Callable[[], Any]] = {
     "as it is": lambda: changed(rounding),
-    "loud tokens as loud as they are": lambda: changed(rounding, LOUD=np.inf),
+    "loud tokens as loud as they are": lambda: changed(rounding, LOUD=1e30),
     "all rows of a block alike": lambda: changed(rounding, block_grid=alike),
-    "neither": lambda: changed(rounding, LOUD=np.inf, block_grid=alike),
+    "neither": lambda: changed(rounding, LOUD=1e30, block_grid=alike),
     **{f"damping {d}": partial(lambda d: changed(learning, round_blocks=partial(rounding.round_blocks, damping=d)), d)
        for d in (0.01, 0.03, 0.3)},
 }  # fmt: skip
