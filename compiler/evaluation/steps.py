@@ -38,7 +38,8 @@ def of_prompts(model: ir.Model, opened: Any, feeds: Sequence[Mapping[str, Any]])
         opened: the model as an ``onnxruntime.InferenceSession``.
     """
     inputs, outputs = ports(opened)
-    ids = next((p for p in inputs if p.name == tokens(model)), None)
+    name = tokens(model)
+    ids = next((p for p in inputs if p.name == name), None)
     if ids is None or not ids.dims or not isinstance(ids.dims[-1], str):
         return []
     try:
@@ -65,10 +66,11 @@ def _step(opened: Any, ids: str, new: Mapping[str, int], pairs: Sequence[Pair], 
         return None  # not of every token: of the last ones, say, or of another sequence
     caches = {p.past.name: found[p.present].take(range(before), p.axis) for p in pairs if p.past.name in feed}
     step = {**feed, **{name: _last(feed[name], axis) for name, axis in new.items() if name in feed}, **caches}
-    wanted = {v.name for v in opened.get_outputs()} - {p.present for p in pairs}
+    presents = {p.present for p in pairs}
+    wanted = [v.name for v in opened.get_outputs() if v.name not in presents]
     expected = {name: _last(found[name], new[name]) if name in new else found[name] for name in wanted}
     try:
-        made = run(opened, step, [*wanted])
+        made = run(opened, step, wanted)
     except OlcError:
         return None  # an input that is no mask may have to be of the new tokens' number, too
     return step if numerics.first_difference(numerics.compare([expected], [made])) is None else None
