@@ -243,8 +243,8 @@ def check(feed: Mapping[str, Any], inputs: Sequence[Expected], where: str | None
         BadInput: a name is missing or unknown, a rank or fixed size differs, or a value does not survive the cast.
     """
     names = [i.name for i in inputs]
-    feed = {**_empty_caches(feed, inputs), **feed}
-    missing = [n for n in names if n not in feed]
+    empty = _empty_caches(feed, inputs)
+    missing = [n for n in names if n not in feed and n not in empty]
     unknown = [n for n in feed if n not in names and not n.startswith(LABEL)]
     if missing:
         raise BadInput(f"input {missing[0]!r} is missing", where=where,
@@ -252,7 +252,7 @@ def check(feed: Mapping[str, Any], inputs: Sequence[Expected], where: str | None
     if unknown:
         raise BadInput(f"the model has no input {unknown[0]!r}", where=where,
                        hint=f"it takes {', '.join(names) or 'none'}; the key of a label begins with {LABEL!r}")  # fmt: skip
-    return {i.name: _fitted(feed[i.name], i, where) for i in inputs}
+    return {i.name: _fitted(feed[i.name] if i.name in feed else empty[i.name], i, where) for i in inputs}
 
 
 def _empty_caches(feed: Mapping[str, Any], inputs: Sequence[Expected]) -> Feed:
