@@ -238,8 +238,11 @@ class Decoder:
 
 def ports(opened: onnxruntime.InferenceSession) -> tuple[list[Port], list[Port]]:
     """Inputs and outputs of a model."""
-    found = ([Port(v.name, v.type, tuple(v.shape or ())) for v in side] for side in (opened.get_inputs(), opened.get_outputs()))
-    return next(found), next(found)
+
+    def side(values: Sequence[Any]) -> list[Port]:
+        return [Port(v.name, v.type, tuple(v.shape or ())) for v in values]
+
+    return side(opened.get_inputs()), side(opened.get_outputs())
 
 
 def find_pairs(
