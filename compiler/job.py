@@ -231,7 +231,7 @@ class Job:
         self.described = storage.described(self.path, self.path.name)
 
     def sample(self, seed: int) -> list[dict[str, Any]]:
-        """Inputs to run: the user's data, or synthesised ones. Of the data every other sample judges, the rest chooses."""
+        """Inputs to run: the user's (every other sample judges, the rest chooses; prompts with a step each), or synthesised."""
         s = self.settings
         opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
         if s.data is not None:
