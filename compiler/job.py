@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, elsewhere, frontend, storage, targets
-from .assumptions import ASSUMPTIONS
+from .assumptions import ASSUMPTIONS, KEEPS_A_KEY
 from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
 from .errors import BadInput, OlcError, OverBudget, Unsupported, VerificationFailed
@@ -25,7 +25,7 @@ from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.metrics import Metric, Score, Task
 from .evaluation.metrics import load as load_metric
 from .evaluation.numerics import Comparison, OutputDifference, first_difference
-from .evaluation.padding import as_it_is, without_padding
+from .evaluation.padding import Keep, as_it_is, without_padding
 from .fusions import survey
 from .ir import Model
 from .passes import Context, float16
@@ -82,6 +82,7 @@ class Job:
         self.taken_back: list[dict[str, Any]] = []
         self.varied: list[dict[str, Any]] = []
         self.plans: dict[int, sample_inputs.Plan] = {}
+        self.unread = ""  # how the outputs differ where a mask drops the token, once that is left out
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
@@ -138,13 +139,18 @@ class Job:
         """
         built = self.folder / self.out.name
         error = min((f.error for f in self.fits if plan is not None and set(f.sites) == plan.kept()), default=float("inf"))
+        relied: Counter[str] = Counter()
         while True:
             try:
                 plan, result = self.optimize(plan, level)
+                relied = result.ctx.relied
                 self.save(result.model, plan)
                 return plan, result, built, self.evaluate(built, plan, level) if self.settings.evaluate else None
             except OlcError as e:
                 wrong = isinstance(e, VerificationFailed)
+                if wrong and not self.unread and KEEPS_A_KEY in relied and without_padding(self.model)[0] is not None:
+                    self.unread = e.what
+                    continue
                 if not wrong and not isinstance(e, Unsupported) and e.where != str(built):
                     raise
                 if not wrong or plan is None or not plan.kept():
@@ -180,7 +186,7 @@ class Job:
     def judge(self, feeds: Sequence[Mapping[str, Any]], plan: Plan | None, lossy: bool) -> Outputs:
         """Whether a candidate gives the source's outputs, within what the level promises."""
         threads = self.settings.threads
-        keep = without_padding(self.model)[1] if lossy else as_it_is
+        keep = self.kept(lossy)[1]
         options = self.session_options(plan).with_threads(threads)
         at = [*feeds, *(() if lossy else self.varied)]
         return Outputs(self.path, at, lambda d: self.breach(d, lossy), keep, self.plain(), options)
@@ -435,8 +441,8 @@ class Job:
         feeds = self.sample(s.seed + 1)
         measure = (s.measure or level == 3) and not self.elsewhere
         lossy = plan is not None and bool(plan.kept())
-        mask, keep = without_padding(self.model) if lossy else (None, as_it_is)
-        if mask is not None:
+        mask, keep = self.kept(lossy)
+        if mask is not None and lossy:
             self.notes.append(f"what was rounded is judged at the tokens that {mask!r} keeps")
         corners, grid = self.at_other_sizes()
         if lossy:
@@ -449,6 +455,8 @@ class Job:
             keep=keep, accept=lambda outputs, points: self.accept(outputs, points, lossy, built, plan),
             corners=corners, grid=grid,
         )  # fmt: skip
+        if self.unread:
+            self.notes.append(f"compared at the tokens that {mask!r} keeps ({KEEPS_A_KEY}); at all of them, {self.unread}")
         shown = self.target.proof(built, feeds)
         self.notes += [] if shown is None else [shown]
         self.feed = feeds[0] if measure else None
@@ -468,13 +476,13 @@ class Job:
         options = self.plain(), self.session_options(bare)
         paths = (str(self.path), str(file))
         opened = [self.target.session(p, threads=self.settings.threads, options=o) for p, o in zip(paths, options, strict=True)]
-        comparison = Comparison()
+        comparison, (_, keep) = Comparison(), self.kept(lossy=False)
         for feed in feeds:
-            comparison.add(*(run(session, feed, where=path) for session, path in zip(opened, paths, strict=True)))
+            comparison.add(*(keep(feed, run(s, feed, where=path)) for s, path in zip(opened, paths, strict=True)))
         breach = self.breach(comparison.results(), lossy=False)
         if breach is not None:
             raise self.differs(breach)
-        self.check_points(list(sweep.swept(opened, paths, corners)), exact=True)
+        self.check_points(list(sweep.swept(opened, paths, corners, keep)), exact=True)
 
     def check_points(self, points: Sequence[sweep.Point], exact: bool) -> None:
         """Raise where the two differ at another size; what finds the rewrite at fault compares at these, too."""
@@ -482,6 +490,10 @@ class Job:
         self.varied = [p.corner.feed for p in points if not p.problem and (p is wrong or not p.corner.timed)]
         if wrong is not None:
             raise self.differs(wrong.why_not(exact) or "")
+
+    def kept(self, lossy: bool) -> tuple[str | None, Keep]:
+        """What is compared: where something was rounded, or a query of padding sees no key, the tokens that a mask keeps."""
+        return without_padding(self.model) if lossy or self.unread else (None, as_it_is)
 
     def differs(self, breach: str) -> VerificationFailed:
         return VerificationFailed(

@@ -24,6 +24,7 @@ from .passes import (
     masks,
     normalize,
     raise_opset,
+    scores,
     simplify,
     size_queries,
     smooth,
@@ -196,6 +197,8 @@ class _Run:
             changes = self.run_pass(fold)
             changes += self.run_pass(split_sizes)
             changes += self.run_pass(known_if)
+            if "CLOSE" in levels:
+                changes += self.run_pass(scores)
             changes += self.rewrite("rules", self.select(*levels))
             if "CLOSE" in levels:
                 changes += self.run_pass(masks)

@@ -167,6 +167,47 @@ def write(op: Any, x: Any, steps: Sequence[Step]) -> Any:
     return x
 
 
+def chain_of(x: Any, most: int = 6) -> tuple[Any, list[Step]] | None:
+    """Where a chain of at most so many views and Transposes that gives ``x`` begins, and its steps; None where one of the
+    shapes on the way is not known."""
+    steps: list[Step] = []
+    for _ in range(most):
+        node = x.producer()
+        if node is None or node.domain != "" or node.op_type not in ("Transpose", *s.VIEWS):
+            break
+        given, after = dims(node.inputs[0]), dims(x)
+        if given is None or after is None:
+            return None
+        moved = node.op_type == "Transpose"
+        steps.insert(0, ("move", s.permutation(attr(node, "perm"), len(given))) if moved else ("view", after))
+        x = node.inputs[0]
+    return x, steps
+
+
+def joined(x: Any) -> tuple[Any, Any] | None:
+    """The two sizes of which a chain of views and Transposes made the first dim of ``x``: batch and heads."""
+    found = chain_of(x)
+    shape = None if found is None else dims(found[0])
+    if found is None or shape is None:
+        return None
+    parts = _Parts(shape)
+    for kind, what in found[1]:
+        if kind == "move":
+            parts.move(what)
+        elif not parts.view(what):
+            return None
+    first = [parts.size[p] for p in parts.groups[0]]
+    if len(first) == 1 and isinstance(first[0], int):
+        return 1, first[0]  # a batch of one
+    return (first[0], first[1]) if len(first) == 2 else None
+
+
+def split_first(op: Any, x: Any, heads: int) -> Any:
+    """[batch * heads, ...] as [batch, heads, ...], of a tensor with three axes."""
+    batch = op.Div(op.Shape(x, start=0, end=1), s.vector([heads]))
+    return op.Reshape(x, op.Concat(batch, s.vector([heads]), op.Shape(x, start=1, end=3), axis=0))
+
+
 def is_split(x: Any) -> bool:
     """Is ``x``, [batch, heads, sequence, size], the heads of some [batch, sequence, heads * size]?
 
@@ -176,18 +217,13 @@ def is_split(x: Any) -> bool:
     if shape is None or len(shape) != 4 or not all(isinstance(shape[i], int) for i in (1, 3)):
         return False
     batch, heads, length, size = shape
-    steps: list[Step] = [("move", (0, 2, 1, 3)), ("view", (batch, length, heads * size))]
-    for _ in range(4):
-        node = x.producer()
-        if node is None or node.domain != "" or node.op_type not in ("Transpose", *s.VIEWS):
+    back: list[Step] = [("move", (0, 2, 1, 3)), ("view", (batch, length, heads * size))]
+    for most in range(1, 5):
+        found = chain_of(x, most)
+        if found is None or len(found[1]) < most:
             return False
-        given, after = dims(node.inputs[0]), dims(x)
-        if given is None or after is None:
-            return False
-        moved = node.op_type == "Transpose"
-        steps.insert(0, ("move", s.permutation(attr(node, "perm"), len(given))) if moved else ("view", after))
-        x = node.inputs[0]
-        if len(given) == 3 and simplify(given, steps) == []:
+        given = dims(found[0]) or ()
+        if len(given) == 3 and simplify(given, [*found[1], *back]) == []:
             return True
     return False
 

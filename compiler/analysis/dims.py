@@ -47,7 +47,7 @@ from .poly import (
 
 __all__ = [
     "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names",
-    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "floordiv", "fresh", "gap", "is_nonnegative",
+    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "fits", "floordiv", "fresh", "gap", "is_nonnegative",
     "is_positive", "is_size", "known_different", "known_equal", "maximum", "minimum", "mod", "mul", "neg", "parse",
     "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
@@ -251,6 +251,15 @@ def _covers(a: Dim, b: Dim) -> bool:
     if only is not None and only.kind == MIN and a in only.args:
         return all(o == a or is_positive(o) for o in only.args)
     return False
+
+
+def fits(n: Dim, whole: Dim) -> bool:
+    """True where an axis of size ``n`` that broadcasts to ``whole``, and not because it is 1, has that size: it is equal, or
+    the first ``whole`` entries of a table of at least 2, which ends the run where it has fewer."""
+    only = _single(n)
+    if only is None or only.kind != MIN or whole not in only.args:
+        return n == whole
+    return all(o == whole or is_nonnegative(sub(o, 2)) for o in only.args)
 
 
 # ---------------------------------------------------------------------------------------------------- proofs

@@ -33,6 +33,8 @@ _DEEPEST = 120
 """Nodes between the value asked for and what is looked at; each takes a few frames of Python's stack."""
 _LARGEST = 1 << 16
 """Elements of a constant that is searched for a simple form."""
+_LARGEST_BAND = 1 << 24
+"""The same of one that may let each row see a band of columns: what is causal is kept for the longest text."""
 
 Element = d.Dim | Condition
 Coordinates = tuple[d.Dim, ...]
@@ -224,9 +226,11 @@ class Functions:
 
     def _constant(self, value: ir.Value, at: Coordinates) -> Element | None:
         t = ir.tensor(value)
-        if t is None or t.size > _LARGEST or not t.size or value.dtype not in WHOLE:
+        if t is None or not t.size or value.dtype not in WHOLE or t.size > _LARGEST_BAND:
             return None
         a = t.numpy()
+        if (band := self._band(a, at)) is not None or t.size > _LARGEST:
+            return band
         first = int(a.flat[0])
         if all(isinstance(c, int) for c in at):
             found: d.Dim = int(a[at])
@@ -241,6 +245,26 @@ class Functions:
             for step, c in zip(steps, at, strict=True):
                 found = d.add(found, d.mul(step, c))
         return self.truth(found) if value.dtype == ir.DataType.BOOL else found
+
+    def _band(self, a: np.ndarray, at: Coordinates) -> Condition | None:
+        """Ones and zeros that depend on row minus column alone: the ones lie between two diagonals, or the zeros do."""
+        if a.ndim < 2 or a.size != a.shape[-2] * a.shape[-1] or min(a.shape[-2:]) < 2:
+            return None
+        table = a.reshape(a.shape[-2:])
+        if not np.array_equal(table[1:, 1:], table[:-1, :-1]) or not np.isin(table, (0, 1)).all():
+            return None
+        # from the top right corner along the first row, then down the first column
+        diagonals = np.concatenate([table[0, ::-1], table[1:, 0]]).astype(bool)
+        changes = np.flatnonzero(diagonals[1:] != diagonals[:-1]) + 1
+        if not 1 <= changes.size <= 2:
+            return None
+        inside = not diagonals[0] if changes.size == 2 else bool(diagonals[-1])
+        ahead = d.sub(d.add(d.sub(at[-2], at[-1]), table.shape[1] - 1), int(changes[0]))
+        bounds = [self.clause("ge", ahead)]
+        if changes.size == 2:
+            bounds.append(self.clause("ge", d.sub(int(changes[1] - changes[0]) - 1, ahead)))
+        found = self.both(bounds)
+        return found if inside else self.negation(found)
 
     def exact(self, node: ir.Node, e: d.Dim) -> d.Dim | None:
         """The result of integer arithmetic, where it does not wrap: with sizes and entries below 2**31 in int64;
@@ -264,7 +288,7 @@ class Functions:
     def _aligned(self, shape: Sequence[d.Dim], out: Sequence[d.Dim], at: Coordinates) -> Coordinates | None:
         coordinates: list[d.Dim] = []
         for n, whole, c in zip(shape, out[len(out) - len(shape) :], at[len(at) - len(shape) :], strict=True):
-            if n in (1, whole) or (c == self.key and n == self.keys):
+            if n == 1 or d.fits(n, whole) or (c == self.key and n == self.keys):
                 pass  # the size of the other operand is the one to wonder about
             elif not self.covers(c, n):  # that they broadcast at all means that n is as many, or 1
                 return None

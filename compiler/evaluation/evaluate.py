@@ -200,7 +200,7 @@ def evaluate(
     if not count:
         raise BadInput("there are no samples", where=data, hint="give at least one feed")
     differences = comparison.results()
-    points = list(swept(opened, paths, [*corners, *grid]))
+    points = list(swept(opened, paths, [*corners, *grid], keep))
     if accept is not None:
         accept(differences, points)
     measured_by = list(scores(*judged))

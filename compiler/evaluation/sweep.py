@@ -18,6 +18,7 @@ from . import sizes, turns
 from .inputs import Plan
 from .latency import Paired
 from .numerics import OutputDifference, compare
+from .padding import Keep, as_it_is
 
 SECONDS = 30.0
 """Wall time after which no more sizes are compared that nobody asked for."""
@@ -143,7 +144,7 @@ def _corner(plan: Plan, varied: sizes.Sizes, number: int) -> Corner:
     return Corner(changed, replace(plan, sizes=varied), number)
 
 
-def swept(opened: Sequence[Any], paths: Sequence[str], at: Iterable[Corner]) -> Iterator[Point]:
+def swept(opened: Sequence[Any], paths: Sequence[str], at: Iterable[Corner], keep: Keep = as_it_is) -> Iterator[Point]:
     """Reference and candidate at each corner. Sizes with which the reference does not run, or of which there are no inputs, say
     nothing of the candidate. After ``SECONDS`` only what a user asked for goes on."""
     until = turns.clock() + SECONDS
@@ -161,4 +162,4 @@ def swept(opened: Sequence[Any], paths: Sequence[str], at: Iterable[Corner]) -> 
                 raise  # a user's own sizes, of which no inputs can be made
             yield Point(corner, [], e.what if not found else "", e.what if found else "")
             continue
-        yield Point(corner, compare([found[0]], [found[1]]))
+        yield Point(corner, compare(*([keep(feed, outputs)] for outputs in found)))

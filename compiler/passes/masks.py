@@ -178,7 +178,7 @@ class _Masks:
         functions = Functions(bounds)
         at = tuple(coordinate(i) for i in range(RANK))[-len(shape) :]
         for n, whole, c in zip(shape, bounds[-len(shape) :], at, strict=True):
-            if n not in (1, whole) and not functions.covers(c, n):
+            if n != 1 and not d.fits(n, whole) and not functions.covers(c, n):
                 return None
         condition = functions.condition(mask, at)
         return None if condition == FALSE or self.ctx.why_not(functions.assumed) else (functions, condition)

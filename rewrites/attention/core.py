@@ -1,6 +1,7 @@
 """Attention from its parts."""
 
 import numpy as np
+from olc.analysis import dims as dim
 from olc.analysis.functions import keeps_a_key
 from olc.assumptions import FINITE, KEEPS_A_KEY
 from olc.passes.masks import DROPPED
@@ -44,9 +45,9 @@ def _misfit(m, mask):
     d, whole = dims(mask), m.scores
     if d is None or not 2 <= len(d) <= 4:
         return "the mask is not known to have 2 to 4 axes"
-    if any(n not in (1, w) for n, w in zip(d, whole[4 - len(d) :], strict=True)):
+    if any(n != 1 and not dim.fits(n, w) for n, w in zip(d, whole[4 - len(d) :], strict=True)):
         return "the mask is not known to fit the scores"
-    if d[-1] != whole[-1]:
+    if not dim.fits(d[-1], whole[-1]):
         return "one entry for all keys would be taken for a mask that is too short"
     return None
 
