@@ -25,7 +25,8 @@ def _unlike(m):
         return "the operands are not known to have 4 axes"
     m.perm = s.permutation(m.perm, 4)
     k_t = tuple(k[i] for i in m.perm)
-    if not q[:2] == k_t[:2] == v[:2]:
+    # One head of keys and values for all queries is stretched by a product, and by the operator.
+    if not k_t[:2] == v[:2] or k_t[0] != q[0] or k_t[1] not in (1, q[1]):
         return "batch and heads are not known to agree"
     if q[3] != k_t[2] or k_t[3] != v[2]:
         return "the sizes of heads, or the numbers of keys and values, are not known to agree"
@@ -126,6 +127,8 @@ class AttentionPlain:
         Case("scaled", **QKV, a=0.5, b=1.0, c=1.0),
         Case("heads last", q=f32["B", 2, "S", 4], k=f32["B", "T", 2, 4], v=f32["B", 2, "T", 4], perm=(0, 2, 3, 1),
              a=0.3, b=0.25, c=5.0),
+        Case("one head of keys for all", q=f32["B", 2, "S", 4], k=f32["B", 1, "T", 4], v=f32["B", 1, "T", 4], perm=TRANSPOSED,
+             a=0.5, b=1.0, c=1.0),
         Case("a negative scale stays with the queries", **QKV, a=-0.5, b=1.0, c=1.0),
         Refused("one batch for all", q=f32[2, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
                 a=0.5, b=1.0, c=1.0, because="batch and heads"),

@@ -5,28 +5,33 @@ from olc.rules import CLOSE, EXACT, F16, F32, Attrs, Case, Const, Many, Refused,
 
 from .. import _layout as layout
 from .. import _shapes as s
+from ._doubled import doubled
 
 
-def _of_angles(op, function, f, axes):
-    """Cosine or sine of the angles, for both halves, with an axis of heads."""
-    return op.shared(op.Unsqueeze(op.shared(function(op.shared(op.Concat(f, f, axis=-1)))), axes))
+def _of_angles(op, function, f, table, axes):
+    """Cosine or sine of the angles, for both halves, with an axis of heads; ``table`` where they were computed before."""
+    return op.shared(op.Unsqueeze(op.either(op.shared(function(op.shared(op.Concat(f, f, axis=-1)))), table), axes))
 
 
-def _cache(op, function, m):
+def _cache(op, function, m, table):
     """Cosines or sines of the angles for each sequence of the batch: the operator takes no other."""
-    cache = function(m.f)
-    if dims(m.f)[0] == dims(m.x)[0]:
+    cache = function(m.f) if table is None else op.Slice(table, *_part(0, dims(table)[2] // 2, 2))
+    if dims(m.f if table is None else table)[0] == dims(m.x)[0]:
         return cache
     return op.Expand(cache, op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0))
 
 
 def _why_no_pairs(m, half):
     """Why the angles are not one for each pair of an operand with so many pairs."""
-    x, f = dims(m.x), dims(m.f)
+    x = dims(m.x)
     if elements(m.a1) != (1,) or elements(m.a2) != (1,):
         return "cosines and sines get no axis for the heads"
-    if f is None or len(f) != 3 or f[2] != half or f[1] != x[2] or f[0] not in (1, x[0]):
-        return "the angles are not known to be one for each pair"
+    for angles, wanted in ((m.f, half), (m.cos, 2 * half), (m.sin, 2 * half)):
+        f = None if angles is None else dims(angles)
+        if angles is not None and (f is None or len(f) != 3 or f[2] != wanted or f[1] != x[2] or f[0] not in (1, x[0])):
+            return "the angles are not known to be one for each pair"
+    if not all(doubled(table) for table in (m.cos, m.sin) if table is not None):
+        return "cosines and sines are not known to be the same for both halves"
     return None
 
 
@@ -45,7 +50,8 @@ def _part(first, end, axis=3):
     return [np.array([n]) for n in (first, end, axis)]
 
 
-HEADS = {"f": f32["B", "S", 2], "a1": np.array([1]), "a2": np.array([1])}
+TABLE = np.tile(np.linspace(-1, 1, 10, dtype=np.float32).reshape(1, 5, 2), 2)
+HEADS = {"f": f32["B", "S", 2], "cos": TABLE, "sin": TABLE, "a1": np.array([1]), "a2": np.array([1])}
 HALVES = {"first": _part(0, 2), "second": _part(2, 4)}
 CACHES = {"cos": f32["B", "S", 2], "sin": f32["B", "S", 2]}
 
@@ -55,13 +61,14 @@ class RotaryHalves:
     """A tensor times cosines, plus its halves swapped and one negated times sines, is RotaryEmbedding.
 
     Sound because that is its definition where pairs are an entry of the first half and the one of the second: the halves
-    meet exactly, the second is negated and comes first, and both cosines and sines are of the same angles twice.
+    meet exactly, the second is negated and comes first, and both cosines and sines are the same twice, of angles or read
+    from tables that are proved to be so.
     """
 
-    def pattern(op, x: Spec((F32, F16)), f, a1: Const, a2: Const, first: Many, second: Many):
+    def pattern(op, x: Spec((F32, F16)), f, cos, sin, a1: Const, a2: Const, first: Many, second: Many):
         turned = op.Concat(op.Neg(op.Slice(x, *second)), op.Slice(x, *first), axis=-1)
         return op.Add(
-            op.Mul(x, _of_angles(op, op.Cos, f, a1)), op.Mul(turned, _of_angles(op, op.Sin, f, a2))
+            op.Mul(x, _of_angles(op, op.Cos, f, cos, a1)), op.Mul(turned, _of_angles(op, op.Sin, f, sin, a2))
         )
 
     def unless(m):
@@ -74,15 +81,18 @@ class RotaryHalves:
         return _why_no_pairs(m, size // 2)
 
     def rewrite(op, m):
-        return op.RotaryEmbedding(m.x, _cache(op, op.Cos, m), _cache(op, op.Sin, m))
+        return op.RotaryEmbedding(m.x, _cache(op, op.Cos, m, m.cos), _cache(op, op.Sin, m, m.sin))
 
     cases = [
         Case("Llama's", x=f32["B", 2, "S", 4], **HEADS, **HALVES),
+        Case("of tables", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 5, 2]}, **HALVES),
         Case("angles for all", x=f32["B", 2, "S", 4], **{**HEADS, "f": f32[1, "S", 2]}, first=_part(0, 2),
              second=_part(2, 1 << 62)),
         Refused("uneven halves", x=f32["B", 2, "S", 4], **HEADS, first=_part(0, 1), second=_part(1, 4), because="two halves"),
         Refused("no axis for heads", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([2]), "a2": np.array([2])}, **HALVES,
                 because="no axis for the heads"),
+        Refused("halves of their own", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 5, 2], "cos": f32[1, 5, 4],
+                "sin": f32[1, 5, 4]}, **HALVES, because="same for both halves"),
         Refused("one angle for all", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2]}, **HALVES, because="for each pair"),
     ]  # fmt: skip
 
@@ -95,10 +105,11 @@ class RotaryPart:
     in one tensor, which may hold more (queries, keys and values together).
     """
 
-    def pattern(op, x: Spec((F32, F16)), f, a1: Const, a2: Const, part: Many, first: Many, second: Many, rest: Many):
+    def pattern(op, x: Spec((F32, F16)), f, cos, sin, a1: Const, a2: Const, part: Many, first: Many, second: Many, rest: Many):
         turned = op.Concat(op.Neg(op.Slice(x, *second)), op.Slice(x, *first), axis=-1)
         rotated = op.Add(
-            op.Mul(op.Slice(x, *part), _of_angles(op, op.Cos, f, a1)), op.Mul(turned, _of_angles(op, op.Sin, f, a2))
+            op.Mul(op.Slice(x, *part), _of_angles(op, op.Cos, f, cos, a1)),
+            op.Mul(turned, _of_angles(op, op.Sin, f, sin, a2)),
         )
         return op.Concat(rotated, op.Slice(x, *rest), axis=-1)
 
@@ -117,7 +128,8 @@ class RotaryPart:
 
     def rewrite(op, m):
         x = m.x if m.head == (0, dims(m.x)[3]) else op.Slice(m.x, *_part(*m.head))
-        return op.RotaryEmbedding(x, _cache(op, op.Cos, m), _cache(op, op.Sin, m), rotary_embedding_dim=m.turned)
+        caches = _cache(op, op.Cos, m, m.cos), _cache(op, op.Sin, m, m.sin)
+        return op.RotaryEmbedding(x, *caches, rotary_embedding_dim=m.turned)
 
     cases = [
         Case("GPT-NeoX", x=f32["B", 2, "S", 24], **HEADS, **HALVES, part=_part(0, 4), rest=_part(4, 8)),
