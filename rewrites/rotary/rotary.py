@@ -31,7 +31,7 @@ def _why_no_pairs(m, half):
         if angles is not None and (f is None or len(f) != 3 or f[2] != wanted or f[1] != x[2] or f[0] not in (1, x[0])):
             return "the angles are not known to be one for each pair"
     if not all(doubled(table) for table in (m.cos, m.sin) if table is not None):
-        return "cosines and sines are not known to be the same for both halves"
+        return "the angles are not known to be the same for both halves"
     return None
 
 
@@ -91,9 +91,10 @@ class RotaryHalves:
         Refused("uneven halves", x=f32["B", 2, "S", 4], **HEADS, first=_part(0, 1), second=_part(1, 4), because="two halves"),
         Refused("no axis for heads", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([2]), "a2": np.array([2])}, **HALVES,
                 because="no axis for the heads"),
-        Refused("halves of their own", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 5, 2], "cos": f32[1, 5, 4],
-                "sin": f32[1, 5, 4]}, **HALVES, because="same for both halves"),
-        Refused("one angle for all", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2]}, **HALVES, because="for each pair"),
+        Refused("halves of their own", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2], "cos": f32[1, 5, 4],
+                "sin": f32[1, 5, 4]}, **HALVES, because="the angles are not known to be"),
+        Refused("one angle for all", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2], "cos": f32["B", 1, 4],
+                "sin": f32["B", 1, 4]}, **HALVES, because="for each pair"),
     ]  # fmt: skip
 
 

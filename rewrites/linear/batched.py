@@ -6,7 +6,7 @@ from olc.rules import EXACT, Case, Const, Refused, dims, f32, rule
 from .. import _layout as layout
 
 
-@rule(group="attention", safety=EXACT, since=15)
+@rule(group="linear", safety=EXACT, since=15)
 class BatchedHeads:
     """A product of heads that were joined with the batch, ``[batch * heads, ...]``, is that of the heads, joined afterwards.
 
