@@ -262,3 +262,14 @@ def test_blown_up_sizes_are_refused_with_little_work() -> None:
         assert not d.is_nonnegative(d.sub(d.total(d.minimum(symbol(f"n{i}"), T) for i in range(20)), d.mul(20, T)))
 
     assert calls(refused) < 100_000
+
+
+@pytest.mark.parametrize(("n", "whole", "same"), [
+    ("S", "S", True), ("min(S, 128)", "S", True), ("min(S, 2)", "S", True), ("min(S, 1)", "S", False),
+    ("min(S, T)", "S", False), ("S", "T", False), ("1", "S", False), ("max(S, 128)", "S", False),
+])  # fmt: skip
+def test_the_first_entries_of_a_table_are_as_many_or_the_run_ends(n: str, whole: str, same: bool) -> None:
+    a, b = d.parse(n), d.parse(whole)
+    assert a is not None
+    assert b is not None
+    assert d.fits(a, b) == same

@@ -208,3 +208,32 @@ def test_floats_that_are_all_one_number_are_a_mask_of_one_truth(number: str, exp
     text = f"s = Shape(x) o = ConstantOfShape<value = float[1] {{{number}}}>(s) u = Identity(o) y = Cast<to = 9>(u)"
     _, found = load(f"g (int64[N] x) => (bool[M] y) {{ {text} }}")
     assert Functions((d.symbol("N"),)).condition(found["y"], (coordinate(0),)) == expected
+
+
+def table_of(a: np.ndarray) -> ir.Value:
+    value = ir.make_constant(a, name="t")
+    ir.Graph([], [], nodes=[], initializers=[value])
+    return value
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+@pytest.mark.parametrize(("rows", "columns"), [(5, 5), (3, 6), (6, 2)])
+def test_a_table_of_a_band_is_a_condition_on_row_and_column(rows: int, columns: int, dtype: Any) -> None:
+    away = np.arange(rows)[:, None] - np.arange(columns)
+    for low, high in itertools.product(range(-columns, rows + 1), repeat=2):
+        for table in ((low <= away) & (away <= high), ~((low <= away) & (away <= high))):
+            value = table_of(table.astype(dtype)[None, None])
+            functions = Functions((1, 1, rows, columns))
+            condition = functions.condition(value, (0, 0, *AT[2:]))
+            assert not functions.reads
+            for i, j in np.ndindex(table.shape):
+                assert holds(condition, functions, {"@2": i, "@3": j}, {}) == table[i, j], (low, high, i, j)
+
+
+def test_a_table_that_is_no_band_is_read() -> None:
+    table = np.tril(np.ones((4, 4), bool))
+    table[2, 0] = False
+    for other in (table, np.tril(np.ones((4, 4), np.uint8)) * 2, np.eye(4, dtype=bool) | np.eye(4, k=2, dtype=bool)):
+        functions = Functions((1, 1, 4, 4))
+        functions.condition(table_of(other), AT[2:])
+        assert functions.reads

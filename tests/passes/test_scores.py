@@ -1,0 +1,222 @@
+"""What is done to scores, in one order: the same probabilities whatever the order was, and nothing where that is not proved."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from olc import ir
+from olc.analysis import shapes
+from olc.assumptions import FINITE, KEEPS_A_KEY
+from olc.passes import Context, dce, scores
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+from onnx_ir import serde
+
+LOW = float(np.finfo(np.float32).min)
+HEADS, SIZE = 2, 4
+
+
+class Web:
+    """Builds a model step by step: a product of queries and keys, [B, 2, S, T], then what is asked for."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.inputs = {"q": ["B", HEADS, "S", SIZE], "k": ["B", HEADS, SIZE, "T"]}
+        self.booleans: set[str] = set()
+        self.flat = False
+        self.x = self.add("MatMul", "q", "k")
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        out = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [out], **attributes))
+        return out
+
+    def given(self, shape: list[Any], boolean: bool = False) -> str:
+        name = f"i{len(self.inputs)}"
+        self.inputs[name] = shape
+        if boolean:
+            self.booleans.add(name)
+        return name
+
+    def number(self, value: Any, kind: int = TensorProto.FLOAT) -> str:
+        a = np.array(value)
+        name = f"c{len(self.constants)}"
+        self.constants.append(helper.make_tensor(name, kind, a.shape, a.reshape(-1).tolist()))
+        return name
+
+    def operand(self, rng: random.Random, boolean: bool = False) -> str:
+        """Something that broadcasts to the scores as they are now; floats of heads joined with the batch come from four axes."""
+        if self.flat and not boolean and rng.random() < 0.5:
+            slopes, row = self.given(["B", HEADS, 1, "T"]), self.add("Shape", "k", start=3)
+            joined = [self.number([n], TensorProto.INT64) for n in (-1, 1)]
+            return self.add("Reshape", slopes, self.add("Concat", *joined, row, axis=0))
+        if self.flat:
+            return self.given([rng.choice(["S", 1]), "T"], boolean)
+        return self.given(rng.choice([["B", 1, 1, "T"], [1, HEADS, "S", "T"], ["S", "T"], ["B", HEADS, "S", "T"]]), boolean)
+
+    def step(self, kind: str, rng: random.Random) -> None:
+        x = self.x
+        if kind == "scale":
+            c = self.number(rng.choice([0.5, 2.0, 0.125]))
+            self.x = rng.choice([lambda: self.add("Mul", x, c), lambda: self.add("Mul", c, x), lambda: self.add("Div", x, c)])()
+        elif kind == "bias":
+            b = self.operand(rng)
+            self.x = rng.choice([lambda: self.add("Add", x, b), lambda: self.add("Add", b, x), lambda: self.add("Sub", x, b)])()
+        elif kind == "fill":
+            m, low = self.operand(rng, boolean=True), self.number(LOW)
+            self.x = rng.choice([lambda: self.add("Where", m, x, low), lambda: self.add("Where", m, low, x)])()
+        elif kind == "floor":
+            self.x = self.add("Max", x, self.number(LOW))
+        elif kind == "rows":
+            if not self.flat:
+                c = self.given([HEADS, 1, 1])
+                self.x = rng.choice([lambda: self.add("Mul", x, c), lambda: self.add("Div", x, c)])()
+        else:
+            heads = [self.number([n], TensorProto.INT64) for n in ((-1, HEADS) if self.flat else (-1,))]
+            ends = self.add("Shape", "q", start=2, end=3), self.add("Shape", "k", start=3)
+            self.x = self.add("Reshape", x, self.add("Concat", *heads, *ends, axis=0))
+            self.flat = not self.flat
+
+    def model(self) -> Any:
+        self.nodes.append(helper.make_node("Softmax", [self.x], ["p"], axis=-1))
+        kinds = {n: TensorProto.BOOL if n in self.booleans else TensorProto.FLOAT for n in self.inputs}
+        given = [helper.make_tensor_value_info(n, kinds[n], s) for n, s in self.inputs.items()]
+        out = helper.make_tensor_value_info("p", TensorProto.FLOAT, [None] * (3 if self.flat else 4))
+        graph = helper.make_graph(self.nodes, "g", given, [out], self.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+        onnx.checker.check_model(model)
+        return model
+
+
+def web(steps: list[str], seed: int) -> Web:
+    built, rng = Web(), random.Random(seed)
+    for kind in steps:
+        built.step(kind, rng)
+    return built
+
+
+def ordered(proto: Any, ctx: Context | None = None) -> tuple[ir.Model, int]:
+    ctx = ctx if ctx is not None else Context()
+    model = serde.deserialize_model(proto)
+    shapes.infer(model)
+    changes = scores.run(model, ctx)
+    dce.run(model, ctx)
+    return model, changes
+
+
+def feed(built: Web, seed: int) -> dict[str, np.ndarray]:
+    """Random inputs; what a mask says of the first key is what lets it through, whichever way round it is meant."""
+    rng = np.random.default_rng(seed)
+    sizes = {"B": 2, "S": 3, "T": 5}
+    inverted = {n.input[0] for n in built.nodes if n.op_type == "Where" and n.input[1].startswith("c")}
+    found = {}
+    for name, shape in built.inputs.items():
+        dims = [sizes.get(d, d) for d in shape]
+        if name in built.booleans:
+            a = rng.random(dims) < 0.6
+            a[..., 0] = name not in inverted
+            found[name] = a
+        else:
+            found[name] = (rng.uniform(0.5, 2, dims) if dims[-1] == 1 else rng.normal(size=dims)).astype(np.float32)
+    return found
+
+
+KINDS = ("scale", "bias", "fill", "floor", "rows", "view")
+
+
+def chains() -> list[list[str]]:
+    rng = random.Random(7)
+    found = [[a, b] for a in KINDS for b in KINDS]
+    return found + [[rng.choice(KINDS) for _ in range(rng.randint(3, 6))] for _ in range(120)]
+
+
+@pytest.mark.parametrize("steps", chains(), ids=lambda steps: "-".join(steps))
+def test_any_order_gives_the_same_probabilities_in_one_order(steps: list[str]) -> None:
+    for seed in range(3):
+        built = web(steps, seed)
+        proto = built.model()
+        model, _ = ordered(proto)
+        f = feed(built, seed)
+        was, now = (ReferenceEvaluator(m).run(None, f)[0] for m in (proto, serde.serialize_model(model)))
+        # float32; sums and products of a few terms in another order
+        np.testing.assert_allclose(now, was, rtol=2e-5, atol=1e-6)
+        left = [n.op_type for n in model.graph if n.op_type in ("MatMul", "Mul", "Div", "Add", "Sub", "Max", "Where", "Softmax")]
+        begin, end = left.index("MatMul"), left.index("Softmax")
+        assert end == len(left) - 1 or left[end + 1 :] == ["Mul"]  # the size of an axis that joins two
+        assert left.count("Where") <= 1
+        assert "Max" not in left
+        if "Where" in left[begin:end]:
+            assert left[end - 1] == "Where"
+
+
+@pytest.mark.parametrize("steps", [["scale"], ["bias"], ["fill"], ["scale", "bias"], ["bias", "fill"], ["scale", "bias", "fill"]])
+def test_what_is_in_order_stays(steps: list[str]) -> None:
+    built = Web()
+    rng = random.Random(1)
+    for kind in steps:
+        before = built.x
+        built.step(kind, rng)
+        while built.nodes[-1].op_type == "Sub":  # which is none of the forms
+            built.nodes.pop()
+            built.x = before
+            built.step(kind, rng)
+    assert ordered(built.model())[1] == 0
+
+
+def test_what_is_filled_rests_on_assumptions_which_strict_forbids() -> None:
+    proto = web(["fill", "scale"], 0).model()
+    ctx = Context()
+    assert ordered(proto, ctx)[1] == 1
+    assert set(ctx.relied) == {KEEPS_A_KEY, FINITE}
+    assert ordered(proto, Context(unassumed=frozenset({KEEPS_A_KEY})))[1] == 0
+
+
+def test_sums_alone_rest_on_nothing() -> None:
+    ctx = Context()
+    assert ordered(web(["bias", "bias"], 0).model(), ctx)[1] == 1
+    assert not ctx.relied
+
+
+def changed(build: Any) -> int:
+    built = Web()
+    build(built)
+    return ordered(built.model())[1]
+
+
+def test_a_number_that_a_bias_could_outweigh_is_no_mask() -> None:
+    def build(w: Web) -> None:
+        w.x = w.add("Where", w.given(["S", "T"], boolean=True), w.x, w.number(-1e4))
+        w.x = w.add("Add", w.x, w.given(["S", "T"]))
+
+    assert changed(build) == 0
+
+
+def test_scores_that_are_stretched_stay() -> None:
+    def build(w: Web) -> None:
+        w.x = w.add("Add", w.x, w.given(["S", "T"]))
+        w.x = w.add("Add", w.x, w.given(["A", 1, 1, 1, 1]))
+
+    assert changed(build) == 0
+
+
+def test_a_negative_scale_and_a_scale_by_key_stay() -> None:
+    def negative(w: Web) -> None:
+        w.x = w.add("Mul", w.add("Add", w.x, w.given(["S", "T"])), w.number(-0.5))
+
+    def by_key(w: Web) -> None:
+        w.x = w.add("Mul", w.add("Add", w.x, w.given(["S", "T"])), w.given(["T"]))
+
+    assert changed(negative) == changed(by_key) == 0
+
+
+def test_a_product_that_somebody_else_reads_is_not_scaled_by_row() -> None:
+    def build(w: Web) -> None:
+        w.add("Relu", w.x)
+        w.x = w.add("Add", w.add("Mul", w.x, w.given([HEADS, 1, 1])), w.given(["S", "T"]))
+
+    assert changed(build) == 0
