@@ -87,6 +87,19 @@ ALL = (
     # latter does not run.
     transformer("gpt-j", 28, attention=28, RotaryEmbedding=2 * 28, LayerNormalization=28 + 1, Gelu=28),
     transformer("cohere", 40, attention=40, variants=(DYNAMO,), RotaryEmbedding=2 * 40, LayerNormalization=40 + 1, QuickGelu=40),
+    # Older habits: heads joined with the batch (torch.bmm), slopes in place of positions, tables of what is causal, local
+    # windows, one head of keys for all, a scale after the mask, and two things added to the scores.
+    transformer("bloom", 24, attention=24, LayerNormalization=2 * 24 + 2, Gelu=24),
+    transformer("xglm", 24, attention=24, LayerNormalization=2 * 24 + 1, Gelu=24),
+    transformer("codegen", 20, attention=20, RotaryEmbedding=2 * 20, LayerNormalization=20 + 1, Gelu=20),
+    transformer("gpt-neo", 12, attention=12, LayerNormalization=2 * 12 + 1, Gelu=12),
+    transformer("falcon", 32, attention=32, RotaryEmbedding=2 * 32, LayerNormalization=32 + 1, Gelu=32),
+    transformer("mpnet", 12, attention=12, **encoder_norms(12)),
+    # The first layer has no norm before its attention; padding in a window of padding sees no token.
+    replace(
+        transformer("modernbert", 22, attention=22, RotaryEmbedding=2 * 22, LayerNormalization=(22 - 1) + 22 + 2, Gelu=22),
+        padded=False,
+    ),
     transformer("phi", 24, attention=24, RotaryEmbedding=2 * 24, LayerNormalization=24 + 1, Gelu=24),
     decoder("llama", 16, variants=VARIANTS + EAGER),
     decoder("llama-kv", 16),
@@ -105,6 +118,7 @@ ALL = (
     transformer("clip-vision", 12, attention=12, LayerNormalization=2 * 12 + 1, QuickGelu=12),
     transformer("clip-text", 12, attention=12, LayerNormalization=2 * 12 + 1, QuickGelu=12),
     transformer("swin", 2, 2, 6, 2, attention=12, LayerNormalization=2 * 12 + stages(2, 2, 6, 2), Gelu=12),
+    transformer("swinv2", 2, 2, 6, 2, attention=12, LayerNormalization=2 * 12 + stages(2, 2, 6, 2), Gelu=12),
     convolutional("convnext", 3, 3, 9, 3, LayerNormalization=18 + stages(3, 3, 9, 3) - 1, Gelu=18, Conv=18 + 4),
     # Two convolutions, each with a Gelu.
     transformer("whisper-encoder", 6, attention=6, LayerNormalization=2 * 6 + 1, Gelu=6 + 2),

@@ -273,6 +273,60 @@ def gpt_j(depths: Sequence[int], attention: str | None) -> Network:
     return of_text(transformers.GPTJForCausalLM, config, attention, output="logits", use_cache=False)
 
 
+def bloom(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.BloomConfig(vocab_size=VOCABULARY, hidden_size=HIDDEN, n_layer=depths[0], n_head=HEADS)
+    return of_text(transformers.BloomForCausalLM, config, attention, output="logits", use_cache=False)
+
+
+def xglm(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.XGLMConfig(
+        vocab_size=VOCABULARY, d_model=HIDDEN, num_layers=depths[0], attention_heads=HEADS, ffn_dim=INNER,
+        max_position_embeddings=128,
+    )  # fmt: skip
+    return of_text(transformers.XGLMForCausalLM, config, attention, output="logits", use_cache=False)
+
+
+def codegen(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.CodeGenConfig(
+        vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=depths[0], n_head=HEADS, n_inner=INNER, n_positions=128, n_ctx=128,
+        rotary_dim=8, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return of_text(transformers.CodeGenForCausalLM, config, attention, output="logits", use_cache=False)
+
+
+def gpt_neo(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.GPTNeoConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_layers=depths[0], num_heads=HEADS, intermediate_size=INNER,
+        max_position_embeddings=128, attention_types=[[["global", "local"], depths[0] // 2]], window_size=5, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+    return of_text(transformers.GPTNeoForCausalLM, config, attention, output="logits", use_cache=False)
+
+
+def falcon(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.FalconConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS, multi_query=True,
+    )  # fmt: skip
+    return of_text(transformers.FalconForCausalLM, config, attention, output="logits", rotary=True, use_cache=False)
+
+
+def mpnet(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.MPNetConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS,
+        intermediate_size=INNER, max_position_embeddings=130,
+    )  # fmt: skip
+    return of_text(transformers.MPNetModel, config, attention)
+
+
+def modernbert(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.ModernBertConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS,
+        intermediate_size=INNER, max_position_embeddings=128, local_attention=4, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    )  # fmt: skip
+    return of_text(transformers.ModernBertModel, config, attention, rotary=True)
+
+
 def cohere(depths: Sequence[int], attention: str | None) -> Network:
     config = transformers.CohereConfig(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS,
@@ -346,6 +400,13 @@ def swin(depths: Sequence[int], attention: str | None) -> Network:
         mlp_ratio=2.0,
     )  # fmt: skip
     return of_pixels(transformers.SwinModel, config, attention, 128)
+
+
+def swinv2(depths: Sequence[int], attention: str | None) -> Network:
+    config = transformers.Swinv2Config(
+        image_size=128, patch_size=4, embed_dim=16, depths=list(depths), num_heads=[1, 2, 4, 8], window_size=4, mlp_ratio=2.0,
+    )  # fmt: skip
+    return of_pixels(transformers.Swinv2Model, config, attention, 128)
 
 
 def convnext(depths: Sequence[int], attention: str | None) -> Network:

@@ -77,7 +77,20 @@ def reshaped(s: Site, known: Dims | None, target: tuple[Dim, ...], keep_zero: bo
             out[i] = _rest(s, everything, others, certain=i == inferred)
         if out[i] is None:
             out[i] = s.fresh()
-    return tuple(n for n in out if n is not None)
+    found = tuple(n for n in out if n is not None)
+    return found if known is None else _whole(known, found)
+
+
+def _whole(known: Dims, out: Dims) -> Dims:
+    """The result's dims, with a size in place of the least of it and another: where that were less, elements would be missing,
+    and the run ends. (Dynamo names so what a slice of a table of positions lets through. An empty tensor has none to miss.)"""
+    for i, n in enumerate(out):
+        for w in known:
+            if n != w and d.fits(n, w):
+                other = (*out[:i], w, *out[i + 1 :])
+                if d.product(other) == d.product(known):
+                    return other
+    return out
 
 
 def _rest(s: Site, everything: Dim, others: Dim, certain: bool) -> Dim | None:
