@@ -89,7 +89,12 @@ class Job:
     def run(self) -> Report:
         s = self.settings
         self.load()
-        plan = None if s.plan is None else self.fitting(s.plan)
+        plan = None
+        if s.plan is not None:
+            inputs = [str(v.name) for v in self.model.graph.inputs]
+            digest = f"sha256:{self.described['sha256']}"
+            plan, notes = s.plan.fitting(self.target, inputs, digest, s.exact)
+            self.notes += notes
         level = plan.level if plan is not None else s.level
         if level == 3 and plan is None:
             plan = self.search()
@@ -108,28 +113,6 @@ class Job:
             self.notes.append("nothing was run or built of it: --no-evaluate")
         self.profile(result.model, built, plan)
         return self.report(result, built, plan, level, evaluation)
-
-    def fitting(self, plan: Plan) -> Plan:
-        """A plan of the user's as it is carried out here.
-
-        Raises:
-            BadInput: it is for another target, or its second body is chosen by an input that there is not.
-        """
-        s = self.settings
-        if plan.target != s.target:
-            raise BadInput(f"the plan is for {plan.target!r}", where="--plan", hint=f"give --target {plan.target}")
-        providers = self.target.session_options().providers
-        plan = replace(plan, session=replace(plan.session, providers=providers))
-        inputs = [v.name for v in self.model.graph.inputs]
-        if plan.few is not None and plan.few.name not in inputs:
-            raise BadInput(f"the plan's second body is for few elements of {plan.few.name!r}, which is no input", where="--plan",
-                           hint=f"the inputs are {', '.join(map(str, inputs))}")  # fmt: skip
-        if plan.source and plan.source != f"sha256:{self.described['sha256']}":
-            self.notes.append("the plan was made for another model: what it names may not be there")
-        if s.exact and plan.kept():
-            self.notes.append(f"--exact forbids what the plan rounds, {len(plan.kept())} places")
-            plan = plan.without_sites("--exact forbids it")
-        return plan
 
     def checked(self, plan: Plan | None, level: int) -> tuple[Plan | None, Result, Path, Evaluation | None]:
         """An artifact that passes its check: what makes it fail is taken back, one thing after the other.

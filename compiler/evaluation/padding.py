@@ -22,7 +22,8 @@ def without_padding(model: Model) -> tuple[str | None, Keep]:
     """The mask input's name, or None where the model has none, and a function (feed, outputs) -> outputs.
 
     An output [batch, sequence, channels] of the mask's own two sizes becomes [tokens, channels] without those at which
-    the mask is 0, and so does a cache [batch, heads, sequence, channels]; other outputs stay. Rounding moves a padded token's result far, since nothing keeps it in place.
+    the mask is 0, and so does a cache [batch, heads, sequence, channels]; other outputs stay. Rounding moves a padded
+    token's result far, since nothing keeps it in place.
     """
     masks = [i.name for i in roles.inputs(model) if i.role == roles.MASK and i.rank == 2 and "encoder" not in i.name]
     if not masks:

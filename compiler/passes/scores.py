@@ -109,9 +109,7 @@ def _walk(x: ir.Value, left: int) -> _Chain | None:
 
 def _steps(node: ir.Node, shape: tuple[d.Dim, ...]) -> list[tuple[_Step, ir.Value]]:
     """What a node may be of the steps, with the scores that it takes: one for each operand that may be these."""
-    op, given = node.op_type, list(node.inputs)
-    if any(v is None for v in given):
-        return []
+    op, given = node.op_type, [v for v in node.inputs if v is not None]
     sides = [(given[0], given[-1]), (given[-1], given[0])][: 1 if op in ("Div", "Sub") else 2]
     if op in ("Add", "Sub") and len(given) == 2:
         found = [(_Step("bias", shape, other, -1.0 if op == "Sub" else 1.0), x) for x, other in sides]
@@ -130,7 +128,12 @@ def _steps(node: ir.Node, shape: tuple[d.Dim, ...]) -> list[tuple[_Step, ir.Valu
     else:
         return []
     # An operand that is stretched is not the scores; what changes their shape keeps queries and keys apart.
-    return [(s, x) for s, x in found if (b := shapes.dims(x)) is not None and (b[-2:] == shape[-2:] if s.kind == "view" else b == shape)]
+    kept = {"view": 2}  # axes that stay as they are; else all
+    return [
+        (s, x) for s, x in found
+        if (before := shapes.dims(x)) is not None and len(before) >= 2
+        and before[-kept.get(s.kind, len(before)) :] == shape[-kept.get(s.kind, len(shape)) :]
+    ]  # fmt: skip
 
 
 def _factor(value: ir.Value, divided: bool, shape: tuple[d.Dim, ...]) -> _Step | None:
@@ -240,7 +243,8 @@ class _Writer:
     def scaled_rows(self, chain: _Chain, product: ir.Value) -> ir.Value:
         """The product of queries that are scaled row by row."""
         queries, keys = chain.product.inputs
-        assert queries is not None and keys is not None
+        assert queries is not None
+        assert keys is not None
         rows = [s for s in chain.steps if s.kind == "rows"]
         for s in rows:
             assert s.value is not None

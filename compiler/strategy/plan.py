@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import BadInput
 from ..pipeline import Few, Options
 from ..session import SessionOptions
+from ..targets import Target
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,26 @@ class Plan:
         """The same without LOSSY rewrites."""
         sites = {s: replace(c, keep=False, why=why) if c.keep else c for s, c in self.sites.items()}
         return replace(self, sites=sites, smooth={}, few=None)
+
+    def fitting(self, target: Target, inputs: Collection[str], source: str, exact: bool) -> tuple[Plan, list[str]]:
+        """The plan as it is carried out for a target and a model with these inputs and this digest; and what to tell the user.
+
+        Raises:
+            BadInput: it is for another target, or its second body is chosen by an input that there is not.
+        """
+        if self.target != target.name:
+            raise BadInput(f"the plan is for {self.target!r}", where="--plan", hint=f"give --target {self.target}")
+        if self.few is not None and self.few.name not in inputs:
+            raise BadInput(f"the plan's second body is for few elements of {self.few.name!r}, which is no input", where="--plan",
+                           hint=f"the inputs are {', '.join(inputs)}")  # fmt: skip
+        plan = replace(self, session=replace(self.session, providers=target.session_options().providers))
+        notes = []
+        if self.source and self.source != source:
+            notes.append("the plan was made for another model: what it names may not be there")
+        if exact and plan.kept():
+            notes.append(f"--exact forbids what the plan rounds, {len(plan.kept())} places")
+            plan = plan.without_sites("--exact forbids it")
+        return plan, notes
 
     def dumps(self) -> str:
         """The plan as TOML; ``loads`` reads it back."""

@@ -90,7 +90,6 @@ ALL = (
     # Older habits: heads joined with the batch (torch.bmm), slopes in place of positions, tables of what is causal, local
     # windows, one head of keys for all, a scale after the mask, and two things added to the scores.
     transformer("bloom", 24, attention=24, LayerNormalization=2 * 24 + 2, Gelu=24),
-    transformer("xglm", 24, attention=24, LayerNormalization=2 * 24 + 1, Gelu=24),
     transformer("codegen", 20, attention=20, RotaryEmbedding=2 * 20, LayerNormalization=20 + 1, Gelu=20),
     transformer("gpt-neo", 12, attention=12, LayerNormalization=2 * 12 + 1, Gelu=12),
     transformer("falcon", 32, attention=32, RotaryEmbedding=2 * 32, LayerNormalization=32 + 1, Gelu=32),

@@ -278,14 +278,6 @@ def bloom(depths: Sequence[int], attention: str | None) -> Network:
     return of_text(transformers.BloomForCausalLM, config, attention, output="logits", use_cache=False)
 
 
-def xglm(depths: Sequence[int], attention: str | None) -> Network:
-    config = transformers.XGLMConfig(
-        vocab_size=VOCABULARY, d_model=HIDDEN, num_layers=depths[0], attention_heads=HEADS, ffn_dim=INNER,
-        max_position_embeddings=128,
-    )  # fmt: skip
-    return of_text(transformers.XGLMForCausalLM, config, attention, output="logits", use_cache=False)
-
-
 def codegen(depths: Sequence[int], attention: str | None) -> Network:
     config = transformers.CodeGenConfig(
         vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=depths[0], n_head=HEADS, n_inner=INNER, n_positions=128, n_ctx=128,

@@ -26,7 +26,7 @@ def _unlike(m):
     m.perm = s.permutation(m.perm, 4)
     k_t = tuple(k[i] for i in m.perm)
     # One head of keys and values for all queries is stretched by a product, and by the operator.
-    if not k_t[:2] == v[:2] or k_t[0] != q[0] or k_t[1] not in (1, q[1]):
+    if k_t[:2] != v[:2] or k_t[0] != q[0] or k_t[1] not in (1, q[1]):
         return "batch and heads are not known to agree"
     if q[3] != k_t[2] or k_t[3] != v[2]:
         return "the sizes of heads, or the numbers of keys and values, are not known to agree"

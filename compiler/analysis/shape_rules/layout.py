@@ -82,14 +82,15 @@ def reshaped(s: Site, known: Dims | None, target: tuple[Dim, ...], keep_zero: bo
 
 
 def _whole(known: Dims, out: Dims) -> Dims:
-    """The result's dims, with a size in place of the least of it and another: where that were less, elements would be missing,
-    and the run ends. (Dynamo names so what a slice of a table of positions lets through. An empty tensor has none to miss.)"""
+    """The result's dims, with a size of the input in place of another that has to be it, or elements would be missing and the
+    run ends. (Exporters name what a slice of a table lets through, or the frames of a sound, by a formula of their own. An
+    empty tensor has no elements to miss.)"""
+    everything = d.product(known)
     for i, n in enumerate(out):
-        for w in known:
-            if n != w and d.fits(n, w):
-                other = (*out[:i], w, *out[i + 1 :])
-                if d.product(other) == d.product(known):
-                    return other
+        if isinstance(n, d.Poly) and n not in known:
+            size = d.divide_exact(everything, d.product((*out[:i], *out[i + 1 :])))
+            if size is not None and size in known:
+                return (*out[:i], size, *out[i + 1 :])
     return out
 
 
