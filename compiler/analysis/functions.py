@@ -260,7 +260,7 @@ class Functions:
             return None
         inside = not diagonals[0] if changes.size == 2 else bool(diagonals[-1])
         *_, row, column = at
-        ahead = d.sub(d.add(d.sub(row, column), table.shape[1] - 1), int(changes[0]))
+        ahead = d.sub(d.add(d.sub(row, column), a.shape[-1] - 1), int(changes[0]))
         bounds = [self.clause("ge", ahead)]
         if changes.size == 2:
             bounds.append(self.clause("ge", d.sub(int(changes[1] - changes[0]) - 1, ahead)))

@@ -30,6 +30,8 @@ NAME = "masks"
 SINCE = 23
 RANK = 4
 _DONE = "olc.mask"
+_NESTED = 5
+"""Sums and choices, one in the other, that are looked through."""
 DROPPED = -1e30
 """An added number up to which a key counts as masked out; -100 and -1e4 are biases, which a softmax can undo."""
 
@@ -80,6 +82,42 @@ def _fits(value: ir.Value, before: tuple[d.Dim, ...] | None, covered: bool) -> b
     return inner and (masks or now[:-2] == before[:-2])
 
 
+def _wheres(mask: ir.Value, left: int) -> list[ir.Node]:
+    """The Wheres of a web of sums and choices, those nearest to the mask first."""
+    node = mask.producer()
+    if node is None or node.domain != "" or node.op_type not in ("Where", "Add") or left == 0:
+        return []
+    inner = node.inputs[1:] if node.op_type == "Where" else node.inputs
+    found = [node] if node.op_type == "Where" else []
+    return [*found, *(w for v in inner if v is not None for w in _wheres(v, left - 1))]
+
+
+def conditions(mask: ir.Value, left: int) -> list[tuple[ir.Value, bool]] | None:
+    """Conditions that (inverted: do not) hold where a float mask is 0, all of them; where one fails it drops the key. None
+    where it may be anything else."""
+    if filling(mask) == 0:
+        return []
+    node = mask.producer()
+    if node is None or node.domain != "" or node.op_type not in ("Where", "Add") or left == 0 or any(v is None for v in node.inputs):
+        return None
+    parts = [v for v in node.inputs if v is not None]
+    if node.op_type == "Add":
+        sides = [conditions(v, left - 1) for v in parts]
+        return None if any(side is None for side in sides) else [c for side in sides for c in side or []]
+    for kept, other, inverted in ((parts[1], parts[2], False), (parts[2], parts[1], True)):
+        drop = filling(other)
+        if drop is not None and drop <= DROPPED:
+            inner = conditions(kept, left - 1)
+            return None if inner is None else [(parts[0], inverted), *inner]
+    return None
+
+
+def _drops_all(mask: ir.Value) -> bool:
+    """Is the mask a choice between 0 and -inf? Then a query that sees no key gets what the operator gives, or NaN."""
+    node = mask.producer()
+    return node is not None and any(filling(v) == -np.inf for v in node.inputs[1:])
+
+
 class _Masks:
     def __init__(self, model: ir.Model, ctx: Context) -> None:
         self.model, self.ctx = model, ctx
@@ -123,30 +161,33 @@ class _Masks:
         return 1
 
     def plain(self, node: ir.Node, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> int:
-        """A float mask that is 0 where a condition holds, and lets no key through elsewhere, is that condition."""
-        where = mask.producer()
-        condition = where.inputs[0] if where is not None and where.op_type == "Where" and where.domain == "" else None
-        if where is None or condition is None or filling(where.inputs[1]) != 0:
+        """A float mask that is 0 where conditions hold, and lets no key through elsewhere, is these conditions."""
+        parts = conditions(mask, _NESTED)
+        if not parts or any(len(shapes.dims(c) or ()) < 2 for c, _ in parts):
             return 0
-        drop, shape = filling(where.inputs[2]), shapes.dims(condition)
-        if drop is None or drop > DROPPED or not shape or len(shape) < 2 or shape[-1] == 1 != bounds[3]:
-            return 0
-        assumed = set() if drop == -np.inf or keeps_a_key(condition, bounds) else {KEEPS_A_KEY}
+        assumed = set()
+        if len(parts) > 1 or parts[0][1] or not (_drops_all(mask) or keeps_a_key(parts[0][0], bounds)):
+            assumed = {KEEPS_A_KEY}
         if self.ctx.why_not(assumed):
             return 0
-        node.replace_input_with(3, condition)
+        self.before = node
+        found: ir.Value | None = None
+        for condition, inverted in parts:
+            held = self.node("Not", [condition]) if inverted else condition
+            found = held if found is None else self.node("And", [found, held])
+        assert found is not None
+        shape = shapes.dims(found)
+        if shape is None or shape[-1] == 1 != bounds[3]:
+            return 0
+        node.replace_input_with(3, found)
         self.ctx.relied.update(assumed)
         self.ctx.record(NAME, node.name, "the float mask is a condition")
         return 1
 
     def bias(self, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> int:
-        """The condition of a Where that makes a float mask, alone or with something added."""
-        node = mask.producer()
-        choices = [node] if node is not None and node.op_type == "Where" else []
-        if node is not None and node.op_type == "Add":
-            choices = [p for v in node.inputs if v is not None and (p := v.producer()) is not None and p.op_type == "Where"]
+        """The conditions of the Wheres that make a float mask, alone or with something added."""
         changes = 0
-        for where in choices:
+        for where in _wheres(mask, _NESTED):
             condition = where.inputs[0]
             found = None if condition is None or where.domain else self.read_mask(condition, bounds)
             if condition is None or found is None or ir.owner(where) is not self.sizes.graph:
@@ -158,17 +199,27 @@ class _Masks:
             new = self.rebuilt(condition, found[1], found[0], where)
             if new is None or new is condition:
                 continue
-            before = shapes.dims(where.outputs[0])
             where.replace_input_with(0, new)
-            shapes.infer_node(where, self.model)
-            if not _fits(where.outputs[0], before, COVERS_KEYS in found[0].assumed):
+            if not self.settles(where, COVERS_KEYS in found[0].assumed):
                 where.replace_input_with(0, condition)  # it was the condition that made the result so large
-                shapes.infer_node(where, self.model)
+                self.settles(where, covered=True)
                 continue
             self.ctx.record(NAME, where.name, f"the mask is {found[1]}")
             self.ctx.relied.update(found[0].assumed)
             changes += 1
         return changes
+
+    def settles(self, node: ir.Node, covered: bool) -> bool:
+        """Infer a node's result anew, and what is added to it and chosen from it; False where one of them has another shape now
+        and somebody else uses it."""
+        value = node.outputs[0]
+        before = shapes.dims(value)
+        shapes.infer_node(node, self.model)
+        if shapes.dims(value) == before or _fits(value, before, covered):
+            return True
+        users = [u for u, i in value.uses() if u.op_type in ("Add", "Where") and u.domain == "" and not (i == 0 and u.op_type == "Where")]
+        alike = len(users) == len(value.uses()) and not value.is_graph_output()
+        return all([self.settles(u, covered) for u in dict.fromkeys(users)]) and alike
 
     def read_mask(self, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> tuple[Functions, Condition] | None:
         """What a boolean mask of scores of that shape means; None where that is not known, or is nothing at all."""

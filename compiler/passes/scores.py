@@ -28,7 +28,7 @@ from ..analysis.functions import filling
 from ..assumptions import FINITE, KEEPS_A_KEY
 from . import Context
 from .edit import Names, constant, redirect
-from .masks import DROPPED
+from .masks import DROPPED, conditions
 
 NAME = "scores"
 _LONGEST = 12
@@ -70,7 +70,7 @@ def run(model: ir.Model, ctx: Context) -> int:
         chain = _read(softmax)
         if chain is None or _in_order(chain) or not _fits(chain):
             continue
-        filled = any(s.kind in ("fill", "floor") for s in chain.steps)
+        filled = any(s.kind in ("fill", "floor") or (s.kind == "bias" and _is_mask(s)) for s in chain.steps)
         assumed = {KEEPS_A_KEY, FINITE} if filled else set()
         if ctx.why_not(assumed):
             continue
@@ -150,6 +150,11 @@ def _factor(value: ir.Value, divided: bool, shape: tuple[d.Dim, ...]) -> _Step |
 def _in_order(chain: _Chain) -> bool:
     kinds = [s.kind for s in chain.steps]
     return kinds == [k for k in _ORDER if k in kinds] and all(s.number == 1.0 for s in chain.steps if s.kind == "bias")
+
+
+def _is_mask(step: _Step) -> bool:
+    """Is what is added 0 or drops the key? That it stays, whatever multiplies it."""
+    return step.value is not None and step.number > 0 and conditions(step.value, 1) is not None
 
 
 def _fits(chain: _Chain) -> bool:
@@ -259,10 +264,11 @@ class _Writer:
                 continue
             value = self.on_axes(s, product)
             later = chain.steps[i + 1 :]
-            if (factor := s.number * float(prod(t.number for t in later if t.kind == "scale"))) != 1.0:
+            factor = s.number * float(prod(t.number for t in later if t.kind == "scale"))
+            if factor != 1.0 and not _is_mask(s):
                 value = self.node("Mul", [value, self.number(factor)])
             for t in later:
-                if t.kind == "rows":
+                if t.kind == "rows" and not _is_mask(s):
                     assert t.value is not None
                     value = self.node("Div" if t.number < 0 else "Mul", [value, t.value])
             total = value if total is None else self.node("Add", [total, value])

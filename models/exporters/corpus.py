@@ -394,13 +394,6 @@ def swin(depths: Sequence[int], attention: str | None) -> Network:
     return of_pixels(transformers.SwinModel, config, attention, 128)
 
 
-def swinv2(depths: Sequence[int], attention: str | None) -> Network:
-    config = transformers.Swinv2Config(
-        image_size=128, patch_size=4, embed_dim=16, depths=list(depths), num_heads=[1, 2, 4, 8], window_size=4, mlp_ratio=2.0,
-    )  # fmt: skip
-    return of_pixels(transformers.Swinv2Model, config, attention, 128)
-
-
 def convnext(depths: Sequence[int], attention: str | None) -> Network:
     config = transformers.ConvNextConfig(hidden_sizes=[8, 16, 32, 64], depths=list(depths), image_size=64)
     return of_pixels(transformers.ConvNextModel, config, None, 64)
