@@ -98,7 +98,7 @@ def conditions(mask: ir.Value, left: int) -> list[tuple[ir.Value, bool]] | None:
     if filling(mask) == 0:
         return []
     node = mask.producer()
-    if node is None or node.domain != "" or node.op_type not in ("Where", "Add") or left == 0 or any(v is None for v in node.inputs):
+    if node is None or node.domain != "" or node.op_type not in ("Where", "Add") or left == 0:
         return None
     parts = [v for v in node.inputs if v is not None]
     if node.op_type == "Add":
@@ -217,9 +217,11 @@ class _Masks:
         shapes.infer_node(node, self.model)
         if shapes.dims(value) == before or _fits(value, before, covered):
             return True
-        users = [u for u, i in value.uses() if u.op_type in ("Add", "Where") and u.domain == "" and not (i == 0 and u.op_type == "Where")]
-        alike = len(users) == len(value.uses()) and not value.is_graph_output()
-        return all([self.settles(u, covered) for u in dict.fromkeys(users)]) and alike
+        settled = not value.is_graph_output()
+        for user, i in value.uses():
+            passes = user.domain == "" and (user.op_type == "Add" or (user.op_type == "Where" and i > 0))
+            settled = (passes and self.settles(user, covered)) and settled
+        return settled
 
     def read_mask(self, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> tuple[Functions, Condition] | None:
         """What a boolean mask of scores of that shape means; None where that is not known, or is nothing at all."""

@@ -1,6 +1,7 @@
 """Transposes that do nothing, follow each other, or move only dims of 1."""
 
-from olc.rules import EXACT, Case, Refused, any_type, dims, f32, rule
+import numpy as np
+from olc.rules import EXACT, Case, Const, Refused, any_type, dims, f32, rule
 
 from .. import _shapes as s
 
@@ -86,4 +87,35 @@ class TransposeOfOnes:
         Case("ones about", x=f32[1, 4, 1, "S"], perm=(1, 3, 0, 2)),
         Case("only ones", x=f32[1, 1], perm=(1, 0)),
         Refused("a real one", x=f32["N", 4, 1], perm=(1, 0, 2), because="larger than 1"),
+    ]
+
+
+@rule(group="chains", safety=EXACT)
+class GatherBeforeTranspose:
+    """Entries that are picked along an axis of what was transposed are picked before, and transposed.
+
+    Sound because a vector of indices leaves the axes where they are; it pays because no more is moved than was picked.
+    """
+
+    def pattern(op, x, perm, i: Const, axis):
+        return op.Gather(op.shared(op.Transpose(x, perm=perm)), i, axis=axis)
+
+    def unless(m):
+        d, i, moved = dims(m.x), dims(m.i), m.root.inputs[0]
+        if moved.is_graph_output() or any(n.op_type != "Gather" for n, _ in moved.uses()):
+            return "what was transposed is used as a whole, too"
+        if d is None or i is None or len(i) != 1:
+            return "the indices are not a vector, or the axes are not known"
+        m.order = s.permutation(m.perm, len(d))
+        m.at = m.order[m.axis % len(d)]
+        return None if isinstance(d[m.at], int) and i[0] <= d[m.at] else "as much may be picked as there is, and more"
+
+    def rewrite(op, m):
+        return op.Transpose(op.Gather(m.x, m.i, axis=m.at), perm=m.order)
+
+    cases = [
+        Case("Falcon's keys", x=f32["B", "S", 6, 4], perm=(2, 0, 1, 3), i=np.array([-2]), axis=0),
+        Case("some of the last", x=f32["B", 4, 3], perm=(1, 0, 2), i=np.array([2, 0]), axis=2),
+        Refused("one, without its axis", x=f32["B", 4], perm=(1, 0), i=np.array(1), axis=0, because="not a vector"),
+        Refused("each twice", x=f32["B", 2], perm=(1, 0), i=np.array([0, 1, 1]), axis=0, because="and more"),
     ]

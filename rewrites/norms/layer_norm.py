@@ -109,6 +109,25 @@ class BiasOfLayerNorm:
     ]  # fmt: skip
 
 
+@rule(group="norms", safety=CLOSE("a zero may lose its sign"), since=17)
+class LayerNormWithoutBias:
+    """A bias of zeros is no bias. Sound because adding 0 changes nothing but the sign of a zero."""
+
+    def pattern(op, x, w, b: Const, attrs: Attrs):
+        return op.LayerNormalization(x, w, b, **attrs)
+
+    def unless(m):
+        return "the bias is not all zeros" if array(m.b).any() else None
+
+    def rewrite(op, m):
+        return op.LayerNormalization(m.x, m.w, **m.attrs)
+
+    cases = [
+        Case("zeros", x=f32["B", "S", 8], w=f32[8], b=np.zeros(8, np.float32), attrs={"axis": -1}),
+        Refused("a bias", x=f32["B", "S", 2], w=f32[2], b=np.array([0, 1], np.float32), attrs={}, because="not all zeros"),
+    ]
+
+
 @rule(group="norms", safety=CLOSE("a product is rounded twice"), since=17)
 class LayerNormInHalf:
     """LayerNormalization without bias between casts to float32 and back is that of the half-precision value.
