@@ -9,12 +9,14 @@ from __future__ import annotations
 KEEPS_A_KEY = "mask-keeps-a-key"
 COVERS_KEYS = "mask-covers-keys"
 FINITE = "finite-scores"
+DISTINCT = "experts-differ"
 
 ASSUMPTIONS = {
     KEEPS_A_KEY: (
         "every query may see at least one key; of one whose mask leaves none (a token of padding on the left, say) the "
         "result, and what follows from it at that token, is unspecified: exporters disagree (0, a mean over all keys, NaN)"
     ),
+    DISTINCT: "no two experts are equally probable for a token; which of these is picked differs from runtime to runtime",
     FINITE: "the scores of an attention are finite before they are masked",
     COVERS_KEYS: "an attention mask has one entry for each key, no more and no less, those in the cache included",
 }

@@ -157,6 +157,7 @@ def _reaches(node: Node | None, through: frozenset[str], wanted: str, steps: int
 
 
 _SCORES = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Cast", "Clip", "Max", "Tanh", "Unsqueeze", "Squeeze"})
+_PICKED = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Cast", "Transpose"})
 _WEIGHTS = frozenset({"Where", "Cast", "Dropout", "Reshape", "Identity", "Mul"})
 
 
@@ -229,6 +230,14 @@ def _is_norm_after_conv(node: Node) -> bool:
     return _is(node, "BatchNormalization") and _is(_producer(node, 0), "Conv", "ConvTranspose")
 
 
+def _is_experts(node: Node) -> bool:
+    """The last matrices of experts, picked by the best few of each token, in front of their product with what was gated."""
+    if not _is(node, "Gather") or not ir.is_constant(node.inputs[0]) or not _reaches(_producer(node, 1), _PICKED, "TopK"):
+        return False
+    users = [u for u, _ in node.outputs[0].uses() if _is(u, "MatMul")]
+    return any(_reaches(_producer(u, i), _PICKED, "Mul") for u in users for i in (0, 1))
+
+
 def _named(*names: str) -> frozenset[tuple[str, str]]:
     return frozenset((d, n) for n in names for d in ("", _MS))
 
@@ -242,6 +251,7 @@ _KINDS = (
     _Kind("gelu", _is_gelu, _named("Gelu", "FastGelu", "BiasGelu"), frozenset({"gelu"})),
     _Kind("SiLU", _is_silu, _named("QuickGelu", "Swish"), frozenset({"silu"})),
     _Kind("rotary embedding", _is_rotary, _named("RotaryEmbedding"), frozenset({"rotary"})),
+    _Kind("mixture of experts", _is_experts, _named("MoE", "QMoE"), frozenset({"experts"})),
     _Kind("batch norm in convolution", _is_norm_after_conv, frozenset(), frozenset({"conv"})),
 )  # fmt: skip
 

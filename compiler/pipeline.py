@@ -39,6 +39,8 @@ from .rewriter import Outcome, Rewriter, origins
 from .rules import Registry, Rule, registry
 from .targets import int8_cache, shared_cache
 
+SMALL = 16
+"""Elements of the constants that are shared after each round: axes, shapes, scales."""
 MAX_ROUNDS = 8
 """Rounds of cleaning before the pipeline stops and says that it had not settled."""
 
@@ -203,6 +205,7 @@ class _Run:
             if "CLOSE" in levels:
                 changes += self.run_pass(masks)
             changes += self.run_pass(size_queries)
+            self.run_pass(dedupe_initializers, SMALL)  # what rules wrote twice would keep equal nodes apart
             changes += self.run_pass(cse)
             changes += self.run_pass(dce)
             if not changes:

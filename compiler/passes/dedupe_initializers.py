@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
+from math import inf, prod
 from typing import Any
 
 from .. import ir
@@ -27,10 +28,10 @@ NAME = "dedupe-initializers"
 _Kind = tuple[ir.DataType, tuple[Any, ...]]
 
 
-def run(model: ir.Model, ctx: Context) -> int:
-    """Merge equal initializers in the graph and all bodies; returns how many went."""
+def run(model: ir.Model, ctx: Context, most: float = inf) -> int:
+    """Merge equal initializers of at most so many elements in the graph and all bodies; returns how many went."""
     kinds: Counter[_Kind] = Counter(_kind(v) for g in ir.all_graphs(model) for v in _candidates(g))
-    shared = {kind for kind, count in kinds.items() if count > 1}
+    shared = {kind for kind, count in kinds.items() if count > 1 and prod(kind[1]) <= most}
     if not shared:
         return 0
     merger = _Merger(shared, annotated(model), ctx)

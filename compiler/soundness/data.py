@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..assumptions import FINITE, KEEPS_A_KEY
+from ..assumptions import DISTINCT, FINITE, KEEPS_A_KEY
 from ..ir import DataType
 
 EXACT_PROFILES = ("plain", "specials", "mixed", "whole")
@@ -96,6 +96,8 @@ def feeds(
     """Contents for graph inputs, such that what is ``assumed`` of them (``assumptions.py``) holds."""
     random = np.random.default_rng(seed)
     if FINITE in assumed and profile in ("specials", "mixed", "masked", "wide"):
+        profile = "plain"
+    if DISTINCT in assumed and profile in ("specials", "mixed", "masked", "whole", "wide"):
         profile = "plain"
     made = {name: fill(dtype, shape, profile, random) for name, (dtype, shape) in inputs.items()}
     if KEEPS_A_KEY in assumed:

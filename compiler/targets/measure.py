@@ -76,6 +76,9 @@ _SPLIT = (
     "s0 = MatMul(q1, kt) s1 = Mul(s0, c) w = Where(mask, zero, low) s2 = Add(s1, w) "
     "p = Softmax<axis = -1>(s2) o = MatMul(p, v1) o1 = Transpose<perm = [0,2,1,3]>(o) y = Reshape(o1, back)"
 )
+_CAPPED = _SPLIT.replace(
+    "w = Where", "cap = Constant<value = float {50.0}>() d = Div(s1, cap) t = Tanh(d) u = Mul(t, cap) w = Where"
+).replace("Add(s1, w)", "Add(u, w)")
 _WIDTH: dict[str, Callable[[dict[str, int]], int | str]] = {"width": lambda s: s["heads"] * s["size"]}
 
 
@@ -230,6 +233,27 @@ COMPARISONS = (
         ((16, 16, 12, 64), (128, 128, 12, 32), (128, 128, 12, 64), (384, 384, 12, 64), (512, 512, 12, 64), (1, 128, 9, 64),
          (1, 1024, 9, 64), (1500, 1500, 6, 64)),
         _WIDTH,
+    ),
+    Comparison(
+        "com.microsoft::MoE", "float[{tokens},{width}] x, float[{tokens},{experts}] l", "float[{tokens},{width}]",
+        "two = Constant<value_ints = [2]>() last = Constant<value_ints = [-1]>() a1 = Constant<value_ints = [1]>() "
+        "s1 = Constant<value_ints = [-1,1,{width}]>() s2 = Constant<value_ints = [1,2,1]>() "
+        "s3 = Constant<value_ints = [-1,{width},1]>() s4 = Constant<value_ints = [-1,1]>() "
+        "s5 = Constant<value_ints = [-1,2,{width}]>() p = Softmax<axis = -1>(l) best, at = TopK(p, two) i = Reshape(at, last) "
+        "x1 = Reshape(x, s1) x2 = Expand(x1, s2) x3 = Reshape(x2, s3) u = Gather<axis = 0>(up, i) m = MatMul(u, x3) "
+        "h = Squeeze(m, two) g, v = Split<axis = 1, num_outputs = 2>(h) e = com.microsoft.QuickGelu<alpha = 1.0>(g) "
+        "n = Mul(e, v) n1 = Unsqueeze(n, two) d = Gather<axis = 0>(down, i) o = MatMul(d, n1) o1 = Squeeze(o, two) "
+        "w = Reshape(best, s4) o2 = Mul(o1, w) o3 = Reshape(o2, s5) y = ReduceSum<keepdims = 0>(o3, a1)",
+        'y = com.microsoft.MoE<k = 2, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0, '
+        "activation_beta = 0.0>(x, l, up, , down)",
+        ("tokens", "experts", "width", "inner"), ((1, 8, 512, 1024), (16, 8, 512, 1024), (128, 8, 512, 1024)),
+        weights=lambda s: {"up": np.full((s["experts"], 2 * s["inner"], s["width"]), 0.01, np.float32),
+                           "down": np.full((s["experts"], s["width"], s["inner"]), 0.01, np.float32)},
+    ),
+    Comparison(
+        "attention with softcap", _FLAT, "float[1,{queries},{width}]", _CAPPED,
+        "y = Attention<q_num_heads = {heads}, kv_num_heads = {heads}, scale = 0.125, softcap = 50.0>(q, k, v, mask)",
+        ("queries", "keys", "heads", "size"), ((1, 1024, 8, 64), (128, 128, 8, 64), (512, 512, 8, 64)), _WIDTH,
     ),
     Comparison(
         QKV, _X, _Y, "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) y = Sum(q, k, v)",

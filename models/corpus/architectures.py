@@ -110,6 +110,9 @@ ALL = (
     decoder("qwen2-kv", 24),
     # Norms of queries and keys besides.
     decoder("qwen3", 28, norms=4 * 28 + 1),
+    # Experts as products of matrices that are picked for each token, which is the form that exports.
+    decoder("mixtral", 32, QuickGelu=0, MoE=32),
+    decoder("olmoe", 16, norms=4 * 16 + 1, QuickGelu=0, MoE=16),
     decoder("gemma", 18, QuickGelu=0, Gelu=18),
     transformer("t5-encoder", 6, attention=6, RMSNormalization=2 * 6 + 1),
     # A decoder's layer attends twice.

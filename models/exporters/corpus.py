@@ -239,6 +239,22 @@ def qwen3(depths: Sequence[int], attention: str | None) -> Network:
     return of_text(transformers.Qwen3ForCausalLM, config, attention, output="logits", rotary=True, use_cache=False)
 
 
+def of_experts(kind: Any, config: Any, attention: str | None) -> Network:
+    network = of_text(kind, config, attention, output="logits", rotary=True, use_cache=False)
+    network.module.model.set_experts_implementation("batched_mm")
+    return network
+
+
+def mixtral(depths: Sequence[int], attention: str | None) -> Network:
+    config = llama_config(transformers.MixtralConfig, depths, num_local_experts=4, num_experts_per_tok=2)
+    return of_experts(transformers.MixtralForCausalLM, config, attention)
+
+
+def olmoe(depths: Sequence[int], attention: str | None) -> Network:
+    config = llama_config(transformers.OlmoeConfig, depths, num_experts=4, num_experts_per_tok=2)
+    return of_experts(transformers.OlmoeForCausalLM, config, attention)
+
+
 def gemma(depths: Sequence[int], attention: str | None) -> Network:
     config = transformers.GemmaConfig(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS,

@@ -1,6 +1,9 @@
 """A matrix product and its bias."""
 
+import numpy as np
 from olc.rules import CLOSE, Case, Const, Refused, array, dims, f32, floats, rule
+
+from . import _fold
 
 matrix = floats[None, None]
 
@@ -31,4 +34,26 @@ class MatMulBias:
         Refused("three axes", x=f32["B", "N", 8], w=f32[8, 4], b=f32[4], because="has rank 3"),
         Refused("one output", x=f32["N", 8], w=f32[8, 1], b=f32[4], because="would make the product larger"),
         Refused("rows", x=f32[1, 8], w=f32[8, 2], b=f32[3, 1], because="would make the product larger"),
+    ]
+
+
+@rule(group="linear", safety=CLOSE("the same product, summed in another order"))
+class GemmWithoutBias:
+    """Gemm with a constant matrix and without bias or factors is a product. Sound by the definition of Gemm."""
+
+    def pattern(op, x: floats, w: Const, alpha, transB):
+        return op.Gemm(x, w, alpha=alpha, transB=transB)
+
+    def unless(m):
+        if m.alpha != 1:
+            return "it has a factor"
+        return _fold.kept(m.w) if m.transB else None
+
+    def rewrite(op, m):
+        return op.MatMul(m.x, np.ascontiguousarray(array(m.w).T) if m.transB else m.w)
+
+    cases = [
+        Case("a router", x=f32["N", 8], w=f32[4, 8], alpha=1.0, transB=1),
+        Case("not transposed", x=f32["N", 8], w=f32[8, 4], alpha=1.0, transB=0),
+        Refused("a factor", x=f32["N", 8], w=f32[8, 4], alpha=0.5, transB=0, because="a factor"),
     ]

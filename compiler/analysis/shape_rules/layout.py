@@ -87,7 +87,7 @@ def _whole(known: Dims, out: Dims) -> Dims:
     empty tensor has no elements to miss.)"""
     everything = d.product(known)
     for i, n in enumerate(out):
-        if isinstance(n, d.Poly) and n not in known:
+        if everything != 0 and isinstance(n, d.Poly) and n not in known:
             size = d.divide_exact(everything, d.product((*out[:i], *out[i + 1 :])))
             if size is not None and size in known:
                 return (*out[:i], size, *out[i + 1 :])

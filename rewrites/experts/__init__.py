@@ -1,0 +1,1 @@
+"""Mixtures of experts become one operator, where the target has it."""
