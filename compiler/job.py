@@ -166,10 +166,10 @@ class Job:
             judge if judge is not None else lambda path: GOOD, self.folder / "candidates", self.session_options(plan),
         )  # fmt: skip
 
-    def judge(self, feeds: Sequence[Mapping[str, Any]], plan: Plan | None, lossy: bool) -> Outputs:
+    def judge(self, feeds: Sequence[Mapping[str, Any]], plan: Plan | None, lossy: bool, padding: bool = True) -> Outputs:
         """Whether a candidate gives the source's outputs, within what the level promises."""
         threads = self.settings.threads
-        keep = self.kept(lossy)[1]
+        keep = self.kept(lossy)[1] if padding else without_padding(self.model)[1]
         options = self.session_options(plan).with_threads(threads)
         at = [*feeds, *(() if lossy else self.varied)]
         return Outputs(self.path, at, lambda d: self.breach(d, lossy), keep, self.plain(), options)
@@ -187,7 +187,12 @@ class Job:
             raise failure
         self.say("looking for the rewrite at fault")
         try:
-            found = find(self.trials_of(plan, level, judge), self.say)
+            found = None
+            if judge is None and not self.unread:
+                # Without what is at fault, a rewrite may act that leaves padding without a key: that is not looked at first.
+                kept = self.judge(self.sample(self.settings.seed + 1), plan, plan is not None and bool(plan.kept()), padding=False)
+                found = find(self.trials_of(plan, level, kept), self.say)
+            found = found or find(self.trials_of(plan, level, judge), self.say)
         except OlcError as e:  # the source itself does not run, say
             raise failure from e
         if found is None or found.skip is None or found.between is not None:
