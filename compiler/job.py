@@ -190,8 +190,8 @@ class Job:
             found = None
             if judge is None and not self.unread:
                 # Without what is at fault, a rewrite may act that leaves padding without a key: that is not looked at first.
-                kept = self.judge(self.sample(self.settings.seed + 1), plan, plan is not None and bool(plan.kept()), padding=False)
-                found = find(self.trials_of(plan, level, kept), self.say)
+                feeds, lossy = self.sample(self.settings.seed + 1), plan is not None and bool(plan.kept())
+                found = find(self.trials_of(plan, level, self.judge(feeds, plan, lossy, padding=False)), self.say)
             found = found or find(self.trials_of(plan, level, judge), self.say)
         except OlcError as e:  # the source itself does not run, say
             raise failure from e
