@@ -51,7 +51,7 @@ def list_rules(group: str | None, as_json: bool, files: tuple[Path, ...]) -> Non
     for title, *cells in zip(titles, *rows, strict=True):
         # The last column gives way where the terminal is narrow.
         width = None if title == titles[-1] else max(map(len, [title, *cells]))
-        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=width)
+        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=width, max_width=width or 80)
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)

@@ -89,8 +89,10 @@ class Experts:
 
 @rule(group="experts", safety=EXACT, since=18, targets=("onnxruntime-cpu",))
 class ExpertsOfTexts:
-    """MoE of texts whose tokens were put into one row of texts, and back, takes the texts. Sound because it treats each token
-    alone, whatever axes number them."""
+    """MoE of texts whose tokens were put into one row, and back, takes the texts.
+
+    Sound because it treats each token alone, whatever axes number them.
+    """
 
     def pattern(op, x: f32, a: Const, logits: f32, b, others: Many, attrs: Attrs, view: Attrs):
         return op.Reshape(op.domain("com.microsoft").MoE(op.Reshape(x, a), logits, *others, **attrs), b, **view)

@@ -1,9 +1,10 @@
 """Heads that share an axis with the batch get their own."""
 
 import numpy as np
-from olc.rules import EXACT, Case, Const, Refused, dims, f32, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, Scalar, dims, f32, is_constant, rule
 
 from .. import _layout as layout
+from .. import _shapes as s
 
 
 @rule(group="linear", safety=EXACT, since=15)
@@ -41,4 +42,38 @@ class BatchedHeads:
              k=f32[1, 2, 5, 4], k_joined=np.array([2, 5, 4]), k3=f32["N", 4, 5]),
         Refused("heads of one", q=f32["B", 2, 3, 4], q_joined=np.array([-1, 3, 4]), q3=f32["N", 3, 4],
                 k=f32["B", 3, 2, 4, 4], k_joined=np.array([-1, 4, 4]), k3=f32["N", 4, 4], because="of both alike"),
+    ]  # fmt: skip
+
+
+@rule(group="linear", safety=EXACT, since=13)
+class ScaleBeforeLayout:
+    """A number times what was moved or reshaped, of what a constant matrix gave, is the number times that, moved or reshaped.
+
+    Sound because each element is multiplied alone. The number then goes into the matrix (`scale-after-mat-mul`).
+    """
+
+    def pattern(op, x: f32, w: Const, b: Const | None, y, others: Many, c: Scalar, attrs: Attrs):
+        product = op.MatMul(x, w)
+        moved = op.oneof("Transpose", *s.VIEWS)(op.either(op.Add(product, b), product, y), *others, **attrs)
+        return op.Mul(moved, c)
+
+    def unless(m):
+        moved = next(v.producer() for v in m.root.inputs if not is_constant(v))
+        found = layout.chain_of(moved.inputs[0])
+        node = None if found is None else found[0].producer()
+        if node is not None and node.op_type == "Add" and any(map(is_constant, node.inputs)):
+            node = next((v.producer() for v in node.inputs if not is_constant(v)), None)
+        if node is None or node.op_type != "MatMul" or not is_constant(node.inputs[1]) or len(dims(node.inputs[1])) != 2:
+            return "what is moved is not known to come from a constant matrix"
+        m.moved = moved
+        return None
+
+    def rewrite(op, m):
+        return getattr(op, m.moved.op_type)(op.Mul(m.moved.inputs[0], m.c), *m.others, **m.attrs)
+
+    cases = [
+        Case("a scaled query", x=f32["B", "S", 8], w=f32[8, 4], b=f32[4], y=f32["B", "S", 4], others=[], c=0.5,
+             attrs={"perm": (1, 0, 2)}),
+        Refused("a matrix for each text", x=f32[2, "S", 8], w=f32[2, 8, 4], b=f32[4], y=f32[2, "S", 4], others=[], c=0.5,
+                attrs={"perm": (1, 0, 2)}, because="constant matrix"),
     ]  # fmt: skip

@@ -111,7 +111,10 @@ class BiasOfLayerNorm:
 
 @rule(group="norms", safety=CLOSE("a zero may lose its sign"), since=17)
 class LayerNormWithoutBias:
-    """A bias of zeros is no bias. Sound because adding 0 changes nothing but the sign of a zero."""
+    """A bias of zeros is no bias.
+
+    Sound because adding 0 changes nothing but the sign of a zero.
+    """
 
     def pattern(op, x, w, b: Const, attrs: Attrs):
         return op.LayerNormalization(x, w, b, **attrs)
