@@ -18,6 +18,7 @@ import numpy as np
 from . import ir, storage
 from .analysis import dims as dim
 from .analysis import shapes
+from .assumptions import KEEPS_A_KEY
 from .culprits import Check, Culprit, Judge, Limits, Slower, around, find
 from .driver import sources
 from .errors import BadInput, OlcError, OutputError
@@ -113,7 +114,9 @@ def _output(source: Any, output: str | os.PathLike[str] | None, settings: Settin
 
 def _judging(check: str | None, slower: bool) -> Judging:
     def of_outputs(job: Job, feeds: Sequence[Feed], plan: Plan | None) -> Judge:
-        return job.judge(feeds, plan, plan is not None and bool(plan.kept()))
+        # As in a compile: what a query of padding without a key gives is nobody's fault, unless --strict says so.
+        padding = KEEPS_A_KEY in job.settings.unassumed
+        return job.judge(feeds, plan, plan is not None and bool(plan.kept()), padding=padding)
 
     def of_time(job: Job, feeds: Sequence[Feed], plan: Plan | None) -> Judge:
         options = job.session_options(plan).with_threads(job.settings.threads)

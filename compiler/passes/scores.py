@@ -90,20 +90,22 @@ def _read(softmax: ir.Node) -> _Chain | None:
     shape = shapes.dims(x)
     if x.dtype != ir.DataType.FLOAT or shape is None or ir.attr(softmax, "axis", -1) not in (-1, len(shape) - 1):
         return None
-    return _walk(x, _LONGEST)
+    return _walk(x, _LONGEST, set())
 
 
-def _walk(x: ir.Value, left: int) -> _Chain | None:
+def _walk(x: ir.Value, left: int, dead: set[ir.Value]) -> _Chain | None:
+    """``dead``: values that lead nowhere, each looked at once: sums of sums would be looked at by every path."""
     node, shape = x.producer(), shapes.dims(x)
-    if node is None or node.domain != "" or shape is None or left == 0:
+    if node is None or node.domain != "" or shape is None or left == 0 or x in dead:
         return None
     if node.op_type == "MatMul":
         return None if any(ir.is_constant(v) for v in node.inputs) else _Chain(node)
     for step, before in _steps(node, shape):
-        chain = _walk(before, left - 1)
+        chain = _walk(before, left - 1, dead)
         if chain is not None:
             chain.steps.append(step)
             return chain
+    dead.add(x)
     return None
 
 
