@@ -17,7 +17,7 @@ ASSUMPTIONS = {
         "result, and what follows from it at that token, is unspecified: exporters disagree (0, a mean over all keys, NaN)"
     ),
     DISTINCT: "no two experts are equally probable for a token; which of these is picked differs from runtime to runtime",
-    FINITE: "the scores of an attention are finite before they are masked",
+    FINITE: "the scores of an attention, and what is added to them, are finite and small beside what drops a key",
     COVERS_KEYS: "an attention mask has one entry for each key, no more and no less, those in the cache included",
 }
 """Name to what is assumed, a sentence a user can judge."""

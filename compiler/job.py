@@ -82,7 +82,7 @@ class Job:
         self.taken_back: list[dict[str, Any]] = []
         self.varied: list[dict[str, Any]] = []
         self.plans: dict[int, sample_inputs.Plan] = {}
-        self.unread = ""  # how the outputs differ where a mask drops the token, once that is left out
+        self.unread = ""  # how outputs differ where a mask drops the token, once that is left out
 
     # --- stages ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class Job:
         try:
             found = None
             if judge is None and not self.unread:
-                # Without what is at fault, a rewrite may act that leaves padding without a key: that is not looked at first.
+                # Without what is at fault, a rewrite may act that leaves padding without a key: not looked at first.
                 feeds, lossy = self.sample(self.settings.seed + 1), plan is not None and bool(plan.kept())
                 found = find(self.trials_of(plan, level, self.judge(feeds, plan, lossy, padding=False)), self.say)
             found = found or find(self.trials_of(plan, level, judge), self.say)
@@ -199,6 +199,7 @@ class Job:
             if found is not None and not isinstance(failure, Unsupported):
                 failure.hint = f"at fault: {found.text}"
             raise failure
+        self.unread = ""  # the next artifact is another
         again = any(t["rule"] == found.by for t in self.taken_back)
         everywhere = again or found.number is None
         self.skip |= {found.by if everywhere else found.skip}
@@ -484,10 +485,8 @@ class Job:
         return without_padding(self.model) if lossy or self.unread else (None, as_it_is)
 
     def differs(self, breach: str) -> VerificationFailed:
-        return VerificationFailed(
-            f"the compiled model differs from the source: {breach}", where=str(self.source),
-            hint="report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites",
-        )  # fmt: skip
+        hint = "report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites"
+        return VerificationFailed(f"the compiled model differs from the source: {breach}", where=str(self.source), hint=hint)
 
     def accept(
         self, outputs: Sequence[OutputDifference], points: Sequence[sweep.Point], lossy: bool, built: Path, plan: Plan | None

@@ -197,7 +197,7 @@ def joined(x: Any) -> tuple[Any, Any] | None:
         elif not parts.view(what):
             return None
     first = [parts.size[p] for p in parts.groups[0]]
-    if len(first) == 1 and isinstance(first[0], int):
+    if found[1] and len(first) == 1 and isinstance(first[0], int):
         return 1, first[0]  # a batch of one
     return (first[0], first[1]) if len(first) == 2 else None
 

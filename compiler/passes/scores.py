@@ -9,8 +9,9 @@ thought of it. This pass writes
 on the product's own four axes, whatever the order was, and the rules for attention need to know that one form only.
 
 Sound because ``(s + a) + b = s + (a + b)``, ``(s + a) c = s c + a c``, a softmax gives a key that was filled with a number
-below ``DROPPED`` the weight 0 whatever is then added to it or multiplies it, and dims that are split or joined in front of
-the last two move nothing along these. What holds only where a query keeps a key is noted (``mask-keeps-a-key``).
+below ``DROPPED`` the weight 0 even after a moderate number multiplies it, and dims that are split or joined in front of the
+last two move nothing along these. What holds only where a query keeps a key is noted (``mask-keeps-a-key``), and so is that
+what is added to a key that was dropped is small beside that (``finite-scores``).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from .masks import DROPPED, conditions
 NAME = "scores"
 _LONGEST = 12
 """Steps between a product and its softmax that are looked at."""
+_LEAST = 1e-8
+"""What multiplies scores that were filled leaves them dropped, if it is no less."""
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 _ORDER = ("scale", "bias", "fill")
 
@@ -56,10 +59,11 @@ class _Step:
 
 @dataclass
 class _Chain:
-    """The steps from a product, first step first."""
+    """The steps from a product, first step first; ``alone``: nobody else uses what is on the way."""
 
     product: ir.Node
     steps: list[_Step] = field(default_factory=list)
+    alone: bool = True
 
 
 def run(model: ir.Model, ctx: Context) -> int:
@@ -70,7 +74,7 @@ def run(model: ir.Model, ctx: Context) -> int:
         chain = _read(softmax)
         if chain is None or _in_order(chain) or not _fits(chain):
             continue
-        filled = any(s.kind in ("fill", "floor") or (s.kind == "bias" and _is_mask(s)) for s in chain.steps)
+        filled = any(s.kind in ("fill", "floor") or _is_mask(s) for s in chain.steps)
         assumed = {KEEPS_A_KEY, FINITE} if filled else set()
         if ctx.why_not(assumed):
             continue
@@ -104,6 +108,7 @@ def _walk(x: ir.Value, left: int, dead: set[ir.Value]) -> _Chain | None:
         chain = _walk(before, left - 1, dead)
         if chain is not None:
             chain.steps.append(step)
+            chain.alone &= len(before.uses()) == 1 and not before.is_graph_output()
             return chain
     dead.add(x)
     return None
@@ -112,6 +117,8 @@ def _walk(x: ir.Value, left: int, dead: set[ir.Value]) -> _Chain | None:
 def _steps(node: ir.Node, shape: tuple[d.Dim, ...]) -> list[tuple[_Step, ir.Value]]:
     """What a node may be of the steps, with the scores that it takes: one for each operand that may be these."""
     op, given = node.op_type, [v for v in node.inputs if v is not None]
+    if not given:
+        return []
     sides = [(given[0], given[-1]), (given[-1], given[0])][: 1 if op in ("Div", "Sub") else 2]
     if op in ("Add", "Sub") and len(given) == 2:
         found = [(_Step("bias", shape, other, -1.0 if op == "Sub" else 1.0), x) for x, other in sides]
@@ -139,7 +146,7 @@ def _steps(node: ir.Node, shape: tuple[d.Dim, ...]) -> list[tuple[_Step, ir.Valu
 
 
 def _factor(value: ir.Value, divided: bool, shape: tuple[d.Dim, ...]) -> _Step | None:
-    """A positive number, or one for each row of the scores."""
+    """A positive number, or one of any sign for each row of the scores."""
     number = ir.scalar(value)
     if number is not None:
         number = float(number)
@@ -156,16 +163,22 @@ def _in_order(chain: _Chain) -> bool:
 
 def _is_mask(step: _Step) -> bool:
     """Is what is added 0 or drops the key? That it stays, whatever multiplies it."""
-    return step.value is not None and step.number > 0 and conditions(step.value, 1) is not None
+    return step.kind == "bias" and step.value is not None and step.number > 0 and conditions(step.value, 1) is not None
 
 
 def _fits(chain: _Chain) -> bool:
-    """Can the steps be written on the product's own axes?"""
+    """Can the steps be written in order, and on the product's own axes?"""
     whole = shapes.dims(chain.product.outputs[0])
     if whole is None:
         return False
     rows = [s for s in chain.steps if s.kind == "rows"]
-    if rows and (len(chain.product.outputs[0].uses()) != 1 or not _stretches_nothing(chain.product.inputs[0], rows)):
+    if rows and not (chain.alone and _stretches_nothing(chain.product.inputs[0], rows)):
+        return False  # the product would be computed twice
+    dropped = next((i for i, s in enumerate(chain.steps) if s.kind in ("fill", "floor") or _is_mask(s)), len(chain.steps))
+    later = chain.steps[dropped:]
+    if any(s.kind == "rows" for s in later):
+        return False  # whose sign is not known
+    if prod(s.number for s in later if s.kind == "scale") < _LEAST:
         return False
     flat = (d.mul(whole[0], whole[1]), *whole[2:]) if len(whole) == 4 else None
     for step in chain.steps:

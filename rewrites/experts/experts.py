@@ -18,7 +18,8 @@ def _interleaved(a):
 
 SHAPES = {"one_each": np.array([-1, 1, 8]), "times": np.array([1, 2, 1]), "columns": np.array([-1, 8, 1]),
           "flat": np.array([-1]), "last": np.array([2]), "parts": np.array([6, 6]), "total": np.array([-1]),
-          "by_row": np.array([-1, 1]), "by_token": np.array([-1, 2, 8]), "summed": np.array([1]), "attrs": {}}  # fmt: skip
+          "by_row": np.array([-1, 1]), "by_token": np.array([-1, 2, 8]), "summed": np.array([1]),
+          "between": np.array([1]), "attrs": {}}  # fmt: skip
 
 
 @rule(group="experts", safety=CLOSE("the same function, summed in another order"), since=18, targets=("onnxruntime-cpu",),
@@ -34,10 +35,10 @@ class Experts:
 
     def pattern(op, x: f32, logits: f32, up: Const, down: Const, k: Const, one_each: Const, times: Const, columns: Const,
                 flat: Const, last: Const, parts: Const, total: Const, by_row: Const, by_token: Const, summed: Const,
-                attrs: Attrs):  # fmt: skip
+                between: Const, attrs: Attrs):  # fmt: skip
         values, picked = op.TopK(op.Softmax(logits, axis=-1), k, outputs=2, **attrs)
         values, which = op.shared(values), op.shared(op.Reshape(picked, flat))
-        token = op.Reshape(op.Expand(op.Reshape(x, one_each), times), columns)
+        token = op.Reshape(op.Expand(op.either(op.Reshape(x, one_each), op.Unsqueeze(x, between)), times), columns)
         inner = op.Squeeze(op.MatMul(op.Gather(up, which, axis=0), token), last)
         gate, passed = op.Split(inner, parts, axis=1, outputs=2)
         gated = op.Unsqueeze(op.Mul(_gate(op, op.shared(gate)), passed), last)
@@ -55,7 +56,8 @@ class Experts:
         if x[-1] != up[2] or out != (experts[0], up[2]) or elements(m.parts) != (down[2], down[2]):
             return "the sizes do not fit"
         one, each = (-1, 1, up[2]), (-1, k, up[2])
-        if elements(m.one_each) != one or elements(m.times) != (1, k, 1) or elements(m.columns) != (-1, up[2], 1):
+        before = (len(x) == 2 and elements(m.between) in ((1,), (-2,))) if m.one_each is None else elements(m.one_each) == one
+        if not before or elements(m.times) != (1, k, 1) or elements(m.columns) != (-1, up[2], 1):
             return "each token is not known to be repeated for its experts in turn"
         if elements(m.by_row) != (-1, 1) or elements(m.by_token) != each or elements(m.summed) not in ((1,), (-2,)):
             return "what is summed is not known to be the experts of a token"
@@ -99,7 +101,10 @@ class ExpertsOfTexts:
 
     def unless(m):
         d = dims(m.x)
-        return None if d is not None and len(d) == 3 and d == dims(m.root.outputs[0]) else "it is not known to be of texts"
+        row = dims(m.find("MoE").inputs[0])
+        if d is None or row is None or len(d) != 3 or len(row) != 2 or row[1] != d[2] or d != dims(m.root.outputs[0]):
+            return "it is not known to be of texts"
+        return None
 
     def rewrite(op, m):
         return op.domain("com.microsoft").MoE(m.x, m.logits, *m.others, **m.attrs)
@@ -109,6 +114,10 @@ class ExpertsOfTexts:
              others=[f32[4, 12, 8], None, f32[4, 8, 6]],
              attrs={"k": 2, "activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0},
              view={"allowzero": 1}),
+        Refused("channels regrouped", x=f32[2, 4, 8], a=np.array([-1, 16]), logits=f32[4, 4], b=np.array([2, 4, 8]),
+                others=[f32[4, 24, 16], None, f32[4, 16, 12]],
+                attrs={"k": 2, "activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0},
+                view={}, because="not known to be of texts"),
         Refused("other texts", x=f32[2, 3, 8], a=np.array([-1, 8]), logits=f32[6, 4], b=np.array([3, 2, 8]),
                 others=[f32[4, 12, 8], None, f32[4, 8, 6]],
                 attrs={"k": 2, "activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0},

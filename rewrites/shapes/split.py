@@ -10,11 +10,17 @@ def _part(first, end, axis=1):
     return [np.array([n]) for n in (first, end, axis)]
 
 
+_MOST = 8
+"""Uses of a tensor beyond which its Slices are not looked at in twos and threes."""
+
+
 def _why_no_split(m, *parts):
     """Why the Slices do not cut an axis into parts, in order and without rest; else sets ``m.axis`` and ``m.sizes``."""
     shape = dims(m.x)
     if not shape:
         return "the shape is not known"
+    if len(m.x.uses()) > _MOST:
+        return "it is cut into more parts"
     cuts = [s.cut(inputs, shape) for inputs in parts]
     if None in cuts or len({c[0] for c in cuts}) != 1:
         return "the Slices do not cut one axis of known size"
