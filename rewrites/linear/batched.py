@@ -59,6 +59,8 @@ class ScaleBeforeLayout:
 
     def unless(m):
         moved = next(v.producer() for v in m.root.inputs if not is_constant(v))
+        if len(dims(moved.outputs[0]) or ()) != 3:
+            return "what has an axis for its heads leaves its scale to the attention"
         found = layout.chain_of(moved.inputs[0])
         node = None if found is None else found[0].producer()
         if node is not None and node.op_type == "Add" and any(map(is_constant, node.inputs)):
@@ -74,6 +76,8 @@ class ScaleBeforeLayout:
     cases = [
         Case("a scaled query", x=f32["B", "S", 8], w=f32[8, 4], b=f32[4], y=f32["B", "S", 4], others=[], c=0.5,
              attrs={"perm": (1, 0, 2)}),
+        Refused("heads", x=f32["B", "S", 3, 8], w=f32[8, 4], b=f32[4], y=f32["B", "S", 3, 4], others=[], c=0.5,
+                attrs={"perm": (0, 2, 1, 3)}, because="leaves its scale"),
         Refused("a matrix for each text", x=f32[2, "S", 8], w=f32[2, 8, 4], b=f32[4], y=f32[2, "S", 4], others=[], c=0.5,
                 attrs={"perm": (1, 0, 2)}, because="constant matrix"),
     ]  # fmt: skip
