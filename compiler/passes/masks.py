@@ -163,8 +163,11 @@ class _Masks:
     def plain(self, node: ir.Node, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> int:
         """A float mask that is 0 where conditions hold, and lets no key through elsewhere, is these conditions."""
         parts = conditions(mask, _NESTED)
-        if not parts or any(len(shapes.dims(c) or ()) < 2 for c, _ in parts):
+        known = [shapes.dims(c) or () for c, _ in parts or ()]
+        if not parts or any(len(shape) < 2 for shape in known):
             return 0
+        if bounds[3] != 1 and all(shape[-1] == 1 for shape in known):
+            return 0  # one entry for all keys would be taken for a mask that is too short
         assumed = set()
         if len(parts) > 1 or parts[0][1] or not (_drops_all(mask) or keeps_a_key(parts[0][0], bounds)):
             assumed = {KEEPS_A_KEY}
@@ -175,10 +178,6 @@ class _Masks:
         for condition, inverted in parts:
             held = self.node("Not", [condition]) if inverted else condition
             found = held if found is None else self.node("And", [found, held])
-        assert found is not None
-        shape = shapes.dims(found)
-        if shape is None or shape[-1] == 1 != bounds[3]:
-            return 0
         node.replace_input_with(3, found)
         self.ctx.relied.update(assumed)
         self.ctx.record(NAME, node.name, "the float mask is a condition")

@@ -137,12 +137,8 @@ def _steps(node: ir.Node, shape: tuple[d.Dim, ...]) -> list[tuple[_Step, ir.Valu
     else:
         return []
     # An operand that is stretched is not the scores; what changes their shape keeps queries and keys apart.
-    kept = {"view": 2}  # axes that stay as they are; else all
-    return [
-        (s, x) for s, x in found
-        if (before := shapes.dims(x)) is not None and len(before) >= 2
-        and before[-kept.get(s.kind, len(before)) :] == shape[-kept.get(s.kind, len(shape)) :]
-    ]  # fmt: skip
+    kept = slice(-2, None) if op in _VIEWS else slice(None)
+    return [(s, x) for s, x in found if (before := shapes.dims(x)) is not None and before[kept] == shape[kept]]
 
 
 def _factor(value: ir.Value, divided: bool, shape: tuple[d.Dim, ...]) -> _Step | None:
@@ -283,7 +279,7 @@ class _Writer:
             if factor != 1.0 and not _is_mask(s):
                 value = self.node("Mul", [value, self.number(factor)])
             for t in later:
-                if t.kind == "rows" and not _is_mask(s):
+                if t.kind == "rows":
                     assert t.value is not None
                     value = self.node("Div" if t.number < 0 else "Mul", [value, t.value])
             total = value if total is None else self.node("Add", [total, value])
