@@ -101,3 +101,21 @@ def test_a_batch_norm_behind_a_convolution() -> None:
     kept = surveyed(inputs, f"{init}{conv} y = BatchNormalization(c, live, b, m, va)")
     assert kept["batch norm in convolution"][:2] == (0, 1)
     assert kept["batch norm in convolution"][2][0]
+
+
+@pytest.mark.parametrize(("largest", "expected"), [("", (1, 1, [])), ("<largest = 0>", (0, 1, ["the experts picked are not the best"]))])
+def test_experts_are_counted(largest: str, expected: tuple) -> None:
+    body = f"""
+    two = Constant<value_ints = [2]>() last = Constant<value_ints = [-1]>() a1 = Constant<value_ints = [1]>()
+    s1 = Constant<value_ints = [-1, 1, 8]>() s2 = Constant<value_ints = [1, 2, 1]>() s3 = Constant<value_ints = [-1, 8, 1]>()
+    s4 = Constant<value_ints = [-1, 1]>() s5 = Constant<value_ints = [-1, 2, 8]>() halves = Constant<value_ints = [6, 6]>()
+    w1 = Constant<value_ints = [4, 12, 8]>() w2 = Constant<value_ints = [4, 8, 6]>()
+    up = ConstantOfShape<value = float[1] {{0.1}}>(w1) down = ConstantOfShape<value = float[1] {{0.1}}>(w2)
+    p = Softmax<axis = -1>(l) best, at = TopK{largest}(p, two) i = Reshape(at, last)
+    x1 = Reshape(x, s1) x2 = Expand(x1, s2) x3 = Reshape(x2, s3) u = Gather<axis = 0>(up, i) m = MatMul(u, x3)
+    h = Squeeze(m, two) g, v = Split<axis = 1>(h, halves) e = Sigmoid(g) f = Mul(g, e) n = Mul(f, v) n1 = Unsqueeze(n, two)
+    d = Gather<axis = 0>(down, i) o = MatMul(d, n1) o1 = Squeeze(o, two) w = Reshape(best, s4) o2 = Mul(o1, w)
+    o3 = Reshape(o2, s5) y = ReduceSum<keepdims = 0>(o3, a1)
+    """
+    found = surveyed("float[N, 8] x, float[N, 4] l", body)["mixture of experts"]
+    assert found == expected
