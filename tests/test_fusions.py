@@ -103,7 +103,9 @@ def test_a_batch_norm_behind_a_convolution() -> None:
     assert kept["batch norm in convolution"][2][0]
 
 
-@pytest.mark.parametrize(("largest", "expected"), [("", (1, 1, [])), ("<largest = 0>", (0, 1, ["the experts picked are not the best"]))])
+@pytest.mark.parametrize(("largest", "expected"), [
+    ("", (1, 1, [])), ("<largest = 0>", (0, 1, ["the experts picked are not the best"])),
+])  # fmt: skip
 def test_experts_are_counted(largest: str, expected: tuple) -> None:
     body = f"""
     two = Constant<value_ints = [2]>() last = Constant<value_ints = [-1]>() a1 = Constant<value_ints = [1]>()

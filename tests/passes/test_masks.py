@@ -188,3 +188,37 @@ def test_a_float_mask_of_other_numbers_keeps_them() -> None:
     attention = next(n for n in model.graph if n.op_type == "Attention")
     assert attention.inputs[3].dtype == ir.DataType.FLOAT
     assert "Gather" not in {n.op_type for n in model.graph}  # but its condition is rebuilt
+
+
+@pytest.mark.parametrize("form", [
+    "w1 = Where(mask, nil, l) w2 = Where(kept, nil, l) fm = Add(w1, w2)",
+    "w1 = Where(mask, nil, l) fm = Where(kept, w1, l)",
+    "w1 = Where(mask, nil, l) gone = Not(kept) fm = Where(gone, l, w1)",
+    "w1 = Where(mask, nil, l) gone = Not(kept) w2 = Where(gone, l, nil) w3 = Add(w2, nil) fm = Add(w3, w1)",
+])  # fmt: skip
+def test_float_masks_that_are_summed_and_nested_are_one_condition(form: str) -> None:
+    text = f"{web(None, 'less')} l = Constant<value = float {{-3.4e38}}>() nil = Constant<value = float {{0.0}}>() "
+    text += f"both = Constant<value_ints = [1, 2]>() m4 = Unsqueeze(m, both) kept = Cast<to = 9>(m4) {form} "
+    proto = model_of(text, more=ATTENTION.replace("mask", "fm"))
+    ctx = Context()
+    model, changes = cleaned(proto, ctx)
+    assert changes == 1
+    attention = next(n for n in model.graph if n.op_type == "Attention")
+    assert attention.inputs[3].dtype == ir.DataType.BOOL
+    assert KEEPS_A_KEY in ctx.relied
+    for b, s, p in ((1, 1, 0), (2, 3, 2)):
+        f = feed(b, s, p)
+        f["m"][:, 0] = 1
+        was, now = (ReferenceEvaluator(m).run(None, f)[0] for m in (proto, serde.serialize_model(model)))
+        np.testing.assert_allclose(now, was, rtol=0, atol=1e-6)
+
+
+def test_a_mask_of_one_entry_for_all_keys_stays_and_leaves_nothing_behind() -> None:
+    text = f"{web(None, 'less')} l = Constant<value = float {{-3.4e38}}>() none = Constant<value = float {{0.0}}>() "
+    text += "fi = Constant<value_int = 0>() f = Gather<axis = 1>(m, fi) fa = Constant<value_ints = [1, 2, 3]>() "
+    text += "f4 = Unsqueeze(f, fa) b4 = Cast<to = 9>(f4) fm = Where(b4, l, none) "
+    model = serde.deserialize_model(model_of(text, more=ATTENTION.replace("mask", "fm")))
+    shapes.infer(model)
+    before = [n.name for n in model.graph]
+    assert masks.run(model, Context()) == 0
+    assert [n.name for n in model.graph] == before
