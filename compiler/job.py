@@ -89,11 +89,11 @@ class Job:
     def run(self) -> Report:
         s = self.settings
         self.load()
-        plan, notes = None, []
-        if s.plan is not None:
+        plan = s.plan
+        if plan is not None:
             inputs, digest = [str(v.name) for v in self.model.graph.inputs], f"sha256:{self.described['sha256']}"
-            plan, notes = s.plan.fitting(self.target, inputs, digest, s.exact)
-        self.notes += notes
+            plan, notes = plan.fitting(self.target, inputs, digest, s.exact)
+            self.notes += notes
         level = plan.level if plan is not None else s.level
         if level == 3 and plan is None:
             plan = self.search()
@@ -421,7 +421,7 @@ class Job:
             if not keyless or self.unread or without_padding(self.model)[0] is None:
                 raise
             self.unread = e.what
-            return self.evaluate(built, plan, level)
+        return self.evaluate(built, plan, level)
 
     def evaluate(self, built: Path, plan: Plan | None, level: int) -> Evaluation:
         """Compare artifact and source on inputs that did not choose the plan.
