@@ -10,6 +10,7 @@ KEEPS_A_KEY = "mask-keeps-a-key"
 COVERS_KEYS = "mask-covers-keys"
 FINITE = "finite-scores"
 DISTINCT = "experts-differ"
+UNCLIPPED = "finite-experts"
 
 ASSUMPTIONS = {
     KEEPS_A_KEY: (
@@ -17,6 +18,7 @@ ASSUMPTIONS = {
         "result, and what follows from it at that token, is unspecified: exporters disagree (0, a mean over all keys, NaN)"
     ),
     DISTINCT: "no two experts are equally probable for a token; which of these is picked differs from runtime to runtime",
+    UNCLIPPED: "what reaches experts that clip what they compute is finite; of an infinity the operator makes NaN",
     FINITE: "the scores of an attention, and what is added to them, are finite and small beside what drops a key",
     COVERS_KEYS: "an attention mask has one entry for each key, no more and no less, those in the cache included",
 }

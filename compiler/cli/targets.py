@@ -63,12 +63,15 @@ def measure(output: str | None, operator: str | None, seconds: float, quiet: boo
     from ..errors import OutputError
     from ..files import write_text
     from ..targets import kernels
+    from ..targets.measure import COMPARISONS
     from ..targets.measure import measure as run
 
+    if operator is not None and operator not in {c.operator for c in COMPARISONS}:
+        raise click.BadParameter(f"no operator called {operator!r} is compared; see olc targets show")
     with progress(quiet) as say:
         found = run(seconds, say, operator)
     if not found.rows:
-        raise click.BadParameter(f"no operator called {operator!r} is compared; see olc targets show")
+        raise click.BadParameter(f"the installed onnxruntime opens no model with {operator!r}")
     if operator is not None:
         _print(found.rows)
         return

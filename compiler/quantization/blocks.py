@@ -116,8 +116,11 @@ def dequantize(w: BlockWeight) -> np.ndarray:
     return out
 
 
-def pack(w: BlockWeight) -> Packed:
+def pack(w: BlockWeight, zeros: bool = False) -> Packed:
     """The weight in the layout of com.microsoft.MatMulNBits (ONNX Runtime, ContribOperators.md).
+
+    Args:
+        zeros: give the zero points where all are the operator's default, too.
 
     Raises:
         ValueError: the operator takes no blocks of that size: it must be a power of two, 16 at least.
@@ -132,7 +135,7 @@ def pack(w: BlockWeight) -> Packed:
         codes[:, :rows] = w.q[:, at].T
         weight[at] = _pairs(codes.reshape(len(codes), blocks, w.block), w.bits)
     default = bool((w.zero == 2 ** (w.bits - 1)).all())
-    return Packed(weight, np.ascontiguousarray(w.scale.T), None if default else _pairs(w.zero.T, w.bits))
+    return Packed(weight, np.ascontiguousarray(w.scale.T), None if default and not zeros else _pairs(w.zero.T, w.bits))
 
 
 def _columns(rows: int, columns: int) -> list[slice]:

@@ -122,6 +122,36 @@ def attention(
     return relative_error(divided(exact, exact, v), rounded)
 
 
+def experts(
+    x: np.ndarray, router: np.ndarray, up: np.ndarray, down: np.ndarray, bits: int, block: int, picked: int,
+    gate: tuple[float, float] = (1.0, 0.0), most: int = 4,
+) -> float:  # fmt: skip
+    """Gated experts as QMoE computes them at accuracy level 4, of tokens x [T, H] and what a router says of each [T, E].
+
+    Args:
+        up: float [E, 2 I, H], rows of gates and of what they gate in turn; ``down`` [E, H, I].
+        picked: the experts of a token; each of its outputs is weighed alike, for by which share it counts is not rounded.
+        gate: by what the gate is multiplied within its sigmoid, and what is added to what it gates.
+        most: experts that are looked at, those which most tokens want.
+    """
+    x, wanted = _rows(x), np.argsort(-router, axis=1, kind="stable")[:, :picked]
+    exact, rounded = [], []
+
+    def within(product: np.ndarray) -> np.ndarray:
+        a, b = product[:, ::2], product[:, 1::2]
+        return np.asarray(a / (1 + np.exp(-gate[0] * np.clip(a, -80, 80))) * (b + gate[1]), np.float32)
+
+    def back(w: np.ndarray) -> np.ndarray:
+        return dequantize(quantize_blocks(w.T, bits, block, search=bits < 8))
+
+    for e in np.argsort(-np.bincount(wanted.reshape(-1), minlength=len(up)), kind="stable")[:most]:
+        mine = x[(wanted == e).any(axis=1)]
+        exact.append(within(mine @ up[e].T) @ down[e].T)
+        inner = within(fake_int8_blocks(mine, block) @ back(up[e]))
+        rounded.append(fake_int8_blocks(inner, block) @ back(down[e]))
+    return relative_error(np.concatenate(exact), np.concatenate(rounded))
+
+
 def fake_int8(x: np.ndarray, limit: int = INT8_LIMIT) -> np.ndarray:
     """float32 of x's shape: x in int8 with one scale, symmetric, codes of at most ``limit``, and back."""
     scale = np.float32(max(float(np.abs(x).max(initial=0.0)), float(np.finfo(np.float32).tiny)) / limit)

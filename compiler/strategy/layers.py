@@ -16,6 +16,7 @@ from ..ir import Model, Node
 from ..passes import Context, float16
 from ..passes import smooth as smoothing
 from ..quantization import (
+    BLOCK,
     INT7_LIMIT,
     INT8_LIMIT,
     BlockWeight,
@@ -80,9 +81,6 @@ ESTIMATES: dict[str, Callable[[np.ndarray, Linear], float]] = {
 to their inputs and output."""
 
 
-ATTENTION = ("int8-attention", "int8-attention-with-cache")
-
-
 def _attention_error(node: Node, values: Mapping[str, np.ndarray]) -> float:
     read = (*node.inputs, None, None, None)[:6]
     q, k, v, mask, past_k, past_v = (None if x is None else np.asarray(values[x.name or ""]) for x in read)
@@ -95,6 +93,27 @@ def _attention_error(node: Node, values: Mapping[str, np.ndarray]) -> float:
                 for past, new in ((past_k, k), (past_v, v)))  # fmt: skip
     heads, scale = (ir.attr(node, "q_num_heads", 1), ir.attr(node, "kv_num_heads", 1)), ir.attr(node, "scale", None)
     return emulate.attention(q, k, v, mask, heads, scale, weight_limit(read[1]))
+
+
+def _experts_error(node: Node, values: Mapping[str, np.ndarray], bits: int) -> float:
+    x, router, up, down = node.inputs[0], node.inputs[1], node.inputs[2], node.inputs[4]
+    assert x is not None
+    assert router is not None
+    w1, w2 = ir.array(up), ir.array(down)
+    assert w1 is not None
+    assert w2 is not None
+    gate = ir.attr(node, "activation_alpha", 1.0), ir.attr(node, "activation_beta", 0.0)
+    seen, told = rows(values[x.name or ""]), rows(values[router.name or ""])
+    return emulate.experts(seen, told, w1, w2, bits, BLOCK, ir.attr(node, "k", 1), gate) if seen.size else 0.0
+
+
+OF_NODES: dict[str, tuple[int, Callable[[Node, Mapping[str, np.ndarray]], float]]] = {
+    "int8-attention": (6, _attention_error),
+    "int8-attention-with-cache": (6, _attention_error),
+    "int8-block-experts": (2, lambda node, values: _experts_error(node, values, 8)),
+    "int4-block-experts": (2, lambda node, values: _experts_error(node, values, 4)),
+}
+"""By rule, for other nodes: how many of their inputs the estimate reads, and the estimate, of what was seen of these by name."""
 
 
 def errors(
@@ -115,7 +134,7 @@ def errors(
     nodes = {ir.site(n): n for n in model.graph}
     known = {s: HALF for s in sites if s[0] == float16.NAME}
     wanted = [s for s in sites if s not in known and s[1] in (layers if s[0] in ESTIMATES else nodes)]
-    around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES and s[0] not in ATTENTION}
+    around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES and s[0] not in OF_NODES}
     wanted = [s for s in wanted if s not in around or around[s]]  # of others nothing is known
     total = {s: _weight_error(nodes[s[1]]) if s in around else 0.0 for s in wanted}
     read = {s: around[s] if s in around else _read(nodes[s[1]], s[0]) for s in wanted}
@@ -125,8 +144,8 @@ def errors(
         for s in wanted:
             if s in around:
                 total[s] += sum(_rounding(values[name], seen) for name, seen in around[s].items()) / len(fed)
-            elif s[0] in ATTENTION:
-                total[s] += _attention_error(nodes[s[1]], values) / len(fed)
+            elif s[0] in OF_NODES:
+                total[s] += OF_NODES[s[0]][1](nodes[s[1]], values) / len(fed)
             elif (x := rows(values[layers[s[1]].x.name or ""])).size:
                 total[s] += ESTIMATES[s[0]](x, layers[s[1]]) / len(fed)
     return total | known
@@ -134,7 +153,7 @@ def errors(
 
 def _read(node: Node, rule: str) -> list[str]:
     """Names of the activations that an estimate is made of."""
-    return [v.name or "" for v in node.inputs[: 6 if rule in ATTENTION else 1] if v is not None]
+    return [v.name or "" for v in node.inputs[: OF_NODES[rule][0] if rule in OF_NODES else 1] if v is not None]
 
 
 def _around(node: Node) -> dict[str, Observed]:

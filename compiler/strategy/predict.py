@@ -46,7 +46,7 @@ def predicted(
 
 def size_of(node: Node, sizes: Mapping[str, int]) -> dict[str, int]:
     """What the table tells sizes by, as far as it is known of the node: rows, inner and columns, or channels, side and
-    kernel, or queries, keys, heads and their size."""
+    kernel, or queries, keys, heads and their size, or tokens, experts, their width and what is within."""
     x = None if not node.inputs or node.inputs[0] is None else shapes.dims(node.inputs[0])
     known = [_evaluated(d, sizes) for d in x or ()]
     if node.op_type == "Attention" and len(known) == 3 and node.inputs[1] is not None:
@@ -55,6 +55,11 @@ def size_of(node: Node, sizes: Mapping[str, int]) -> dict[str, int]:
         told = {"queries": known[1], "keys": None if keys is None else _evaluated(keys[1], sizes), "heads": heads,
                 "size": None if known[2] is None else known[2] // heads}  # fmt: skip
         return {name: value for name, value in told.items() if value is not None}
+    if node.op_type == "MoE":
+        down = ir.array(node.inputs[4])
+        found = {} if down is None else dict(zip(("experts", "width", "inner"), down.shape, strict=True))
+        tokens = [d for d in known[:-1] if d is not None]
+        return found | ({"tokens": math.prod(tokens)} if x is not None and len(tokens) == len(known) - 1 else {})
     layer = linear(node)
     if layer is not None:
         found = dict(zip(("inner", "columns"), layer.matrix.shape, strict=True))

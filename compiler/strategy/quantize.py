@@ -33,7 +33,7 @@ from ..quantization.facts import note
 from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
 from ..targets import int8_cache
-from .layers import ESTIMATES, alphas
+from .layers import ESTIMATES, OF_NODES, alphas
 from .part import Fit, Part, Site, Tried, own
 from .plan import Body, Choice, by_rule, made
 from .probe import beyond
@@ -51,8 +51,8 @@ SCHEMES: dict[str, tuple[str, ...]] = {
     "int8-attention": ("int8-attention", "int8-attention-with-cache"),
     "int8-outlier": ("int8-outlier-linear",),
     "int8-row": ("int8-row-linear",),
-    "int8-block": ("int8-block-linear",),
-    "int4-block": ("int4-block-linear",),
+    "int8-block": ("int8-block-linear", "int8-block-experts"),
+    "int4-block": ("int4-block-linear", "int4-block-experts"),
     "int8-symmetric": ("symmetric-int8-linear", "symmetric-int8-conv"),
     "int4-symmetric": ("symmetric-int4-linear",),
     "float16": (float16.NAME,),
@@ -129,15 +129,15 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
     barred = () if s.target.features()["int8_saturates"] else SATURATING
     rules = [r for r in rules if r.name not in SMALLER]
     asked = [r for r in rules if scheme_of(r) not in barred and (s.quantize == "auto" or scheme_of(r) in ASKED[s.quantize])]
-    nodes = {ir.site(n): n for n in model.graph}
+    nodes, alone = {ir.site(n): n for n in model.graph}, ESTIMATES.keys() | OF_NODES.keys()
     for r in asked:
-        if r.name in ESTIMATES:
+        if r.name in alone:
             fit = [ir.site(n) for n, m in why(model, r) if isinstance(m, Match) and nodes.get(ir.site(n)) is n]
             known.setdefault(scheme_of(r), []).extend((r.name, name) for name in fit)
     # The others fit beside each other: a sum can be rounded where what it adds was. So they are let loose on a copy.
-    for scheme in {scheme_of(r): None for r in asked if r.name not in ESTIMATES}:
+    for scheme in {scheme_of(r): None for r in asked if r.name not in alone}:
         ctx = Context(target=s.target, skip=s.ctx.skip, unassumed=s.ctx.unassumed)
-        Rewriter(model.clone(), [r for r in asked if scheme_of(r) == scheme and r.name not in ESTIMATES], ctx).run()
+        Rewriter(model.clone(), [r for r in asked if scheme_of(r) == scheme and r.name not in alone], ctx).run()
         fired = [(e.by, e.site) for e in ctx.events if e.number is not None and e.site in nodes]
         if fired:
             known.setdefault(scheme, []).extend(fired)

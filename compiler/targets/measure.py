@@ -126,6 +126,35 @@ def _linear(rule: str, body: str) -> Comparison:
                       {"block": lambda s: BLOCK}, _rounded)  # fmt: skip
 
 
+_EXPERTS = ("tokens", "experts", "width", "inner")
+_GATED = 'k = 2, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0, activation_beta = 0.0'
+_MOE = f"y = com.microsoft.MoE<{_GATED}>(x, l, up, , down)"
+
+
+def _experts(size: dict[str, int]) -> dict[str, np.ndarray]:
+    """The matrices of experts, and the same in blocks of 8 and of 4 bits."""
+    random, found = np.random.default_rng(0), {}
+    for name, shape in (("up", (2 * size["inner"], size["width"])), ("down", (size["width"], size["inner"]))):
+        one = random.normal(size=shape).astype(np.float32)
+        found[name] = np.stack([one] * size["experts"])
+        for bits in (4, 8):
+            held = pack(nearest_blocks(one.T, bits), zeros=True)
+            assert held.zero is not None
+            parts = {"q": held.weight.reshape(len(one), -1), "s": held.scale, "z": held.zero}
+            found |= {f"{name}{part}{bits}": np.stack([a] * size["experts"]) for part, a in parts.items()}
+    return found
+
+
+def _blocked_experts(rule: str, bits: int) -> Comparison:
+    held = ", ".join(f"{name}q{bits}, {name}s{bits}, " for name in ("up", "down"))
+    return Comparison(
+        rule, "float[{tokens},{width}] x, float[{tokens},{experts}] l", "float[{tokens},{width}]", _MOE,
+        f"y = com.microsoft.QMoE<{_GATED}, expert_weight_bits = {bits}, block_size = {BLOCK}, accuracy_level = 4, "
+        f'quant_type = "int", weights_prepacked = 0>(x, l, {held}, , , , upz{bits}, downz{bits})',
+        _EXPERTS, ((1, 8, 512, 1024), (16, 8, 512, 1024), (128, 8, 512, 1024)), weights=_experts,
+    )  # fmt: skip
+
+
 def _blocked(rule: str, bits: int) -> Comparison:
     of = f"K = {{inner}}, N = {{columns}}, bits = {bits}, block_size = {{block}}, accuracy_level = 4"
     return _linear(rule, f"y = com.microsoft.MatMulNBits<{of}>(x, q{bits}, s{bits}, z{bits})")
@@ -244,9 +273,7 @@ COMPARISONS = (
         "h = Squeeze(m, two) g, v = Split<axis = 1, num_outputs = 2>(h) e = com.microsoft.QuickGelu<alpha = 1.0>(g) "
         "n = Mul(e, v) n1 = Unsqueeze(n, two) d = Gather<axis = 0>(down, i) o = MatMul(d, n1) o1 = Squeeze(o, two) "
         "w = Reshape(best, s4) o2 = Mul(o1, w) o3 = Reshape(o2, s5) y = ReduceSum<keepdims = 0>(o3, a1)",
-        'y = com.microsoft.MoE<k = 2, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0, '
-        "activation_beta = 0.0>(x, l, up, , down)",
-        ("tokens", "experts", "width", "inner"), ((1, 8, 512, 1024), (16, 8, 512, 1024), (128, 8, 512, 1024)),
+        _MOE, _EXPERTS, ((1, 8, 512, 1024), (16, 8, 512, 1024), (128, 8, 512, 1024)),
         weights=lambda s: {"up": np.full((s["experts"], 2 * s["inner"], s["width"]), 0.01, np.float32),
                            "down": np.full((s["experts"], s["width"], s["inner"]), 0.01, np.float32)},
     ),
@@ -298,6 +325,8 @@ COMPARISONS = (
     ),
     _blocked("int8-block-linear", 8),
     _blocked("int4-block-linear", 4),
+    _blocked_experts("int8-block-experts", 8),
+    _blocked_experts("int4-block-experts", 4),
     Comparison(
         "int8-conv", "float[1,{channels},{side},{side}] x, uint8[1,{channels},{side},{side}] xq",
         "float[1,{channels},{side},{side}]", "y = Conv<pads = [{pad},{pad},{pad},{pad}]>(x, w)",

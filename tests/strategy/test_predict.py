@@ -139,12 +139,14 @@ def test_fusions_too_are_those_that_pay_there(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_table_has_every_rule_that_rounds_a_layer_or_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are measured: a table that was made before they were is one all the same, and predicts no gain of them."""
-    for rule in ("int8-linear", "int8-outlier-linear", "int8-row-linear", "int8-block-linear", "int4-block-linear", "int8-conv"):
+    for rule in ("int8-linear", "int8-outlier-linear", "int8-row-linear", "int8-block-linear", "int4-block-linear", "int8-conv",
+                 "int8-block-experts", "int4-block-experts"):  # fmt: skip
         assert measuring.measure(seconds=0.01, only=rule).near(rule, {"rows": 16}) is not None, rule
 
 
 @pytest.mark.parametrize(
-    "rule", ["int8-linear", "int8-outlier-linear", "int8-row-linear", "int8-block-linear", "int4-block-linear", "int8-attention"]
+    "rule", ["int8-linear", "int8-outlier-linear", "int8-row-linear", "int8-block-linear", "int4-block-linear", "int8-attention",
+             "int8-block-experts", "int4-block-experts"],
 )
 def test_what_is_measured_is_what_the_rule_writes(rule: str) -> None:
     c = next(c for c in measuring.COMPARISONS if c.operator == rule)

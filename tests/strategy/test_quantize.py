@@ -151,10 +151,11 @@ def test_a_scheme_that_cannot_be_faster_than_what_fits_waits_for_the_end(tmp_pat
     monkeypatch.setattr(Bench, "foretold", lambda self, best, sites, part: told.get(sites[0][0]))
     _, bench = searched(model(), tmp_path)
     tried = [t.what for t in bench.trials if "layers" in t.what]
-    assert [what.split()[-1] for what in tried] == ["int8", "int4-block", "int8-row", "int8-block"]
+    more = ["int7"] if TARGET.features()["int8_saturates"] else []
+    assert [what.split()[-1] for what in tried] == ["int8", *more, "int4-block", "int8-row", "int8-block"]
     _, bench = searched(model(token=True), tmp_path, cosine=0.999)
     tried = [t.what.split()[-1] for t in bench.trials if t.what.startswith("all")]
-    assert tried[:2] == ["int8", "int8-row"]
+    assert [what for what in tried if what not in more][:2] == ["int8", "int8-row"]
 
 
 def test_samples_of_equal_shapes_are_one_to_a_profile() -> None:
@@ -236,6 +237,30 @@ def test_what_a_user_asks_for(asked: str, rules: set[str], tmp_path: Path) -> No
     # Blocks of 4 and of 8 bits are equally fast in the table, so that int4 has to be tried and need not be kept.
     assert set(kept(plan)) == rules or (asked == "int4" and set(kept(plan)) == {"int8-block-linear"})
     assert ("int4-block-linear" in {rule for rule, _ in plan.sites}) == (asked in ("int4", "auto"))
+
+
+@pytest.mark.parametrize(("cosine", "fits"), [(0.999, True), (0.9999999, False)])
+def test_experts_are_layers(cosine: float, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one mixture of experts and one linear layer that costs nothing."""
+    random = np.random.default_rng(6)
+    gated = 'k = 2, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0, activation_beta = 0.0'
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]> g (float[B, 64] x, float[B, 1] r) => (float[B, 64] y) '
+        f"{{ [route] l = MatMul(x, wr) [experts] m = com.microsoft.MoE<{gated}>(x, l, up, , down) y = Mul(m, r) }}"
+    )
+    for name, shape in (("wr", (64, 4)), ("up", (4, 256, 64)), ("down", (4, 64, 128))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array((random.normal(size=shape) / 8).astype(np.float32), name))
+    monkeypatch.setitem(SPEED, "MoE", 1.0)
+    monkeypatch.setitem(SPEED, "QMoE", 4.0)
+    monkeypatch.setattr("olc.strategy.search.node_times", lambda *_: {"experts": 1.0})
+    made = ir.serde.deserialize_model(proto)
+    shapes.infer(made)
+    plan, bench = searched(made, tmp_path, cosine=cosine, keep_float=("route",))
+    assert kept(plan).keys() == ({"int8-block-experts"} if fits else set())
+    if not fits:
+        assert 0 < bench.errors["int8-block-experts", "experts"] < 0.1 * bench.errors["int4-block-experts", "experts"]
+    plan, _ = searched(made, tmp_path, cosine=cosine, keep_float=("exp*", "route"))
+    assert not plan.sites
 
 
 @pytest.mark.parametrize("pattern", ["h2", "w1", "h[2]"])
@@ -332,7 +357,7 @@ def test_least_squares_keeps_what_gains_on_other_inputs() -> None:
 def test_every_scheme_names_rules_that_there_are() -> None:
     known = {r.name for r in registry() if r.safety.level == "LOSSY"}
     assert {name for members in quantize.SCHEMES.values() for name in members} <= known | {float16.NAME}
-    assert set(layers.ESTIMATES) <= known
+    assert {*layers.ESTIMATES, *layers.OF_NODES} <= known
 
 
 def test_what_is_found_is_what_is_carried_out() -> None:
