@@ -1,8 +1,8 @@
-"""Concat of a Concat, and Concat of the parts of one value."""
+"""Concat of a Concat, Concat of the parts of one value, and a part of a Concat."""
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.rules import EXACT, Attrs, Case, Many, Refused, dims, elements, f32, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, dims, elements, f32, rule
 
 from .. import _shapes as s
 
@@ -106,4 +106,49 @@ class ConcatOfSlices:
             "short", x=f32["N", 8], rest=[], axis=1, because="leaves out the end",
             a=[np.array([0]), np.array([4]), np.array([1])], b=[np.array([4]), np.array([7]), np.array([1])],
         ),
+    ]  # fmt: skip
+
+
+@rule(group="chains", safety=EXACT, since=10)
+class SliceOfConcat:
+    """A Slice of a Concat that lies within one of its parts is a Slice of that part.
+
+    Sound because the parts before it have sizes that are known.
+    """
+
+    def pattern(op, parts: Many, starts: Const, ends: Const, axes: Const, axis):
+        return op.Slice(op.shared(op.Concat(*parts, axis=axis)), starts, ends, axes)
+
+    def unless(m):
+        start, end, axes = (elements(v) for v in (m.starts, m.ends, m.axes))
+        rank = None if dims(m.root.outputs[0]) is None else len(dims(m.root.outputs[0]))
+        if rank is None or len(start) != 1 or axes not in ((m.axis,), (m.axis - rank,)) or m.axis < 0:
+            return "it is not cut along the axis of the parts alone"
+        if not 0 <= start[0] < end[0]:
+            return "it is empty, or counted from the end"
+        at = 0
+        for m.part in m.parts:
+            d = dims(m.part)
+            size = None if d is None else d[m.axis]
+            if at <= start[0] and isinstance(size, int) and end[0] <= at + size:
+                m.start, m.end = start[0] - at, end[0] - at
+                return None
+            if not isinstance(size, int):
+                return "the size of a part is not known"
+            at += size
+        return "it does not lie within one part"
+
+    def rewrite(op, m):
+        return op.Slice(m.part, np.array([m.start]), np.array([m.end]), np.array([m.axis]))
+
+    cases = [
+        Case("a part", parts=[f32["N", 3], f32["N", 5]], starts=np.array([3]), ends=np.array([8]), axes=np.array([1]), axis=1),
+        Case("within the first", parts=[f32[4, 3], f32["M", 3]], starts=np.array([1]), ends=np.array([2]), axes=np.array([-2]),
+             axis=0),
+        Refused("of two", parts=[f32["N", 3], f32["N", 5]], starts=np.array([2]), ends=np.array([8]), axes=np.array([1]), axis=1,
+                because="within one part"),
+        Refused("from the end", parts=[f32["N", 3], f32["N", 5]], starts=np.array([-2]), ends=np.array([8]), axes=np.array([1]),
+                axis=1, because="counted from the end"),
+        Refused("across", parts=[f32["N", 3], f32["N", 5]], starts=np.array([0]), ends=np.array([1]), axes=np.array([0]), axis=1,
+                because="not cut along the axis"),
     ]  # fmt: skip

@@ -56,6 +56,26 @@ class ComposeTransposes:
     ]
 
 
+@rule(group="chains", safety=EXACT)
+class ConcatOfTransposes:
+    """A Concat of Transposes that move dims alike is a Transpose of the Concat.
+
+    Sound because the axis of the Concat is moved like the others. It moves all at once, and may meet another Transpose.
+    """
+
+    def pattern(op, x: any_type[...], y: any_type[...], perm, axis):
+        return op.Concat(op.Transpose(x, perm=perm), op.Transpose(y, perm=perm), axis=axis)
+
+    def rewrite(op, m):
+        perm = _perm(m, m.perm)
+        return op.Transpose(op.Concat(m.x, m.y, axis=perm[m.axis]), perm=perm)
+
+    cases = [
+        Case("heads", x=f32["B", "S", 2, 4], y=f32["B", "S", 2, 3], perm=(0, 2, 1, 3), axis=3),
+        Case("reversed", x=f32["B", "S", 4], y=f32["B", "T", 4], axis=-2),
+    ]
+
+
 @rule(group="chains", safety=EXACT, since=13)
 class TransposeOfOnes:
     """A Transpose that moves only dims of 1 is a change of shape.

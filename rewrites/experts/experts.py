@@ -226,8 +226,8 @@ class BiasOfExperts:
 
 
 SHAPES = {"one_each": np.array([-1, 1, 8]), "times": np.array([1, 2, 1]), "columns": np.array([-1, 8]), "flat": np.array([-1]),
-          "by_row": np.array([-1, 1]), "by_token": np.array([-1, 2, 8]), "summed": np.array([1]),
-          "between": np.array([1]), "attrs": {}, "k": np.array([2]), "gates": {"k": 1, **GATED}, "others": WEIGHTS, **ASKED}  # fmt: skip
+          "by_row": np.array([-1, 1]), "by_token": np.array([-1, 2, 8]), "summed": np.array([1]), "between": np.array([1]),
+          "attrs": {}, "k": np.array([2]), "gates": {"k": 1, **GATED}, "others": WEIGHTS, **ASKED}  # fmt: skip
 
 
 def _tokens(op, x, which, share, depth, values, others, one_each, times, columns, between, by_row, by_token, summed, gates, axis):
@@ -292,10 +292,10 @@ class ExpertsOfTokens:
     cases = [
         Case("Mixtral", x=f32["N", 8], logits=f32["N", 4], total=np.array([-1]), **SHAPES),
         Case("of texts", x=f32[2, 3, 8], logits=f32[6, 4], total=np.array([-1]), **SHAPES),
-        Refused("the worst experts", x=f32["N", 8], logits=f32["N", 4], total=np.array([-1]), **{**SHAPES, "attrs": {"largest": 0}},
-                because="not the best"),
-        Refused("summed over channels", x=f32["N", 8], logits=f32["N", 4], total=np.array([-1]), **{**SHAPES, "summed": np.array([2])},
-                because="not known to be the experts of a token"),
+        Refused("the worst experts", x=f32["N", 8], logits=f32["N", 4], total=np.array([-1]),
+                **{**SHAPES, "attrs": {"largest": 0}}, because="not the best"),
+        Refused("summed over channels", x=f32["N", 8], logits=f32["N", 4], total=np.array([-1]),
+                **{**SHAPES, "summed": np.array([2])}, because="not known to be the experts of a token"),
     ]  # fmt: skip
 
 

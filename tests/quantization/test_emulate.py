@@ -120,7 +120,8 @@ def test_experts_are_what_the_runtime_does(bits: int) -> None:
     for name, w in (("u", up), ("d", down)):
         parts = [pack(quantize_blocks(one.T, bits, 32, search=bits == 4), zeros=True) for one in w]
         held[name] = np.stack([p.weight.reshape(len(p.weight), -1) for p in parts])
-        held[f"{name}s"], held[f"{name}z"] = np.stack([p.scale for p in parts]), np.stack([p.zero for p in parts if p.zero is not None])
+        held[f"{name}s"] = np.stack([p.scale for p in parts])
+        held[f"{name}z"] = np.stack([p.zero for p in parts if p.zero is not None])
     rounded = helper.make_node(
         "QMoE", ["x", "router", "u", "us", "", "d", "ds", "", "", "", "", "uz", "dz"], ["y"], domain="com.microsoft",
         expert_weight_bits=bits, block_size=32, accuracy_level=4, weights_prepacked=0, **gate,

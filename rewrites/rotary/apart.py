@@ -1,0 +1,63 @@
+"""RotaryEmbedding from pairs side by side, of which the first entries and then the second are put together."""
+
+import numpy as np
+from olc.rules import CLOSE, F16, F32, Case, Many, Refused, Spec, dims, f32, rule
+
+from .pairs import _every_other, _strided
+
+
+def _axis_of_heads(x, cos, sin):
+    """1 or 2, where the tables are [batch or 1, .., pairs] with a 1 for the heads; None elsewhere."""
+    if x is None or len(x) != 4 or cos is None or cos != sin or len(cos) != 4 or cos[0] not in (1, x[0]):
+        return None
+    if not isinstance(x[3], int) or x[3] != 2 * cos[3]:
+        return None
+    return next((a for a in (1, 2) if cos[a] == 1 and cos[3 - a] == x[3 - a]), None)
+
+
+@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
+class RotaryPairsApart:
+    """Pairs that are turned, their first entries put in front of their second, are RotaryEmbedding and a Transpose.
+
+    Sound because that is its definition with ``interleaved``, which leaves both entries where they were; the Transpose
+    puts them apart, as DeepSeek does.
+    """
+
+    def pattern(op, x: Spec((F32, F16)), cos, sin, even: Many, odd: Many, before: Many, after: Many):
+        one, two = op.shared(op.Slice(x, *even)), op.shared(op.Slice(x, *odd))
+        first, second = op.Sub(op.Mul(one, cos), op.Mul(two, sin)), op.Add(op.Mul(two, cos), op.Mul(one, sin))
+        return op.Concat(*before, first, second, *after, axis=-1)
+
+    def unless(m):
+        x = dims(m.x)
+        m.axis = _axis_of_heads(x, dims(m.cos), dims(m.sin))
+        if m.axis is None:
+            return "the tables are not known to hold one angle for each pair of a token's heads"
+        if [_every_other(numbers, x) for numbers in (m.even, m.odd)] != [(0, x[3] // 2), (1, x[3] // 2)]:
+            return "the slices are not the first and the second of each pair"
+        return None
+
+    def rewrite(op, m):
+        x, swap = dims(m.x), (0, 2, 1, 3)
+        tables = [op.Squeeze(table, np.array([m.axis])) for table in (m.cos, m.sin)]
+        if dims(m.cos)[0] != x[0]:
+            times = op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0)
+            tables = [op.Expand(table, times) for table in tables]
+        turned = op.RotaryEmbedding(op.Transpose(m.x, perm=swap) if m.axis == 2 else m.x, *tables, interleaved=1)
+        turned = op.Transpose(turned, perm=swap) if m.axis == 2 else turned
+        pairs = op.Reshape(turned, np.array([0, 0, 0, x[3] // 2, 2]))
+        apart = op.Reshape(op.Transpose(pairs, perm=(0, 1, 2, 4, 3)), np.array([0, 0, 0, x[3]]))
+        return op.Concat(*m.before, apart, *m.after, axis=-1) if m.before or m.after else apart
+
+    cases = [
+        Case("DeepSeek's keys", x=f32["B", 1, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2], even=_strided(0, 4),
+             odd=_strided(1, 4), before=[], after=[]),
+        Case("its queries", x=f32["B", 3, "S", 4], cos=f32[1, 1, "S", 2], sin=f32[1, 1, "S", 2], even=_strided(0, 4),
+             odd=_strided(1, 4), before=[f32["B", 3, "S", 2]], after=[]),
+        Case("heads on the other axis", x=f32["B", "S", 3, 4], cos=f32["B", "S", 1, 2], sin=f32["B", "S", 1, 2],
+             even=_strided(0, 4), odd=_strided(1, 4), before=[], after=[f32["B", "S", 3, 1]]),
+        Refused("the other way round", x=f32["B", 3, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2],
+                even=_strided(1, 4), odd=_strided(0, 4), before=[], after=[], because="first and the second"),
+        Refused("an angle for each head", x=f32["B", 3, 5, 4], cos=f32["B", 3, 5, 2], sin=f32["B", 3, 5, 2],
+                even=_strided(0, 4), odd=_strided(1, 4), before=[], after=[], because="one angle for each pair"),
+    ]  # fmt: skip
