@@ -117,7 +117,8 @@ _FREE = frozenset({
     "Split", "Slice", "Gather", "GatherND", "GatherElements", "Expand", "Tile", "Pad", "If", "Loop", "Scan", "Range",
     "ConstantOfShape", "Dropout",
 })  # fmt: skip
-_MATMUL = {"MatMul": 1, "Gemm": 1, "FusedMatMul": 1, "MatMulInteger": 1, "DynamicQuantizeMatMul": 1, "MatMulNBits": 0}
+_MATMUL = {"MatMul": 1, "Gemm": 1, "FusedMatMul": 1, "MatMulInteger": 1, "DynamicQuantizeMatMul": 1, "MatMulNBits": 0,
+           "MatMulIntegerToFloat": 1}  # fmt: skip
 _PER_ELEMENT = {
     "Softmax": 5, "LogSoftmax": 5, "LayerNormalization": 8, "RMSNormalization": 6, "Gelu": 10, "FastGelu": 10, "Erf": 8,
     "Sigmoid": 4, "Tanh": 6, "QuickGelu": 6, "BatchNormalization": 2, "Exp": 4, "Pow": 4, "Sqrt": 2,

@@ -16,7 +16,7 @@ from ..errors import OlcError
 from ..evaluation.latency import Paired, paired
 from ..quantization import BLOCK, INT7_LIMIT, flipped, nearest_blocks, pack, quantize_linear_weight
 from ..session import SessionOptions, run, session
-from . import features, one_product
+from . import features, one_product, one_rounding
 from .kernels import Kernels, Row, where
 
 _HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>'
@@ -94,6 +94,15 @@ def _projections_in_blocks(size: dict[str, int]) -> dict[str, np.ndarray]:
     held = {i: pack(nearest_blocks(whole[name], 4)) for i, name in enumerate(("wq", "wk", "wv", "w"))}
     found = {f"{part}{i}": a for i, w in held.items() for part, a in zip("qsz", (w.weight, w.scale, w.zero), strict=True)}
     return {"sizes": whole["sizes"]} | {name: a for name, a in found.items() if a is not None}
+
+
+def _projections_in_8_bits(size: dict[str, int]) -> dict[str, np.ndarray]:
+    whole, found = _projections(size), {}
+    for i, name in enumerate(("wq", "wk", "wv")):
+        q, scale = quantize_linear_weight(whole[name])
+        q = flipped(q) if features.detect().int8_saturates else q  # as lowering does it
+        found |= {f"q{i}": q, f"s{i}": scale, f"z{i}": np.full(len(scale), 128 if q.dtype == np.uint8 else 0, q.dtype)}
+    return found
 
 
 _LINEAR = "float[{rows},{inner}] x"
@@ -295,6 +304,14 @@ COMPARISONS = (
         "a, b, c = Split<axis = -1>(m, sizes) y = Sum(a, b, c)",
         ("rows", "width"), ((1, 384), (1, 576), (1, 768), (16, 384)),
         {"block": lambda s: BLOCK, "three": lambda s: 3 * s["width"]}, _projections_in_blocks,
+    ),
+    Comparison(
+        one_rounding.NAME, _X, _Y,
+        " ".join(f"y{i} = com.microsoft.DynamicQuantizeMatMul(x, q{i}, s{i}, z{i})" for i in range(3)) + " y = Sum(y0, y1, y2)",
+        "r, s, z = DynamicQuantizeLinear(x) "
+        + " ".join(f"y{i} = com.microsoft.MatMulIntegerToFloat(r, q{i}, s, s{i}, z, z{i})" for i in range(3))
+        + " y = Sum(y0, y1, y2)",
+        ("rows", "width"), ROWS, weights=_projections_in_8_bits,
     ),
     Comparison(
         "com.microsoft::MultiHeadAttention", _FLAT, "float[1,{queries},{width}]",

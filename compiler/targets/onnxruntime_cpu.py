@@ -13,7 +13,7 @@ from typing import Any
 from .. import ir
 from ..passes import Context
 from ..session import CPU
-from . import one_product, protect, registry, weight_signs
+from . import one_product, one_rounding, protect, registry, weight_signs
 from .declared import Declared
 
 
@@ -38,13 +38,14 @@ class OnnxRuntimeCpu(Declared):
 
     def finish(self, model: ir.Model, ctx: Context, before: Set[tuple[str, str]] | None) -> int:
         """Besides, what the runtime would fuse into something slower is written so that it does not (``protect.py``), weights
-        of 8 bits get the sign that suits the CPU (``weight_signs.py``), and products of one activation become one
-        (``one_product.py``)."""
+        of 8 bits get the sign that suits the CPU (``weight_signs.py``), products of one activation become one
+        (``one_product.py``), or round it once (``one_rounding.py``)."""
         by = f"lower:{self.name}"
         changes = super().finish(model, ctx, before)
         changes += protect.run(model, ctx, by, self.kernels())
         changes += weight_signs.run(model, ctx, by, self.features(), before)
-        return changes + one_product.run(model, ctx, by, self.kernels(), before)
+        changes += one_product.run(model, ctx, by, self.kernels(), before)
+        return changes + one_rounding.run(model, ctx, by, self.kernels())
 
     def limit(self, node: ir.Node) -> str | None:
         """What kernels refuse although the registry lists them: known from their source, not from the registry."""
