@@ -52,7 +52,7 @@ def decoder(
     """One of Llama's kind: RMS norms, two a layer and one at the end, queries and keys rotated, a SiLU gate."""
     norms = 2 * layers + 1 if norms is None else norms
     counts = {"RMSNormalization": norms, "RotaryEmbedding": 2 * layers, "QuickGelu": layers, **counts}
-    return transformer(name, layers, attention=layers, variants=variants, **counts)
+    return transformer(name, layers, attention=counts.pop("attention", layers), variants=variants, **counts)
 
 
 def convolutional(name: str, *depths: int, **counts: int) -> Architecture:
@@ -113,6 +113,12 @@ ALL = (
     # Experts as products of matrices that are picked for each token, which is the form that exports.
     decoder("mixtral", 32, QuickGelu=0, MoE=32),
     decoder("olmoe", 16, norms=4 * 16 + 1, QuickGelu=0, MoE=16),
+    decoder("granite-moe", 24, QuickGelu=0, MoE=24),
+    # Its attention has a sink for each head, for which the operator has no input.
+    decoder("gpt-oss", 24, attention=0, Softmax=24, QuickGelu=0, MoE=24),
+    # As many layers as Moonlight, which is of its kind. Norms of what queries and of what keys are made of besides; a SiLU in
+    # what all tokens share, and in the first layer, which has no experts; routers with a sigmoid.
+    decoder("deepseek-v3", 27, norms=4 * 27 + 1, QuickGelu=27, Sigmoid=27 - 1, MoE=27 - 1),
     decoder("gemma", 18, QuickGelu=0, Gelu=18),
     transformer("t5-encoder", 6, attention=6, RMSNormalization=2 * 6 + 1),
     # A decoder's layer attends twice.

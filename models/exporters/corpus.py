@@ -255,6 +255,29 @@ def olmoe(depths: Sequence[int], attention: str | None) -> Network:
     return of_experts(transformers.OlmoeForCausalLM, config, attention)
 
 
+def granite_moe(depths: Sequence[int], attention: str | None) -> Network:
+    config = llama_config(transformers.GraniteMoeConfig, depths, num_local_experts=4, num_experts_per_tok=2)
+    return of_experts(transformers.GraniteMoeForCausalLM, config, attention)
+
+
+def gpt_oss(depths: Sequence[int], attention: str | None) -> Network:
+    config = llama_config(
+        transformers.GptOssConfig, depths, num_local_experts=4, num_experts_per_tok=2, head_dim=HIDDEN // HEADS, sliding_window=5,
+    )  # fmt: skip
+    return of_experts(transformers.GptOssForCausalLM, config, attention)
+
+
+def deepseek_v3(depths: Sequence[int], attention: str | None) -> Network:
+    """The first layer has no experts."""
+    config = llama_config(
+        transformers.DeepseekV3Config, depths, moe_intermediate_size=INNER // 2, n_routed_experts=8, num_experts_per_tok=2,
+        n_group=4, topk_group=2, first_k_dense_replace=1, q_lora_rank=HIDDEN // 2, kv_lora_rank=HIDDEN // 2, qk_rope_head_dim=8,
+        qk_nope_head_dim=8, v_head_dim=12,
+    )  # fmt: skip
+    config.num_key_value_heads = HEADS
+    return of_experts(transformers.DeepseekV3ForCausalLM, config, attention)
+
+
 def gemma(depths: Sequence[int], attention: str | None) -> Network:
     config = transformers.GemmaConfig(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=depths[0], num_attention_heads=HEADS,

@@ -127,11 +127,11 @@ class SliceOfConcat:
         if not 0 <= start[0] < end[0]:
             return "it is empty, or counted from the end"
         at = 0
-        for m.part in m.parts:
-            d = dims(m.part)
+        for part in m.parts:
+            d = dims(part)
             size = None if d is None else d[m.axis]
             if at <= start[0] and isinstance(size, int) and end[0] <= at + size:
-                m.start, m.end = start[0] - at, end[0] - at
+                m.part, m.start, m.end = part, start[0] - at, end[0] - at
                 return None
             if not isinstance(size, int):
                 return "the size of a part is not known"

@@ -1,9 +1,10 @@
-"""RotaryEmbedding from pairs side by side, of which the first entries and then the second are put together."""
+"""RotaryEmbedding from the first and the second entries of pairs, each turned on its own and then put together."""
 
 import numpy as np
-from olc.rules import CLOSE, F16, F32, Case, Many, Refused, Spec, dims, f32, rule
+from olc.rules import CLOSE, F16, F32, Case, Const, Many, Refused, Spec, dims, elements, f32, rule
 
-from .pairs import _every_other, _strided
+from .. import _shapes as s
+from .pairs import _every_other, _part, _strided
 
 
 def _axis_of_heads(x, cos, sin):
@@ -13,6 +14,30 @@ def _axis_of_heads(x, cos, sin):
     if not isinstance(x[3], int) or x[3] != 2 * cos[3]:
         return None
     return next((a for a in (1, 2) if cos[a] == 1 and cos[3 - a] == x[3 - a]), None)
+
+
+def _turned(op, one, two, cos, sin, before, after):
+    """Pattern: pairs turned by an angle, first entries in front of second."""
+    first, second = op.Sub(op.Mul(one, cos), op.Mul(two, sin)), op.Add(op.Mul(two, cos), op.Mul(one, sin))
+    return op.Concat(*before, first, second, *after, axis=-1)
+
+
+def _rotary(op, m, **attributes):
+    """The operator on [batch, heads, sequence, size], which it wants, with tables for each sequence of the batch."""
+    swap = (0, 2, 1, 3)
+    tables = [op.Squeeze(table, np.array([m.axis])) for table in (m.cos, m.sin)]
+    if dims(m.cos)[0] != dims(m.x)[0]:
+        times = op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0)
+        tables = [op.Expand(table, times) for table in tables]
+    turned = op.RotaryEmbedding(op.Transpose(m.x, perm=swap) if m.axis == 2 else m.x, *tables, **attributes)
+    return op.Transpose(turned, perm=swap) if m.axis == 2 else turned
+
+
+def _among(op, m, turned):
+    return op.Concat(*m.before, turned, *m.after, axis=-1) if m.before or m.after else turned
+
+
+NO_ANGLE = "the tables are not known to hold one angle for each pair of a token's heads"
 
 
 @rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
@@ -25,29 +50,22 @@ class RotaryPairsApart:
 
     def pattern(op, x: Spec((F32, F16)), cos, sin, even: Many, odd: Many, before: Many, after: Many):
         one, two = op.shared(op.Slice(x, *even)), op.shared(op.Slice(x, *odd))
-        first, second = op.Sub(op.Mul(one, cos), op.Mul(two, sin)), op.Add(op.Mul(two, cos), op.Mul(one, sin))
-        return op.Concat(*before, first, second, *after, axis=-1)
+        return _turned(op, one, two, cos, sin, before, after)
 
     def unless(m):
         x = dims(m.x)
         m.axis = _axis_of_heads(x, dims(m.cos), dims(m.sin))
         if m.axis is None:
-            return "the tables are not known to hold one angle for each pair of a token's heads"
+            return NO_ANGLE
         if [_every_other(numbers, x) for numbers in (m.even, m.odd)] != [(0, x[3] // 2), (1, x[3] // 2)]:
             return "the slices are not the first and the second of each pair"
         return None
 
     def rewrite(op, m):
-        x, swap = dims(m.x), (0, 2, 1, 3)
-        tables = [op.Squeeze(table, np.array([m.axis])) for table in (m.cos, m.sin)]
-        if dims(m.cos)[0] != x[0]:
-            times = op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0)
-            tables = [op.Expand(table, times) for table in tables]
-        turned = op.RotaryEmbedding(op.Transpose(m.x, perm=swap) if m.axis == 2 else m.x, *tables, interleaved=1)
-        turned = op.Transpose(turned, perm=swap) if m.axis == 2 else turned
-        pairs = op.Reshape(turned, np.array([0, 0, 0, x[3] // 2, 2]))
-        apart = op.Reshape(op.Transpose(pairs, perm=(0, 1, 2, 4, 3)), np.array([0, 0, 0, x[3]]))
-        return op.Concat(*m.before, apart, *m.after, axis=-1) if m.before or m.after else apart
+        size = dims(m.x)[3]
+        pairs = op.Reshape(_rotary(op, m, interleaved=1), np.array([0, 0, 0, size // 2, 2]))
+        apart = op.Reshape(op.Transpose(pairs, perm=(0, 1, 2, 4, 3)), np.array([0, 0, 0, size]))
+        return _among(op, m, apart)
 
     cases = [
         Case("DeepSeek's keys", x=f32["B", 1, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2], even=_strided(0, 4),
@@ -60,4 +78,45 @@ class RotaryPairsApart:
                 even=_strided(1, 4), odd=_strided(0, 4), before=[], after=[], because="first and the second"),
         Refused("an angle for each head", x=f32["B", 3, 5, 4], cos=f32["B", 3, 5, 2], sin=f32["B", 3, 5, 2],
                 even=_strided(0, 4), odd=_strided(1, 4), before=[], after=[], because="one angle for each pair"),
+    ]  # fmt: skip
+
+
+PARTS = {"low": _part(0, 2), "high": _part(2, 4), "sizes": np.array([2, 2]), "split": 3}
+
+
+@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
+class RotaryHalvesApart:
+    """Both halves turned on their own and put together are RotaryEmbedding.
+
+    Sound because that is its definition: a pair is an entry of the first half and the one at its place in the second.
+    """
+
+    def pattern(op, x: Spec((F32, F16)), cos, sin, sizes: Const, low: Many, high: Many, before: Many, after: Many, split):
+        first, second = op.Split(x, sizes, axis=split, outputs=2)
+        one = op.either(op.shared(first), op.shared(op.Slice(x, *low)))
+        two = op.either(op.shared(second), op.shared(op.Slice(x, *high)))
+        return _turned(op, one, two, cos, sin, before, after)
+
+    def unless(m):
+        x = dims(m.x)
+        m.axis = _axis_of_heads(x, dims(m.cos), dims(m.sin))
+        if m.axis is None:
+            return NO_ANGLE
+        half = x[3] // 2
+        if m.sizes is not None and (elements(m.sizes) != (half, half) or m.split not in (3, -1)):
+            return "the parts are not the halves of each head"
+        for numbers, start in ((m.low, 0), (m.high, half)):
+            if numbers and s.cut(numbers, x) != (3, start, start + half):
+                return "the parts are not the halves of each head"
+        return None
+
+    def rewrite(op, m):
+        return _among(op, m, _rotary(op, m))
+
+    cases = [
+        Case("GPT-OSS", x=f32["B", 3, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2], **PARTS, before=[], after=[]),
+        Case("behind others", x=f32["B", "S", 3, 4], cos=f32[1, "S", 1, 2], sin=f32[1, "S", 1, 2], **PARTS,
+             before=[f32["B", "S", 3, 1]], after=[]),
+        Refused("an angle for each head", x=f32["B", 3, 5, 4], cos=f32["B", 3, 5, 2], sin=f32["B", 3, 5, 2], **PARTS, before=[],
+                after=[], because="one angle for each pair"),
     ]  # fmt: skip
