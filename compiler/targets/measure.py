@@ -97,7 +97,8 @@ def _projections_in_blocks(size: dict[str, int]) -> dict[str, np.ndarray]:
 
 
 def _projections_in_8_bits(size: dict[str, int]) -> dict[str, np.ndarray]:
-    whole, found = _projections(size), {}
+    whole = _projections(size)
+    found: dict[str, np.ndarray] = {}
     for i, name in enumerate(("wq", "wk", "wv")):
         q, scale = quantize_linear_weight(whole[name])
         q = flipped(q) if features.detect().int8_saturates else q  # as lowering does it
