@@ -38,6 +38,7 @@ EXCEPTIONS: dict[str, str] = {
     "wav2vec2_dynamo_op18 Softmax": LENGTHS,
     "wav2vec2_dynamo_op18 IsNaN": LENGTHS,
     "wav2vec2 operators": f"{LENGTHS}; and opset 23's GroupNormalization, without a kernel, becomes its 30 parts",
+    "deepseek-v3 operators": "dynamo leaves out the 1e-20 that is added to the sum of a token's shares",
     "gpt-oss operators": "a mask that goes to no Attention, for its sinks, is built as each exporter does it",
     "resnet50 digest": FOLDED,
     "efficientnet digest": FOLDED,
@@ -135,7 +136,7 @@ def test_files_are_those_of_the_architectures_and_small() -> None:
     stems = {stem for architecture in corpus.ARCHITECTURES.values() for stem in architecture.stems}
     files = list(corpus.FOLDER.iterdir())
     assert {file.name.removesuffix(".onnx.xz") for file in files} == stems
-    assert max(file.stat().st_size for file in files) < 80_000
+    assert max(file.stat().st_size for file in files) < 90_000
     assert sum(file.stat().st_size for file in files) < 4_000_000
 
 

@@ -262,16 +262,16 @@ def chain(n: int) -> ir.Model:
 
 def test_the_cost_of_a_chain_grows_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = {}
-    for n in (2_500, 20_000):
+    for n in (1_000, 8_000):
         model = chain(n)
         calls[n], outcome = counted(model, [ReluRelu, NegNeg, DropIdentity], monkeypatch)
         assert outcome.applied["neg-neg"] == n // 5
         assert len(model.graph) <= 2, "all Relus fold into one"
-    assert calls[20_000] < 9 * calls[2_500]
-    assert calls[20_000] < 20 * 20_000
+    assert calls[8_000] < 9 * calls[1_000]
+    assert calls[8_000] < 20 * 8_000
 
 
-def test_a_value_with_20000_users_costs_no_more_than_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_with_8000_users_costs_no_more_than_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def hub(n: int) -> ir.Model:
         x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([4]))
         base = ir.make_node("Abs", [x], name="base")
@@ -298,14 +298,14 @@ def test_a_value_with_20000_users_costs_no_more_than_each_once(monkeypatch: pyte
     uses = ir.Value.uses
     monkeypatch.setattr(ir.Value, "uses", lambda v: copied.append(len(found := uses(v))) or found)
     calls = {}
-    for n in (2_500, 20_000):
+    for n in (1_000, 8_000):
         model = hub(n)
         copied.clear()
         calls[n], outcome = counted(model, [NegNeg, ReluRelu], monkeypatch)
         assert outcome.changes == n
         assert sum(copied) < 10 * n, "uses() copies, and from each of the users that is quadratic"
-    assert calls[20_000] < 9 * calls[2_500]
-    assert calls[20_000] < 10 * 20_000
+    assert calls[8_000] < 9 * calls[1_000]
+    assert calls[8_000] < 10 * 8_000
 
 
 def test_results_that_must_be_found_among_many_users_cost_no_more_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
