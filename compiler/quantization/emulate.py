@@ -124,7 +124,8 @@ def attention(
 
 def experts(
     x: np.ndarray, router: np.ndarray, up: np.ndarray, down: np.ndarray, bits: int, block: int, picked: int,
-    gate: tuple[float, float] = (1.0, 0.0), most: int = 4,
+    gate: tuple[float, float] = (1.0, 0.0), limit: float = math.inf,
+    biases: tuple[np.ndarray | None, np.ndarray | None] = (None, None), most: int = 2,
 ) -> float:  # fmt: skip
     """Gated experts as QMoE computes them at accuracy level 4, of tokens x [T, H] and what a router says of each [T, E].
 
@@ -132,23 +133,28 @@ def experts(
         up: float [E, 2 I, H], rows of gates and of what they gate in turn; ``down`` [E, H, I].
         picked: the experts of a token; each of its outputs is weighed alike, for by which share it counts is not rounded.
         gate: by what the gate is multiplied within its sigmoid, and what is added to what it gates.
+        limit: that gates are clipped to, and what they gate to its negative too.
+        biases: of the two products, [E, 2 I] and [E, H].
         most: experts that are looked at, those which most tokens want.
     """
     x, wanted = _rows(x), np.argsort(-router, axis=1, kind="stable")[:, :picked]
     exact, rounded = [], []
 
+    def added(product: np.ndarray, bias: np.ndarray | None, e: int) -> np.ndarray:
+        return product if bias is None else product + bias[e]
+
     def within(product: np.ndarray) -> np.ndarray:
-        a, b = product[:, ::2], product[:, 1::2]
-        return np.asarray(a / (1 + np.exp(-gate[0] * np.clip(a, -80, 80))) * (b + gate[1]), np.float32)
+        a, b = np.minimum(product[:, ::2], limit), np.clip(product[:, 1::2], -limit, limit)
+        return np.asarray(a / (1 + np.exp(-np.clip(gate[0] * a, -80, 80))) * (b + gate[1]), np.float32)
 
     def back(w: np.ndarray) -> np.ndarray:
         return dequantize(quantize_blocks(w.T, bits, block, search=bits < 8))
 
     for e in np.argsort(-np.bincount(wanted.reshape(-1), minlength=len(up)), kind="stable")[:most]:
         mine = x[(wanted == e).any(axis=1)]
-        exact.append(within(mine @ up[e].T) @ down[e].T)
-        inner = within(fake_int8_blocks(mine, block) @ back(up[e]))
-        rounded.append(fake_int8_blocks(inner, block) @ back(down[e]))
+        exact.append(added(within(added(mine @ up[e].T, biases[0], e)) @ down[e].T, biases[1], e))
+        inner = within(added(fake_int8_blocks(mine, block) @ back(up[e]), biases[0], e))
+        rounded.append(added(fake_int8_blocks(inner, block) @ back(down[e]), biases[1], e))
     return relative_error(np.concatenate(exact), np.concatenate(rounded))
 
 

@@ -6,6 +6,7 @@ Network Quantization", section 3), on what reaches the layer in the float model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
@@ -95,16 +96,23 @@ def _attention_error(node: Node, values: Mapping[str, np.ndarray]) -> float:
     return emulate.attention(q, k, v, mask, heads, scale, weight_limit(read[1]))
 
 
+GATES = {"activation_alpha": 1.0, "activation_beta": 0.0, "swiglu_limit": math.inf}
+"""Attributes of gated experts, with what they are by default."""
+
+
 def _experts_error(node: Node, values: Mapping[str, np.ndarray], bits: int) -> float:
-    x, router, up, down = node.inputs[0], node.inputs[1], node.inputs[2], node.inputs[4]
+    x, router, *given = (*node.inputs, None)[:6]
     assert x is not None
     assert router is not None
-    w1, w2 = ir.array(up), ir.array(down)
-    assert w1 is not None
-    assert w2 is not None
-    gate = ir.attr(node, "activation_alpha", 1.0), ir.attr(node, "activation_beta", 0.0)
+    up, up_bias, down, down_bias = (None if v is None else ir.array(v) for v in given)
+    assert up is not None
+    assert down is not None
     seen, told = rows(values[x.name or ""]), rows(values[router.name or ""])
-    return emulate.experts(seen, told, w1, w2, bits, BLOCK, ir.attr(node, "k", 1), gate) if seen.size else 0.0
+    if not seen.size:
+        return 0.0
+    alpha, beta, limit = (ir.attr(node, name, default) for name, default in GATES.items())
+    picked = ir.attr(node, "k", 1)
+    return emulate.experts(seen, told, up, down, bits, BLOCK, picked, (alpha, beta), limit, (up_bias, down_bias))
 
 
 OF_NODES: dict[str, tuple[int, Callable[[Node, Mapping[str, np.ndarray]], float]]] = {

@@ -55,7 +55,7 @@ def size_of(node: Node, sizes: Mapping[str, int]) -> dict[str, int]:
         told = {"queries": known[1], "keys": None if keys is None else _evaluated(keys[1], sizes), "heads": heads,
                 "size": None if known[2] is None else known[2] // heads}  # fmt: skip
         return {name: value for name, value in told.items() if value is not None}
-    if node.op_type == "MoE":
+    if (node.domain, node.op_type) == ("com.microsoft", "MoE"):
         down = ir.array(node.inputs[4])
         found = {} if down is None else dict(zip(("experts", "width", "inner"), down.shape, strict=True))
         tokens = [d for d in known[:-1] if d is not None]

@@ -138,7 +138,7 @@ def _linear(rule: str, body: str) -> Comparison:
 
 _EXPERTS = ("tokens", "experts", "width", "inner")
 _GATED = 'k = 2, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0, activation_beta = 0.0'
-_MOE = f"y = com.microsoft.MoE<{_GATED}>(x, l, up, , down)"
+_OF_THE_SUM = f"{_GATED}, normalize_routing_weights = 1"
 
 
 def _experts(size: dict[str, int]) -> dict[str, np.ndarray]:
@@ -158,8 +158,9 @@ def _experts(size: dict[str, int]) -> dict[str, np.ndarray]:
 def _blocked_experts(rule: str, bits: int) -> Comparison:
     held = ", ".join(f"{name}q{bits}, {name}s{bits}, " for name in ("up", "down"))
     return Comparison(
-        rule, "float[{tokens},{width}] x, float[{tokens},{experts}] l", "float[{tokens},{width}]", _MOE,
-        f"y = com.microsoft.QMoE<{_GATED}, expert_weight_bits = {bits}, block_size = {BLOCK}, accuracy_level = 4, "
+        rule, "float[{tokens},{width}] x, float[{tokens},{experts}] l", "float[{tokens},{width}]",
+        f"y = com.microsoft.MoE<{_OF_THE_SUM}>(x, l, up, , down)",
+        f"y = com.microsoft.QMoE<{_OF_THE_SUM}, expert_weight_bits = {bits}, block_size = {BLOCK}, accuracy_level = 4, "
         f'quant_type = "int", weights_prepacked = 0>(x, l, {held}, , , , upz{bits}, downz{bits})',
         _EXPERTS, ((1, 8, 512, 1024), (16, 8, 512, 1024), (128, 8, 512, 1024)), weights=_experts,
     )  # fmt: skip
@@ -283,7 +284,8 @@ COMPARISONS = (
         "h = Squeeze(m, two) g, v = Split<axis = 1, num_outputs = 2>(h) e = com.microsoft.QuickGelu<alpha = 1.0>(g) "
         "n = Mul(e, v) n1 = Unsqueeze(n, two) d = Gather<axis = 0>(down, i) o = MatMul(d, n1) o1 = Squeeze(o, two) "
         "w = Reshape(best, s4) o2 = Mul(o1, w) o3 = Reshape(o2, s5) y = ReduceSum<keepdims = 0>(o3, a1)",
-        _MOE, _EXPERTS, ((1, 8, 512, 1024), (16, 8, 512, 1024), (128, 8, 512, 1024)),
+        f"y = com.microsoft.MoE<{_GATED}>(x, l, up, , down)", _EXPERTS,
+        ((1, 8, 512, 1024), (16, 8, 512, 1024), (128, 8, 512, 1024)),
         weights=lambda s: {"up": np.full((s["experts"], 2 * s["inner"], s["width"]), 0.01, np.float32),
                            "down": np.full((s["experts"], s["width"], s["inner"]), 0.01, np.float32)},
     ),

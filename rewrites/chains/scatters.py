@@ -43,7 +43,7 @@ class ScatterOfRange:
         whole, part, at = dims(m.data), dims(m.updates), dims(m.indices)
         if attr(m.root, "reduction", "none") != "none":
             return "it adds to what is there"
-        if whole is None or part is None or at is None or len(part) != len(whole) or at[-1] != len(at) - 1:
+        if whole is None or part is None or at is None or len(part) != len(whole) or not 0 < at[-1] == len(at) - 1:
             return "the shapes are not known to be those of a range"
         found = _range(m.indices, at[-1])
         if found is None:

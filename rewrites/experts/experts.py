@@ -52,7 +52,7 @@ def _experts(op, m, up, bias, alpha, **more):
     router = op.OneHot(m.which, np.int64(number), np.array([OFF, 0], np.float32), axis=-1)
     return op.domain("com.microsoft").MoE(
         op.Reshape(m.row, np.array([-1, width])), router, up, bias, m.down, k=1, activation_type="swiglu", swiglu_fusion=1,
-        activation_alpha=1.0 if alpha is None else alpha, normalize_routing_weights=0, **more,
+        activation_alpha=1.0 if alpha is None else alpha, normalize_routing_weights=1, **more,
     )  # fmt: skip
 
 
@@ -164,7 +164,8 @@ class ClippedExperts:
             return "gates and what they gate do not stand in turn"
         if elements(m.ends)[0] < array(m.up).shape[1] or array(m.beta).size != 1:
             return "not all of them are used alike"
-        if float(array(m.low).reshape(-1)[0]) != -float(array(m.limit).reshape(-1)[0]):
+        low, limit = (float(array(v).reshape(-1)[0]) for v in (m.low, m.limit))
+        if not 0 <= limit == -low:
             return "the limits are not a number and its negative"
         if any(_huge(w) for w in (m.up, m.bias, m.down) if w is not None):
             return "the weights hold numbers that are not finite, or near that"
@@ -179,6 +180,9 @@ class ClippedExperts:
         Case("GPT-OSS", row=f32["N", 8, 1], which=i64["N"], up=f32[4, 12, 8], bias=f32[4, 12], down=f32[4, 8, 6], **TURNS),
         Refused("other limits", row=f32["N", 8, 1], which=i64["N"], up=f32[4, 12, 8], bias=f32[4, 12], down=f32[4, 8, 6],
                 **{**TURNS, "low": np.float32(-5)}, because="limits are not a number and its negative"),
+        Refused("limits that leave nothing", row=f32["N", 8, 1], which=i64["N"], up=f32[4, 12, 8], bias=f32[4, 12],
+                down=f32[4, 8, 6], **{**TURNS, "low": np.float32(7), "limit": np.float32(-7)},
+                because="limits are not a number and its negative"),
         Refused("only some", row=f32["N", 8, 1], which=i64["N"], up=f32[4, 12, 8], bias=f32[4, 12], down=f32[4, 8, 5],
                 **{**TURNS, "ends": np.array([10])}, because="not those of gated experts"),
         Refused("infinite", row=f32["N", 8, 1], which=i64["N"], up=np.full((4, 12, 8), np.inf, np.float32), bias=f32[4, 12],

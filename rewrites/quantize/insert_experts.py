@@ -20,6 +20,8 @@ def _unfit(m):
         return f"tokens of {up.shape[2]} channels and {down.shape[2]} within an expert are not whole blocks of {BLOCK}"
     if attr(m.root, "activation_type", "relu") != "swiglu" or attr(m.root, "swiglu_fusion", 0) != 1:
         return "the experts are not gated, their gates and what these gate row by row"
+    if attr(m.root, "use_sparse_mixer", 0):
+        return "the two kernels read the router otherwise"
     if not all_finite(up) or not all_finite(down):
         return "the weights hold numbers that are not finite"
 
@@ -33,9 +35,11 @@ def _packed(w, bits):
 def _blocked(op, m, bits):
     up, up_scale, up_zero = _packed(array(m.up), bits)
     down, down_scale, down_zero = _packed(array(m.down), bits)
+    # Without shares of its own the kernel weighs by shares of the picked experts' sum, whatever the attribute says.
+    shares = None if attr(m.root, "normalize_routing_weights", 0) else op.Softmax(m.router, axis=-1)
     # Layout 0 is the one that the operator's documentation gives; others are a provider's own.
     return op.domain("com.microsoft").QMoE(
-        m.x, m.router, up, up_scale, m.up_bias, down, down_scale, m.down_bias, None, None, None, up_zero, down_zero, None,
+        m.x, m.router, up, up_scale, m.up_bias, down, down_scale, m.down_bias, None, None, None, up_zero, down_zero, None, shares,
         expert_weight_bits=bits, block_size=BLOCK, accuracy_level=4, quant_type="int", weights_prepacked=0, **m.attrs,
     )  # fmt: skip
 
@@ -49,6 +53,8 @@ _cases = [
             down_bias=None, attrs=GATED, because="not whole blocks of 64"),
     Refused("infinite", x=f32["N", 64], router=f32["N", 2], up=np.full((2, 128, 64), np.inf, np.float32), up_bias=None,
             down=f32[2, 64, 64], down_bias=None, attrs=GATED, because="not finite"),
+    Refused("another router", x=f32["N", 64], router=f32["N", 2], up=f32[2, 128, 64], up_bias=None, down=f32[2, 64, 64],
+            down_bias=None, attrs={**GATED, "use_sparse_mixer": 1}, because="read the router otherwise"),
     Refused("not gated", x=f32["N", 64], router=f32["N", 2], up=f32[2, 64, 64], up_bias=None, down=f32[2, 64, 64],
             down_bias=None, attrs={"k": 1, "activation_type": "relu"}, because="not gated"),
 ]  # fmt: skip
@@ -61,8 +67,8 @@ _cases = [
 class Int8BlockExperts:
     """Gated experts with their matrices in 8 bits, a scale and zero point for each 64 channels that a row reads.
 
-    Who is asked is decided in float as before. A token reads the matrices of its few experts, each once, so what it costs
-    is their bytes; many tokens share them.
+    Who is asked, and with which share, is decided in float as before. A token reads the matrices of its few experts, each
+    once, so what it costs is their bytes; many tokens share them.
     """
 
     pattern, unless, cases = _experts, _unfit, _cases

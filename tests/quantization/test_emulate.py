@@ -115,20 +115,22 @@ def test_experts_are_what_the_runtime_does(bits: int) -> None:
     x, router = (random.normal(size=(30, n)).astype(np.float32) for n in (64, 3))
     up, down = (random.normal(size=(3, *shape)).astype(np.float32) / 8 for shape in ((256, 64), (64, 128)))
     gate = {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.7, "activation_beta": 1.0, "k": 1,
-            "normalize_routing_weights": 1}  # fmt: skip
+            "normalize_routing_weights": 1, "swiglu_limit": 1.5}  # fmt: skip
     held: dict[str, np.ndarray] = {"router": router}
+    held |= {f"b{n}": random.normal(size=(3, n)).astype(np.float32) for n in (256, 64)}
     for name, w in (("u", up), ("d", down)):
         parts = [pack(quantize_blocks(one.T, bits, 32, search=bits == 4), zeros=True) for one in w]
         held[name] = np.stack([p.weight.reshape(len(p.weight), -1) for p in parts])
         held[f"{name}s"] = np.stack([p.scale for p in parts])
         held[f"{name}z"] = np.stack([p.zero for p in parts if p.zero is not None])
     rounded = helper.make_node(
-        "QMoE", ["x", "router", "u", "us", "", "d", "ds", "", "", "", "", "uz", "dz"], ["y"], domain="com.microsoft",
+        "QMoE", ["x", "router", "u", "us", "b256", "d", "ds", "b64", "", "", "", "uz", "dz"], ["y"], domain="com.microsoft",
         expert_weight_bits=bits, block_size=32, accuracy_level=4, weights_prepacked=0, **gate,
     )  # fmt: skip
-    exact = helper.make_node("MoE", ["x", "router", "u", "", "d"], ["y"], domain="com.microsoft", **gate)
-    want = relative(ran([exact], x, {"router": router, "u": up, "d": down}), ran([rounded], x, held))
-    assert emulate.experts(x, router, up, down, bits, 32, 1, (1.7, 1.0)) == pytest.approx(want, rel=0.02)
+    exact = helper.make_node("MoE", ["x", "router", "u", "b256", "d", "b64"], ["y"], domain="com.microsoft", **gate)
+    want = relative(ran([exact], x, held | {"u": up, "d": down}), ran([rounded], x, held))
+    told = emulate.experts(x, router, up, down, bits, 32, 1, (1.7, 1.0), 1.5, (held["b256"], held["b64"]), most=3)
+    assert told == pytest.approx(want, rel=0.02)
 
 
 def test_grid_is_that_of_the_standard() -> None:

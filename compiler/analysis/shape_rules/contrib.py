@@ -13,7 +13,7 @@ MS = "com.microsoft"
 
 @rule(
     "BiasDropout", "BiasGelu", "BiasSoftmax", "FastGelu", "Gelu", "Inverse", "QuickGelu", "RotaryEmbedding",
-    "GroupNorm", "BiasAdd", "MoE", domain=MS,
+    "GroupNorm", "BiasAdd", "MoE", "QMoE", domain=MS,
 )  # fmt: skip
 def like_first(s: Site) -> None:
     s.out(0, s.dims(0), dtype=s.dtype(0))
