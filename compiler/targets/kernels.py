@@ -115,7 +115,7 @@ def load(packaged: Path, runtime: str, version: str) -> Kernels:
 
     Args:
         packaged: ``NAME.kernels.json``; those of other CPUs lie beside it as ``NAME.CPU.kernels.json``. Near is by the number of
-            features that one of the two has and the other has not; where several are as near, this one is it.
+            features that one of the two has and the other has not; where several are as near, or none shares one, this one is it.
     """
     own = own_path(runtime, version)
     if own.is_file():
@@ -123,5 +123,6 @@ def load(packaged: Path, runtime: str, version: str) -> Kernels:
     name = packaged.name.removesuffix(".kernels.json")
     beside = sorted(packaged.parent.glob(f"{glob.escape(name)}.*.kernels.json"))
     here = set(features.detect().flags)
-    tables = (loads(path.read_text(encoding="utf-8")) for path in (packaged, *beside))
-    return min(tables, key=lambda t: len(here.symmetric_difference(t.cpu.get("flags", ()))))
+    tables = [loads(path.read_text(encoding="utf-8")) for path in (packaged, *beside)]
+    near = [t for t in tables if here.intersection(t.cpu.get("flags", ()))] or tables[:1]
+    return min(near, key=lambda t: len(here.symmetric_difference(t.cpu.get("flags", ()))))
