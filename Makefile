@@ -23,11 +23,11 @@ demo: $(READY)  ## set up, build MiniLM from packaged weights, compile it at -O3
 
 test: $(READY)  ## set up and run the tests
 	$(BIN)/python -m models build
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 long: $(READY)  ## the tests that repeat on large models, or on many, what others show
 	$(BIN)/python -m models build
-	$(BIN)/python -m pytest -n auto -m long
+	$(BIN)/python -m pytest -n auto --dist worksteal -m long
 
 check: $(READY)  ## formatting, lint and types
 	$(BIN)/ruff check .

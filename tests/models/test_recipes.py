@@ -15,6 +15,7 @@ from models import registry
 
 CASES = [(recipe.name, variant.name) for recipe in models.all_recipes().values() for variant in recipe.variants]
 FILES = [file.stem for recipe in models.all_recipes().values() for v in recipe.variants for file in v.files.values()]
+LARGE = {"smollm2-135m", "smollm2-135m-nocache", "whisper-tiny-en"}
 FOLDER = Path(models.__file__).parent
 
 
@@ -71,7 +72,7 @@ def test_build_gives_the_same_bytes_each_time(built, tmp_path):
 
 # The recipe without a cache has the same check.
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.long if name == "smollm2-135m-nocache" else []) for name in models.all_recipes()
+    pytest.param(name, marks=pytest.mark.long if name in LARGE else []) for name in models.all_recipes()
 ])  # fmt: skip
 def test_check_can_fail(built, tmp_path, name):
     """A model with its weights shuffled must not pass: otherwise check() shows nothing."""
