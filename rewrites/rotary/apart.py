@@ -4,16 +4,18 @@ import numpy as np
 from olc.rules import CLOSE, F16, F32, Case, Const, Many, Refused, Spec, dims, elements, f32, rule
 
 from .. import _shapes as s
-from .pairs import _every_other, _part, _strided
+from .pairs import _every_other, _part, _rotary, _strided
 
 
-def _axis_of_heads(x, cos, sin):
-    """1 or 2, where the tables are [batch or 1, .., pairs] with a 1 for the heads; None elsewhere."""
-    if x is None or len(x) != 4 or cos is None or cos != sin or len(cos) != 4 or cos[0] not in (1, x[0]):
-        return None
-    if not isinstance(x[3], int) or x[3] != 2 * cos[3]:
-        return None
-    return next((a for a in (1, 2) if cos[a] == 1 and cos[3 - a] == x[3 - a]), None)
+def _no_angle(m):
+    """Why the tables are not known to be [batch or 1, .., pairs] with a 1 for the heads; sets ``m.axis``, the heads' own."""
+    x, cos = dims(m.x), dims(m.cos)
+    known = x is not None and len(x) == 4 and cos is not None and cos == dims(m.sin) and len(cos) == 4 and cos[0] in (1, x[0])
+    if known and isinstance(x[3], int) and x[3] == 2 * cos[3]:
+        m.axis = next((a for a in (1, 2) if cos[a] == 1 and cos[3 - a] == x[3 - a]), None)
+        if m.axis is not None:
+            return None
+    return "the tables are not known to hold one angle for each pair of a token's heads"
 
 
 def _turned(op, one, two, cos, sin, before, after):
@@ -22,22 +24,8 @@ def _turned(op, one, two, cos, sin, before, after):
     return op.Concat(*before, first, second, *after, axis=-1)
 
 
-def _rotary(op, m, **attributes):
-    """The operator on [batch, heads, sequence, size], which it wants, with tables for each sequence of the batch."""
-    swap = (0, 2, 1, 3)
-    tables = [op.Squeeze(table, np.array([m.axis])) for table in (m.cos, m.sin)]
-    if dims(m.cos)[0] != dims(m.x)[0]:
-        times = op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0)
-        tables = [op.Expand(table, times) for table in tables]
-    turned = op.RotaryEmbedding(op.Transpose(m.x, perm=swap) if m.axis == 2 else m.x, *tables, **attributes)
-    return op.Transpose(turned, perm=swap) if m.axis == 2 else turned
-
-
 def _among(op, m, turned):
     return op.Concat(*m.before, turned, *m.after, axis=-1) if m.before or m.after else turned
-
-
-NO_ANGLE = "the tables are not known to hold one angle for each pair of a token's heads"
 
 
 @rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
@@ -53,17 +41,16 @@ class RotaryPairsApart:
         return _turned(op, one, two, cos, sin, before, after)
 
     def unless(m):
-        x = dims(m.x)
-        m.axis = _axis_of_heads(x, dims(m.cos), dims(m.sin))
-        if m.axis is None:
-            return NO_ANGLE
+        x, reason = dims(m.x), _no_angle(m)
+        if reason is not None:
+            return reason
         if [_every_other(numbers, x) for numbers in (m.even, m.odd)] != [(0, x[3] // 2), (1, x[3] // 2)]:
             return "the slices are not the first and the second of each pair"
         return None
 
     def rewrite(op, m):
         size = dims(m.x)[3]
-        pairs = op.Reshape(_rotary(op, m, interleaved=1), np.array([0, 0, 0, size // 2, 2]))
+        pairs = op.Reshape(_rotary(op, m, m.x, interleaved=1), np.array([0, 0, 0, size // 2, 2]))
         apart = op.Reshape(op.Transpose(pairs, perm=(0, 1, 2, 4, 3)), np.array([0, 0, 0, size]))
         return _among(op, m, apart)
 
@@ -98,10 +85,9 @@ class RotaryHalvesApart:
         return _turned(op, one, two, cos, sin, before, after)
 
     def unless(m):
-        x = dims(m.x)
-        m.axis = _axis_of_heads(x, dims(m.cos), dims(m.sin))
-        if m.axis is None:
-            return NO_ANGLE
+        x, reason = dims(m.x), _no_angle(m)
+        if reason is not None:
+            return reason
         half = x[3] // 2
         if m.sizes is not None and (elements(m.sizes) != (half, half) or m.split not in (3, -1)):
             return "the parts are not the halves of each head"
@@ -111,7 +97,7 @@ class RotaryHalvesApart:
         return None
 
     def rewrite(op, m):
-        return _among(op, m, _rotary(op, m))
+        return _among(op, m, _rotary(op, m, m.x))
 
     cases = [
         Case("GPT-OSS", x=f32["B", 3, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2], **PARTS, before=[], after=[]),

@@ -82,7 +82,7 @@ def _rotary(op, m, x, **attributes):
         times = op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0)
         tables = [op.Expand(table, times) for table in tables]
     x = op.Transpose(x, perm=swap) if m.axis == 2 else x
-    turned = op.RotaryEmbedding(x, *tables, interleaved=1, **attributes)
+    turned = op.RotaryEmbedding(x, *tables, **attributes)
     return op.Transpose(turned, perm=swap) if m.axis == 2 else turned
 
 
@@ -153,7 +153,7 @@ class RotaryPairs:
         return _heads(m.x) or _why_not(m, 0, dims(m.x)[3] // 2)
 
     def rewrite(op, m):
-        return _rotary(op, m, m.x)
+        return _rotary(op, m, m.x, interleaved=1)
 
     cases = [
         Case("heads first", x=f32["B", 2, "S", 4], **FIRST, joined=np.array([0, 2, -1, 4])),
@@ -205,7 +205,7 @@ class RotaryPairsPart:
 
     def rewrite(op, m):
         x = m.x if m.head == (0, dims(m.x)[3]) else op.Slice(m.x, *_part(*m.head))
-        return _rotary(op, m, x, rotary_embedding_dim=m.size)
+        return _rotary(op, m, x, interleaved=1, rotary_embedding_dim=m.size)
 
     cases = [
         Case("GPT-J", x=f32["B", "S", 2, 8], **SECOND, joined=np.array([0, -1, 2, 4]), part=_part(0, 4), rest=_part(4, 8)),
