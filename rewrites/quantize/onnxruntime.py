@@ -70,7 +70,10 @@ class BiasIntoDynamicInt8:
         return op.Add(op.domain("com.microsoft").DynamicQuantizeMatMul(x, q, scale, zero), b)
 
     def unless(m):
-        kernel = m.find("DynamicQuantizeMatMul")
+        kernel, q, scale = m.find("DynamicQuantizeMatMul"), dims(m.q), dims(m.scale)
+        # Of stacks of weights, or of scales, the kernel multiplies the bias by the scale.
+        if q is None or len(q) != 2 or scale is None or len(scale) > 1:
+            return "the weight is not known to be a matrix with a row of scales"
         return _bias_for_each_column(m, kernel.outputs[0])
 
     def rewrite(op, m):
@@ -81,6 +84,8 @@ class BiasIntoDynamicInt8:
         Case("a number", x=f32["N", 32], q=_Q, scale=_S, zero=None, b=0.5),
         Refused("a row for each token", x=f32[4, 32], q=_Q, scale=_S, zero=None, b=f32[4, 1],
                 because="not one number for each column"),
+        Refused("weights in a stack", x=f32[1, 32], q=i8[1, 1, 32, 16], scale=_S, zero=None, b=0.5,
+                because="to be a matrix with"),
     ]  # fmt: skip
 
 
