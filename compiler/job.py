@@ -99,9 +99,8 @@ class Job:
             plan = self.search()
         self.say(f"compiling at -O{level}")
         plan, result, built, evaluation = self.checked(plan, level)
-        while s.evaluate and s.level == 3 and s.plan is None and level > 0 and _slower(evaluation):
+        while s.evaluate and s.level == 3 and s.plan is None and level > 0 and evaluation and evaluation.slower:
             # The search looked at parts, on other inputs. The whole has the last word, down to the source as it was.
-            assert evaluation is not None
             assert evaluation.paired is not None
             lower = 1 if level > 1 else 0
             self.notes.append(f"in the final check -O{level} was {evaluation.paired.text}; -O{lower} is given instead")
@@ -597,7 +596,3 @@ class Job:
             session_options=self.session_options(plan).to_dict(),
             notes=notes, seconds=result.seconds,
         )  # fmt: skip
-
-
-def _slower(evaluation: Evaluation | None) -> bool:
-    return evaluation is not None and evaluation.paired is not None and evaluation.paired.verdict == "slower"

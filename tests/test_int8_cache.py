@@ -107,7 +107,7 @@ def folder(tmp_path: Path) -> str:
 @pytest.mark.parametrize(("cosine", "kept"), [(0.99, True), (0.9999999, False)])
 def test_a_compile_keeps_it_inside_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cosine: float, kept: bool) -> None:
     monkeypatch.setattr("olc.strategy.search.Search.pair", lambda *_: NOT_TIMED)
-    monkeypatch.setattr("olc.job._slower", lambda *_: False)
+    monkeypatch.setattr("olc.evaluation.evaluate.Evaluation.slower", False)
     (tmp_path / "m.onnx").write_bytes(model())
     (tmp_path / "data").mkdir()
     report = compile(

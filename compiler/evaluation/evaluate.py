@@ -86,6 +86,11 @@ class Evaluation:
     swept: list[Point] = field(default_factory=list)
 
     @property
+    def slower(self) -> bool:
+        """Was the candidate timed, and shown to be slower?"""
+        return self.paired is not None and self.paired.verdict == "slower"
+
+    @property
     def within(self) -> bool:
         """True where every output is the same up to rounding."""
         return all(o.within() for o in self.outputs)
