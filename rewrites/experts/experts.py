@@ -17,7 +17,8 @@ def _gate(op, x, alpha):
 
 def _huge(w):
     """Could products with these overflow, or by being summed in another order no longer do so?"""
-    return not np.abs(array(w)).max(initial=0) < 1e18
+    a = array(w)  # compared without a copy, for experts are most of a model
+    return not (-1e18 < a.min(initial=0) and a.max(initial=0) < 1e18)
 
 
 def _up(op, row, which, up, bias, last):
