@@ -18,7 +18,7 @@ def _gate(op, x, alpha):
 def _huge(w):
     """Could products with these overflow, or by being summed in another order no longer do so?"""
     a = array(w)  # compared without a copy, for experts are most of a model
-    return not (-1e18 < a.min(initial=0) and a.max(initial=0) < 1e18)
+    return not (a.min(initial=0) > -1e18 and a.max(initial=0) < 1e18)
 
 
 def _up(op, row, which, up, bias, last):
