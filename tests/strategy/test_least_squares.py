@@ -145,7 +145,7 @@ def _name(fused: ir.Model, alphas: dict[str, float]) -> str:
 
 
 def test_a_plan_with_rounded_convolutions_gives_the_same_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("olc.job._slower", lambda *_: False)
+    monkeypatch.setattr("olc.evaluation.evaluate.Evaluation.slower", False)
     faster = NOT_TIMED.__class__(2.0, 2.0, 2.0, 2.0, "faster", 8, 1, NOT_TIMED.a, NOT_TIMED.b, 0.0, 0)
     monkeypatch.setattr("olc.strategy.search.Search.pair", lambda *_: faster)
     storage.save(convolutions(), tmp_path / "m.onnx")
@@ -167,7 +167,7 @@ def test_a_plan_with_rounded_convolutions_gives_the_same_file_again(tmp_path: Pa
 
 def test_a_plan_with_smoothed_and_rounded_weights_is_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What smoothing makes rests on the facts of calibration, and so does the form of a weight."""
-    monkeypatch.setattr("olc.job._slower", lambda *_: False)
+    monkeypatch.setattr("olc.evaluation.evaluate.Evaluation.slower", False)
     source = model(channel=True)
     fused = optimize(source.clone(), Options(level=2), Context(target=TARGET)).model
     note(fused, calibrate(fused, FEEDS, 1), target=TARGET)
