@@ -139,3 +139,36 @@ class GatherBeforeTranspose:
         Refused("one, without its axis", x=f32["B", 4], perm=(1, 0), i=np.array(1), axis=0, because="not a vector"),
         Refused("each twice", x=f32["B", 2], perm=(1, 0), i=np.array([0, 1, 1]), axis=0, because="and more"),
     ]
+
+
+@rule(group="chains", safety=EXACT)
+class TransposeBeforeRepeat:
+    """Entries that are repeated along an axis, then transposed, are transposed and repeated.
+
+    Sound because a vector of indices leaves the axes where they are; it pays because less is moved.
+    """
+
+    def pattern(op, x, i: Const, axis, perm):
+        return op.Transpose(op.Gather(x, i, axis=axis), perm=perm)
+
+    def unless(m):
+        d, i = dims(m.x), dims(m.i)
+        if d is None or i is None or len(i) != 1:
+            return "the indices are not a vector, or the axes are not known"
+        m.order = s.permutation(m.perm, len(d))
+        at = m.axis % len(d)
+        m.at = m.order.index(at)
+        if m.order[-1] != len(d) - 1:
+            return "the last axis is moved"
+        return None if isinstance(d[at], int) and i[0] > d[at] else "no more is picked than there is"
+
+    def rewrite(op, m):
+        return op.Gather(op.Transpose(m.x, perm=m.order), m.i, axis=m.at)
+
+    cases = [
+        Case("Keras's keys", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 1, 3)),
+        Refused("one, without its axis", x=f32["B", 4, 2], i=np.array(1), axis=1, perm=(1, 0), because="not a vector"),
+        Refused("each once", x=f32["B", 2, 4], i=np.array([1, 0]), axis=1, perm=(1, 0, 2), because="no more"),
+        Refused("keys for a product", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 3, 1),
+                because="last axis"),
+    ]

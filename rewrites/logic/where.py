@@ -1,7 +1,8 @@
 """Where with a known condition or equal branches."""
 
 import numpy as np
-from olc.rules import CLOSE, EXACT, Case, Const, Refused, array, boolean, f32, rule
+from olc.assumptions import UNSELECTED
+from olc.rules import CLOSE, EXACT, Case, Const, Refused, array, boolean, f32, i32, is_constant, rule
 
 from .. import _shapes as s
 
@@ -97,4 +98,34 @@ class WhereOfTruth:
         Refused("numbers", c=boolean["N"], x=np.float32(1), y=np.float32(0), because="not one truth value"),
         Refused("both true", c=boolean["N"], x=np.array(True), y=np.array(True), because="the same"),
         Refused("wider", c=boolean["N", 1], x=np.array([True, True]), y=np.array(False), because="wider"),
+    ]
+
+
+@rule(group="logic", safety=CLOSE("a zero may lose its sign"), since=9)
+class WhereByProducts:
+    """A value times a condition, plus another times its negation, is Where: how tf2onnx writes it up to opset 15.
+
+    Sound because one of the factors is 1 and the other 0, and a number times 0 is 0; of an infinity or a NaN that is not so,
+    of which it is assumed that none is dropped (integers have none).
+    """
+
+    def pattern(op, c: boolean, x, y, to):
+        holds = op.shared(op.Cast(c, to=to))
+        fails = op.either(op.shared(op.Cast(op.shared(op.Not(c)), to=to)), op.shared(op.Sub(1.0, holds)))
+        return op.Add(op.shared(op.Mul(holds, x)), op.shared(op.Mul(fails, y)))
+
+    def unless(m):
+        if not m.x.dtype.is_floating_point():
+            return None
+        if any(is_constant(v) and not np.isfinite(array(v).astype(np.float64)).all() for v in (m.x, m.y)):
+            return "one of them is not finite"
+        m.assumes.add(UNSELECTED)
+
+    def rewrite(op, m):
+        return op.Where(m.c, m.x, m.y)
+
+    cases = [
+        Case("a mask", c=boolean["N", 1, 4], x=f32["N", 3, 4], y=f32[1], to=1),
+        Case("indices", c=boolean["N"], x=i32["N"], y=i32["N"], to=6),
+        Refused("an infinity", c=boolean["N"], x=f32["N"], y=np.float32(-np.inf), to=1, because="not finite"),
     ]
