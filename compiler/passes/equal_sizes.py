@@ -83,10 +83,9 @@ def _solve(gap: d.Dim, name: str, places: dict[str, Places]) -> d.Dim | None:
     """What the symbol is where ``gap`` is 0: a sum of other symbols of inputs; None where that does not follow."""
     a = atom(SYMBOL, name)
     slope = {m: c for m, c in terms_of(gap) if any(a in x.leaves for x in m)}
-    if list(slope) != [(a,)] or abs(slope[(a,)]) != 1:
+    if list(slope) != [(a,)] or any(c % slope[(a,)] for _, c in terms_of(gap)):
         return None
-    rest = make({m: c for m, c in terms_of(gap) if m != (a,)})
-    size = d.neg(rest) if slope[(a,)] == 1 else rest
+    size = make({m: -c // slope[(a,)] for m, c in terms_of(gap) if m != (a,)})
     if isinstance(size, int) or any(len(m) > 1 or c < 1 for m, c in size.terms) or not d.all_names(size) <= places.keys():
         return None
     return size

@@ -111,6 +111,34 @@ class ScaleAfterHeads:
 
 
 @rule(group="linear", safety=EXACT, since=13)
+class HeadsBeforeTranspose:
+    """Features that are moved in front of positions and then split into heads are split before they are moved.
+
+    Sound because both put entry j of head i of position s at ``[i, j, s]``.
+    """
+
+    def pattern(op, x: f32, numbers: Const):
+        return op.Reshape(op.Transpose(x, perm=(0, 2, 1)), numbers)
+
+    def unless(m):
+        d, out = dims(m.x), dims(m.roots[0])
+        if d is None or out is None or len(out) != 4 or (out[0], out[3]) != (d[0], d[1]):
+            return "the features are not split into heads"
+        if not all(isinstance(n, int) and n > 0 for n in out[1:3]) or out[1] * out[2] != d[2]:
+            return "the features are not split into heads"
+        m.heads = s.vector([0, 0, out[1], out[2]])
+
+    def rewrite(op, m):
+        return op.Transpose(op.Reshape(m.x, m.heads), perm=(0, 2, 3, 1))
+
+    cases = [
+        Case("Keras's keys of an image", x=f32["B", 5, 8], numbers=np.array([0, 2, 4, 5])),
+        Refused("positions too", x=f32["B", 6, 4], numbers=np.array([0, 8, 3]), because="not split"),
+        Refused("rows", x=f32["B", 6, 4], numbers=np.array([0, 2, 2, 6, 1]), because="not split"),
+    ]
+
+
+@rule(group="linear", safety=EXACT, since=13)
 class BiasBeforeHeads:
     """A bias of heads, added after the features were split into these, is added before: to what the linear layer gives.
 

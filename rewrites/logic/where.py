@@ -129,3 +129,31 @@ class WhereByProducts:
         Case("indices", c=boolean["N"], x=i32["N"], y=i32["N"], to=6),
         Refused("an infinity", c=boolean["N"], x=f32["N"], y=np.float32(-np.inf), to=1, because="not finite"),
     ]
+
+
+@rule(group="logic", safety=EXACT, since=9)
+class WhereOfAndTrue:
+    """A condition that is stretched to the shape of what it chooses by an And with ones needs no ones.
+
+    Sound because Where stretches it itself.
+    """
+
+    def pattern(op, ones: Const, shape: s.VECTOR, c: boolean, x, y):
+        stretched = op.And(op.shared(op.Expand(ones, shape)), c)
+        return op.either(op.Where(stretched, x, y), op.Where(stretched, y, x))
+
+    def unless(m):
+        ones = m.find("Expand").outputs[0]
+        if not array(m.ones).all():
+            return "not all of them are True"
+        return None if s.same_dims(ones, m.x) and s.same_dims(ones, m.roots[0]) else "they are not of the shape of a branch"
+
+    def rewrite(op, m):
+        return op.Where(m.c, *(m.y if v is m.y else m.x for v in m.root.inputs[1:]))
+
+    cases = [
+        Case("Keras's softmax", ones=np.array(True), shape=np.array([2, 3]), c=boolean[3], x=f32[2, 3], y=f32[1]),
+        Refused("holes", ones=np.array([True, False]), shape=np.array([3, 2]), c=boolean[2], x=f32[3, 2], y=f32[1],
+                because="not all of them"),
+        Refused("wider", ones=np.array(True), shape=np.array([2, 3]), c=boolean[3], x=f32[3], y=f32[1], because="of a branch"),
+    ]  # fmt: skip
