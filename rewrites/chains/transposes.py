@@ -1,7 +1,7 @@
 """Transposes that do nothing, follow each other, or move only dims of 1."""
 
 import numpy as np
-from olc.rules import EXACT, Case, Const, Refused, any_type, dims, f32, rule
+from olc.rules import EXACT, Case, Const, Refused, Scalar, any_type, dims, f32, rule, scalar
 
 from .. import _shapes as s
 
@@ -171,4 +171,34 @@ class TransposeBeforeRepeat:
         Refused("each once", x=f32["B", 2, 4], i=np.array([1, 0]), axis=1, perm=(1, 0, 2), because="no more"),
         Refused("keys for a product", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 3, 1),
                 because="last axis"),
+    ]
+
+
+@rule(group="chains", safety=EXACT)
+class TransposeBeforeFactors:
+    """Two multiples of one value that are moved alike are multiples of it, moved once.
+
+    Sound because each element is multiplied alone. The two factors of a Gelu are so, where tf2onnx has pushed a change of
+    layout through it.
+    """
+
+    def pattern(op, x: f32[...], c: Scalar, e: Scalar, perm):
+        return op.Transpose(op.Mul(x, c), perm=perm), op.Transpose(op.Mul(x, e), perm=perm)
+
+    def unless(m):
+        if scalar(m.c) == scalar(m.e):
+            return "they are the same multiple"
+        made = m.x.producer()
+        while made is not None and made.op_type in ("Add", *s.VIEWS) and made.inputs[0] is not None:
+            made = made.inputs[0].producer()
+        if made is not None and made.op_type in ("MatMul", "Gemm"):
+            return "the factors go into a linear layer"
+
+    def rewrite(op, m):
+        x = op.Transpose(m.x, perm=m.perm)
+        return op.Mul(x, m.c), op.Mul(x, m.e)
+
+    cases = [
+        Case("a Gelu", x=f32["B", 4, "S"], c=0.5, e=-0.7, perm=(0, 2, 1)),
+        Refused("one multiple", x=f32["B", 4, "S"], c=0.5, e=0.5, perm=(0, 2, 1), because="the same"),
     ]
