@@ -114,7 +114,8 @@ class TransposeOfOnes:
 class GatherBeforeTranspose:
     """Entries that are picked along an axis of what was transposed are picked before, and transposed.
 
-    Sound because a vector of indices leaves the axes where they are; it pays because no more is moved than was picked.
+    Sound because a vector of indices leaves the axes where they are; it pays because no more is moved than was picked. Where
+    the last axis is moved it is done in any case.
     """
 
     def pattern(op, x, perm, i: Const, axis):
@@ -128,6 +129,8 @@ class GatherBeforeTranspose:
             return "the indices are not a vector, or the axes are not known"
         m.order = s.permutation(m.perm, len(d))
         m.at = m.order[m.axis % len(d)]
+        if m.order[-1] != len(d) - 1 and m.at != len(d) - 1:
+            return None  # so are the keys of an attention transposed, whose heads may be repeated
         return None if isinstance(d[m.at], int) and i[0] <= d[m.at] else "as much may be picked as there is, and more"
 
     def rewrite(op, m):
@@ -137,7 +140,8 @@ class GatherBeforeTranspose:
         Case("Falcon's keys", x=f32["B", "S", 6, 4], perm=(2, 0, 1, 3), i=np.array([-2]), axis=0),
         Case("some of the last", x=f32["B", 4, 3], perm=(1, 0, 2), i=np.array([2, 0]), axis=2),
         Refused("one, without its axis", x=f32["B", 4], perm=(1, 0), i=np.array(1), axis=0, because="not a vector"),
-        Refused("each twice", x=f32["B", 2], perm=(1, 0), i=np.array([0, 1, 1]), axis=0, because="and more"),
+        Case("grouped keys", x=f32["B", 2, "S", 4], perm=(0, 1, 3, 2), i=np.array([0, 0, 1, 1]), axis=1),
+        Refused("each twice", x=f32["B", 2, 4], perm=(1, 0, 2), i=np.array([0, 1, 1]), axis=0, because="and more"),
     ]
 
 
