@@ -80,6 +80,6 @@ class SqueezeOfReshape:
 
     cases = [
         Case("heads", x=f32["B", 4, 3], sizes=[np.array([n]) for n in (-1, 2, 2, 1, 3)], axes=np.array([3])),
-        Refused("sizes of the caller", x=f32[2, "B"], sizes=[i64[1], np.array([1]), np.array([2])], axes=np.array([1]),
+        Refused("sizes of the caller", x=f32[2, "B"], sizes=[i64[1], np.array([1]), i64[1]], axes=np.array([1]),
                 because="one of the input's"),
     ]  # fmt: skip
