@@ -18,6 +18,7 @@ from olc.errors import OlcError
 from olc.evaluation import inputs, numerics
 from olc.passes import Context
 from olc.pipeline import Options, optimize
+from olc.repairs import REPAIRED
 from olc.session import run, session
 
 from models import corpus
@@ -49,9 +50,11 @@ EXCEPTIONS: dict[str, str] = {
 
 
 def compiled(stem: str) -> tuple[bytes, ir.Model]:
-    """The source as bytes, and the model at -O2."""
+    """The source as bytes, in operators that runtimes have, and the model at -O2."""
     source = corpus.load(stem).SerializeToString()
     model = storage.load_bytes(source, where=stem)
+    if model.meta.get(REPAIRED):
+        source = storage.to_bytes(model)
     optimize(model, Options(level=2), Context(target=targets.get("onnxruntime-cpu")))
     return source, model
 
@@ -67,7 +70,7 @@ def sample_plan(stem: str, source: bytes, opened: object) -> inputs.Plan:
     named = {dim.value for value in model.graph.inputs for dim in value.shape if isinstance(dim, ir.SymbolicDim)}
     sizes = {name: size for name, size in SIZES.items() if name in named}
     if not sizes and named:  # tf2onnx names none: by what the dims are
-        sizes = {"batch": 2, "seq": 12} if len(model.graph.inputs) > 1 else {"batch": 2}
+        sizes = {"batch": 2, "seq": 12} if len(named) > 1 else {"batch": 2}
     try:
         return inputs.plan(model, sizes, run=partial(run, opened, where=stem))
     except OlcError:

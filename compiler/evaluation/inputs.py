@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import ir
 from ..errors import BadInput, OlcError
+from ..passes import equal_sizes
 from . import roles, sizes
 from .roles import Input
 from .sizes import Sizes
@@ -150,7 +151,7 @@ def plan(
     Raises:
         BadInput: no sizes were found with which the model runs, or an input is of a kind that cannot be made up.
     """
-    found = roles.inputs(model)
+    found = roles.inputs(equal_sizes.named(model))
     for item in found:
         _refuse(item)
     first = Plan(found, sizes.choose(found, dims), seed)

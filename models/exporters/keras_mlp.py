@@ -16,8 +16,8 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 
 from models import images
-from models.exporters.tidy import tidy
 from models.exporters.pack import Candidates, plain_candidates
+from models.exporters.tidy import tidy
 from models.recipe import cpu_session
 from models.recipes.keras_mlp import WEIGHTS
 from models.sources import Source

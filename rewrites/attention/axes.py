@@ -72,8 +72,8 @@ class SoftmaxBeforeView:
         return s.reshaped(op, op.Softmax(filled, axis=-1), *m.shapes[2:])
 
     cases = [
-        Case("Gemma", c=boolean["B", 1, 1, 3, "T"], x=f32["B", 2, 3, "T"], k=np.float32(-1e9), numbers=[np.array([0, 1, 2, 3, -1])],
-             attrs={}),
+        Case("Gemma", c=boolean["B", 1, 1, 3, "T"], x=f32["B", 2, 3, "T"], k=np.float32(-1e9), attrs={},
+             numbers=[np.array([0, 1, 2, 3, -1])]),
         Case("groups", c=boolean["B", 1, 1, 3, 4], x=f32["B", 4, 3, 4], k=np.float32(-1e9), numbers=[np.array([-1, 2, 2, 3, 4])],
              attrs={}),
         Refused("rows", c=boolean["B", 1, 1, 6, 4], x=f32["B", 2, 3, 4], k=np.float32(0), numbers=[np.array([-1, 1, 1, 6, 4])],

@@ -141,10 +141,8 @@ class RowsDetour:
         return None if s.has_view(*m.shapes[:2]) and s.has_view(*m.shapes[2:]) else s.UNKNOWN
 
     def rewrite(op, m):
-        if m.groups:
-            k = op.Gather(m.k, np.repeat(np.arange(m.groups[0]), m.times), axis=1)
-        else:
-            k = op.Unsqueeze(m.k, np.array([1]))
+        repeated = np.repeat(np.arange(m.groups[0]), m.times) if m.groups else None
+        k = op.Unsqueeze(m.k, np.array([1])) if repeated is None else op.Gather(m.k, repeated, axis=1)
         return s.reshaped(op, op.MatMul(s.reshaped(op, m.x, *m.shapes[:2]), k), *m.shapes[2:])
 
     cases = [

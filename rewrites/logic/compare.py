@@ -2,8 +2,28 @@
 
 import numpy as np
 from olc.rules import (
-    BOOL, CLOSE, EXACT, I8, I32, I64, U8, Attrs, Case, Const, Many, Refused, Scalar, Spec, array, boolean, dims, f32, i32, i64,
-    rule, scalar,
+    BOOL,
+    CLOSE,
+    EXACT,
+    I8,
+    I32,
+    I64,
+    U8,
+    Attrs,
+    Case,
+    Const,
+    Many,
+    Refused,
+    Scalar,
+    Spec,
+    array,
+    boolean,
+    dims,
+    f32,
+    i32,
+    i64,
+    rule,
+    scalar,
 )  # fmt: skip
 
 from .. import _shapes as s

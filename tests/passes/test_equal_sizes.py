@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from olc.analysis import shapes
 from olc.assumptions import INPUTS_AGREE
+from olc.evaluation.inputs import synthesize
 from olc.passes import Context, equal_sizes
 from pass_oracle import load, parse
 
@@ -63,3 +64,12 @@ def test_strict() -> None:
     ctx.unassumed = frozenset({INPUTS_AGREE})
     found, _ = named("g (int64[A, B] ids, int64[C, D] mask) => (int64[E, F] y) { y = Mul(ids, mask) }", ctx)
     assert found == ["A, B", "C, D"]
+
+
+def test_inputs_are_made_up_alike() -> None:
+    """A mask of one entry for all tokens would run, and be none."""
+    text = "g (int64[A, B] input_ids, int64[C, D] encoder_mask) => (int64[E, F] y) { y = Mul(input_ids, encoder_mask) }"
+    model = load(parse(text))
+    feed = synthesize(model)[0]
+    assert feed["input_ids"].shape == feed["encoder_mask"].shape == (1, 128)
+    assert [str(n) for n in model.graph.inputs[1].shape] == ["C", "D"]  # a look at a model changes nothing
