@@ -47,9 +47,15 @@ __all__ = [
 ]  # fmt: skip
 
 
+def _attributes(node: Node) -> Collection[Attr]:
+    """As ``node.attributes.values()``, whose steps through two mappings are most of the time of walking all graphs."""
+    held: dict[str, Attr] | None = getattr(node.attributes, "data", None)
+    return node.attributes.values() if held is None else held.values()
+
+
 def subgraphs(node: Node) -> Iterator[Graph]:
     """The graphs held by the node's attributes (bodies of If, Loop, Scan), in attribute order."""
-    for a in node.attributes.values():
+    for a in _attributes(node):
         if a.type == AttributeType.GRAPH and not a.is_ref():
             yield a.value
         elif a.type == AttributeType.GRAPHS and not a.is_ref():
@@ -62,7 +68,7 @@ def with_bodies(graph: Graph) -> Iterator[Graph]:
     while stack:
         g = stack.pop()
         yield g
-        stack.extend(s for n in g for s in subgraphs(n))
+        stack.extend(s for n in g if _attributes(n) for s in subgraphs(n))
 
 
 def all_graphs(model: Model, functions: bool = True) -> Iterator[Graph]:

@@ -49,6 +49,9 @@ from .targets import int8_cache
 MOST_TAKEN_BACK = 5
 """Rewrites that a compile takes back because its own check fails, before it gives up."""
 
+TIMED_S = 2.0
+"""Seconds for timing source and artifact against each other."""
+
 PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy")
 
 
@@ -444,7 +447,7 @@ class Job:
             self.check_float(plan.without_sites(""), level, feeds, corners)
         found = evaluate(
             self.path, built, feeds=feeds, threads=s.threads, seed=s.seed + 1,
-            time_s=2.0 if measure else 0.0, measure_memory=measure,
+            time_s=TIMED_S if measure else 0.0, measure_memory=measure,
             options_a=self.plain(), options_b=self.session_options(plan),
             keep=keep, accept=lambda outputs, points: self.accept(outputs, points, lossy, built, plan),
             corners=corners, grid=grid,

@@ -446,8 +446,24 @@ class Rewriter:
 
     def _sort(self) -> None:
         for g in self.needs_sort:
-            g.sort()
+            if not _sorted(g, set()):
+                g.sort()
         self.needs_sort.clear()
+
+
+def _sorted(graph: Graph, later: set[Node]) -> bool:
+    """Is every node, those of bodies too, behind what it reads? Then sorting, which is stable, changes nothing.
+
+    ``later``: nodes of outer graphs that are not in front of this one.
+    """
+    later.update(graph)
+    for n in graph:
+        if any(v is not None and v.producer() in later for v in n.inputs):
+            return False
+        if not all(_sorted(body, later) for body in ir.subgraphs(n)):
+            return False
+        later.discard(n)
+    return True
 
 
 def _can_carry(new: Value, old: Value, made: set[Value]) -> bool:

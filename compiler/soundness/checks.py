@@ -112,6 +112,7 @@ class _Checker:
         self.compared = 0
         self.reasons: set[str] = set()
         self.target = _target(rule)
+        self.built: tuple[Draw, Built | None, str] | None = None
 
     def run(self) -> list[Finding]:
         for i, case in enumerate(self.rule.cases):
@@ -173,6 +174,12 @@ class _Checker:
         return None
 
     def _build(self, draw: Draw) -> tuple[Built | None, str]:
+        """The model of a draw, which nobody may change: many variants in turn start from the same."""
+        if self.built is None or self.built[0] is not draw:
+            self.built = (draw, *self._build_anew(draw))
+        return self.built[1:]
+
+    def _build_anew(self, draw: Draw) -> tuple[Built | None, str]:
         try:
             return build(self.rule, draw), ""
         except Invalid as e:

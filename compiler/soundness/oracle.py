@@ -7,7 +7,8 @@ ONNX Runtime with its optimizations off.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +47,12 @@ def reference(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> Arrays:
         CannotRun: it lacks an operator.
         Fails: the model raises.
     """
-    from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import RuntimeContextError, RuntimeImplementationError
 
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            outputs = ReferenceEvaluator(proto).run(None, dict(feed))
+            outputs = _evaluator(proto).run(None, dict(feed))
         # Not swallowed: the other engine answers then, and where that cannot either the case fails ("nothing was compared").
         except (NotImplementedError, RuntimeImplementationError, RuntimeContextError) as e:
             raise CannotRun(str(e)) from None
@@ -67,20 +67,44 @@ def _as_array(o: Any) -> np.ndarray:
 
 def runtime(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> Arrays:
     """Outputs by ONNX Runtime, its optimizations off."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = _session(proto)
     except Exception as e:
         raise CannotRun(f"{type(e).__name__}: {e}") from None
     try:
         return [_as_array(o) for o in session.run(None, dict(feed))]
     except Exception as e:
         raise Fails(f"{type(e).__name__}: {e}") from None
+
+
+_OPENED: deque[tuple[str, bytes, Any]] = deque(maxlen=6)
+"""What runs the last few models: one is run on several feeds, in turn with what it became."""
+
+
+def _opened(engine: str, proto: onnx.ModelProto, open_it: Callable[[bytes], Any]) -> Any:
+    source = proto.SerializeToString()
+    for name, of, held in _OPENED:
+        if name == engine and of == source:
+            return held
+    held = open_it(source)
+    _OPENED.append((engine, source, held))
+    return held
+
+
+def _evaluator(proto: onnx.ModelProto) -> Any:
+    from onnx.reference import ReferenceEvaluator
+
+    return _opened("reference", proto, ReferenceEvaluator)
+
+
+def _session(proto: onnx.ModelProto) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return _opened("runtime", proto, lambda data: ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
 
 
 def _operators(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
@@ -272,7 +296,7 @@ def _in_double(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], native: A
     """Outputs of the model computed in float64 where that can be; else the native ones."""
     try:
         wide = {k: v.astype(np.float64) if _is_float(v) else v for k, v in feed.items()}
-        return run(in_double(proto), wide)[0]
+        return run(_opened("in double", proto, lambda _: in_double(proto)), wide)[0]
     except (CannotRun, Fails):
         return native
 

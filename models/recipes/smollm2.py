@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from models import cache
 from models.packages import Package
 from models.recipe import CheckResult, Feed, FromSkeleton, Recipe, Session, SessionFactory, Variant, cpu_session
 from models.sources import Gguf
@@ -47,7 +50,18 @@ class SmolLM2(Recipe):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Byte-level BPE from the GGUF file's own vocabulary and merges."""
+        """Byte-level BPE from the GGUF file's own vocabulary and merges; kept, since reading those takes seconds."""
+        from tokenizers import Tokenizer
+
+        key = f"{WEIGHTS.identity()} {inspect.getsource(type(self).read_tokenizer)}"
+        kept = cache.folder("tokenizers") / f"smollm2-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        if not kept.is_file():
+            with cache.atomic(kept) as path:
+                path.write_text(self.read_tokenizer().to_str(), encoding="utf-8")
+        return Tokenizer.from_file(str(kept))
+
+    def read_tokenizer(self) -> Any:
+        """The tokenizer as the GGUF file has it."""
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
         fields = WEIGHTS.reader().fields

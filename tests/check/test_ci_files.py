@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import jsonschema
 import pytest
 import yaml
 from olc.check.budgets import CODES
@@ -39,6 +38,8 @@ def block(name: str) -> str:
 
 
 def follows(data: Any, schema: str) -> None:
+    import jsonschema  # takes seconds, in each process that collects tests
+
     held = json.loads((files("check_jsonschema") / "builtin_schemas" / "vendor" / f"{schema}.json").read_text())
     jsonschema.validators.validator_for(held)(held).validate(data)
 

@@ -16,6 +16,7 @@ from models import registry
 CASES = [(recipe.name, variant.name) for recipe in models.all_recipes().values() for variant in recipe.variants]
 FILES = [file.stem for recipe in models.all_recipes().values() for v in recipe.variants for file in v.files.values()]
 LARGE = {"smollm2-135m", "smollm2-135m-nocache", "whisper-tiny-en"}
+FIRST = {(recipe.name, recipe.variants[0].name) for recipe in models.all_recipes().values()}
 FOLDER = Path(models.__file__).parent
 
 
@@ -25,7 +26,10 @@ def built() -> dict[tuple[str, str], dict[str, Path]]:
     return {(name, variant): models.find(name).build(variant) for name, variant in CASES}
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
+# That all exports of the large ones are one graph, weights and all, is shown by tests/test_exporters.py.
+@pytest.mark.parametrize(("name", "variant"), [
+    pytest.param(*c, marks=pytest.mark.long if c[0] in LARGE and c not in FIRST else []) for c in CASES
+])  # fmt: skip
 def test_model_does_its_job(built, name, variant):
     result = models.find(name).check(built[name, variant])
     assert result.passed, result.text
