@@ -1,7 +1,7 @@
 """What the two normalisations share."""
 
 import numpy as np
-from olc.rules import array, dims, scalar
+from olc.rules import F32, F64, array, dims, scalar
 
 from .._helpers import moderate
 
@@ -11,6 +11,11 @@ def over_root(op, x, mean_square):
     root = op.Sqrt(mean_square)
     inverse = op.either(op.Reciprocal(root), op.Div(1.0, root), op.Pow(mean_square, -0.5))
     return op.either(op.Div(x, root), op.Mul(x, inverse))
+
+
+def mean(op, x, axes):
+    """A mean, which may be summed in double precision."""
+    return op.either(op.ReduceMean(x, axes), op.Cast(op.ReduceMean(op.Cast(x, to=F64), axes), to=F32))
 
 
 def why_not(m, *axes):

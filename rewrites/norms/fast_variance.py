@@ -1,0 +1,109 @@
+"""Layer normalisation as JAX's libraries write it: the variance as a difference of two means, a guard for constant rows, the
+scale multiplied with the root."""
+
+import numpy as np
+from olc.rules import CLOSE, Case, Const, Refused, Scalar, array, dims, f16, f32, floats, rule
+
+from .._helpers import narrow_floats
+from ._parts import over_root, why_not
+
+LAST = np.array([-1])
+
+
+def _square(op, x):
+    return op.either(op.Pow(x, 2.0), op.Mul(x, x))
+
+
+@rule(group="norms", safety=CLOSE("the same function, rounded elsewhere"), since=18, emits="LayerNormalization")
+class LayerNormOfFastVariance:
+    """What is centred over the root of the mean of squares less the square of the mean is LayerNormalization.
+
+    Sound because that difference is the variance: ``E[(x - E[x])^2] = E[x^2] - E[x]^2``. It is never negative but for
+    rounding, so that nothing is lost where it is clipped at 0. Flax writes this form, with or without the clip.
+    """
+
+    def pattern(op, x: narrow_floats, axes: Const, axes2: Const, eps: Scalar):
+        mean = op.shared(op.ReduceMean(x, axes))
+        variance = op.Sub(op.ReduceMean(_square(op, x), axes2), _square(op, mean))
+        clipped = op.either(op.Relu(variance), op.Max(variance, 0.0), op.Clip(variance, 0.0), variance)
+        return over_root(op, op.Sub(x, mean), op.Add(clipped, eps))
+
+    def unless(m):
+        return why_not(m, m.axes, m.axes2)
+
+    def rewrite(op, m):
+        ones = op.constant(np.ones(m.shape), m.x.dtype)
+        return op.LayerNormalization(m.x, ones, axis=-len(m.shape), epsilon=m.epsilon)
+
+    cases = [
+        Case("a block", x=f32["B", "S", 8], axes=LAST, axes2=np.array([2]), eps=1e-5),
+        Case("two axes", x=f32["B", 3, 4], axes=np.array([-1, -2]), axes2=np.array([1, 2]), eps=1e-3),
+        Case("half precision", x=f16["B", 8], axes=LAST, axes2=LAST, eps=1e-1),
+        Refused("unequal axes", x=f32["B", 4, 4], axes=LAST, axes2=np.array([1]), eps=1e-5,
+                because="different axes"),
+        Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), axes2=np.array([1]), eps=1e-5,
+                because="not over the last axes"),
+        Refused("negative epsilon", x=f32["B", 8], axes=LAST, axes2=LAST, eps=-1e-5, because="epsilon"),
+    ]  # fmt: skip
+
+
+@rule(group="norms", safety=CLOSE("0 but for rounding"), since=18)
+class CentredConstantRows:
+    """What is centred needs no 0 put in for rows whose entries are all alike.
+
+    Sound because the mean of such a row is its entry, so that they are 0 anyway. Equinox guards its LayerNorm so.
+    """
+
+    def pattern(op, x: floats, least: Const, most: Const, axes: Const):
+        mean = op.shared(op.ReduceMean(x, axes))
+        alike = op.Equal(op.ReduceMin(x, least), op.ReduceMax(x, most))
+        finite = op.Equal(op.Sub(mean, mean), 0.0)
+        return op.Where(op.either(op.And(alike, finite), alike), 0.0, op.Sub(x, mean))
+
+    def unless(m):
+        d = dims(m.x)
+        if not d:
+            return "the input is not known to have an axis"
+        least, most, axes = ({int(a) % len(d) for a in array(v).reshape(-1)} for v in (m.least, m.most, m.axes))
+        return None if least and least == most == axes else "what is alike is not what the mean is of"
+
+    def rewrite(op, m):
+        return op.Sub(m.x, op.ReduceMean(m.x, m.axes))
+
+    cases = [
+        Case("Equinox", x=f32["B", "S", 8], least=LAST, most=LAST, axes=np.array([2])),
+        Case("two axes", x=f32["B", 3, 4], least=np.array([1, 2]), most=np.array([-1, -2]), axes=np.array([1, 2])),
+        Refused("another axis", x=f32["B", 4, 4], least=np.array([1]), most=np.array([1]), axes=LAST, because="is alike"),
+    ]
+
+
+@rule(group="norms", safety=CLOSE("two factors are multiplied in another order"), since=13)
+class ScaleAfterRoot:
+    """What is multiplied by a reciprocal root that a constant multiplies is multiplied by the root, then by the constant.
+
+    Sound because a product may be taken in any order. Scales of norms, which JAX gives to the root, come last as elsewhere.
+    """
+
+    def pattern(op, x: floats, y, w: Const):
+        root = op.Sqrt(y)
+        return op.Mul(x, op.Mul(op.either(op.Reciprocal(root), op.Div(1.0, root)), w))
+
+    def unless(m):
+        x, root = dims(m.x), dims(m.y)
+        if x is None or root is None or len(root) != len(x) or not x:
+            return "the root is not known to be one for each row"
+        if root[-1] != 1 or x[-1] == 1 or any(n not in (1, d) for n, d in zip(root, x, strict=True)):
+            return "the root is not known to be one for each row"
+        w = array(m.w).shape
+        fits = len(w) <= len(x) and all(n in (1, d) for n, d in zip(w[::-1], x[::-1], strict=False))
+        return None if fits else "the constant may widen the result"
+
+    def rewrite(op, m):
+        return op.Mul(op.Mul(m.x, op.Reciprocal(op.Sqrt(m.y))), m.w)
+
+    cases = [
+        Case("Flax", x=f32["B", "S", 8], y=f32["B", "S", 1], w=f32[8]),
+        Case("a number", x=f32["B", 8], y=f32["B", 1], w=2.0),
+        Refused("a root for each entry", x=f32["B", 8], y=f32["B", 8], w=f32[8], because="one for each row"),
+        Refused("wider", x=f32["B", 3], y=f32["B", 1], w=f32[2, 1, 3], because="widen"),
+    ]
