@@ -45,5 +45,6 @@ class MaskedWeights:
         Case("padding", scores=f32["B", 2, "S", "T"], keep=boolean["B", 1, 1, "T"], axes=KEYS, attrs={"axis": -1}),
         Refused("another axis", scores=f32["B", 2, 3, 3], keep=boolean[3, 3], axes=KEYS, attrs={"axis": 2},
                 because="of the last axis"),
-        Refused("wider", scores=f32[1, 2, 3, 3], keep=boolean[2, 1, 3, 3], axes=KEYS, attrs={"axis": 3}, because="fit the scores"),
+        Refused("wider", scores=f32[1, 2, 3, 3], keep=boolean[2, 1, 3, 3], axes=KEYS, attrs={"axis": 3},
+                because="fit the scores"),
     ]  # fmt: skip

@@ -168,7 +168,7 @@ class GatherAfterTranspose:
     cases = [
         Case("repeated heads", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 1, 3)),
         Case("from the end", x=f32["B", 2, 4], i=np.array([-1, 0, 1]), axis=-2, perm=(1, 0, 2)),
-        Refused("keys", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 3, 1), because="rows become columns"),
+        Refused("keys", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 3, 1), because="rows become"),
         Refused("some", x=f32["B", 3, 2], i=np.array([1, 0]), axis=1, perm=(1, 0, 2), because="no more is picked"),
         Refused("one, without its axis", x=f32["B", 4, 2], i=np.array(1), axis=1, perm=(1, 0), because="not a vector"),
     ]

@@ -60,7 +60,7 @@ def _moved(letters, order):
 
 
 def _steps(m, terms):
-    """The steps of both orders of the operands that need fewest Transposes, those of operands counted before that of the result."""
+    """The steps of the order of the operands that needs fewest Transposes, and of operands rather than of the result."""
     a, b, out = terms
     tries = []
     for first, second, turned in ((a, b, False), (b, a, True)):
@@ -68,7 +68,7 @@ def _steps(m, terms):
         perms = [_moved(first, plans[0][0]), _moved(second, plans[1][0]), _moved(plans[2][0], out)]
         moves = [p != sorted(p) for p in perms]
         views = _views(m, plans)
-        tries.append((isinstance(views, str), sum(moves), sum(moves[:2]), turned, perms, views))
+        tries.append((isinstance(views, str), sum(moves), moves[2], turned, perms, views))
     return min(tries, key=lambda t: t[:4])
 
 
