@@ -1,10 +1,10 @@
 """Layer normalisation as JAX's libraries write it: the variance as a difference of two means, a guard for constant rows, the
-scale multiplied with the root."""
+scale multiplied with the root, means as sums."""
 
 import numpy as np
-from olc.rules import CLOSE, Case, Const, Refused, Scalar, array, dims, f16, f32, floats, rule
+from olc.rules import CLOSE, Case, Const, Refused, Scalar, array, dims, f16, f32, floats, rule, scalar
 
-from .._helpers import narrow_floats
+from .._helpers import narrow_floats, near
 from ._parts import over_root, why_not
 
 LAST = np.array([-1])
@@ -79,14 +79,15 @@ class CentredConstantRows:
 
 @rule(group="norms", safety=CLOSE("two factors are multiplied in another order"), since=13)
 class ScaleAfterRoot:
-    """What is multiplied by a reciprocal root that a constant multiplies is multiplied by the root, then by the constant.
+    """What is multiplied by a reciprocal root and by a constant is multiplied by the constant last.
 
-    Sound because a product may be taken in any order. Scales of norms, which JAX gives to the root, come last as elsewhere.
+    Sound because a product may be taken in any order. Flax gives scales of norms to the root, others to what is centred.
     """
 
     def pattern(op, x: floats, y, w: Const):
         root = op.Sqrt(y)
-        return op.Mul(x, op.Mul(op.either(op.Reciprocal(root), op.Div(1.0, root)), w))
+        inverse = op.either(op.Reciprocal(root), op.Div(1.0, root))
+        return op.either(op.Mul(x, op.Mul(inverse, w)), op.Mul(op.Mul(x, w), inverse), op.Div(op.Mul(x, w), root))
 
     def unless(m):
         x, root = dims(m.x), dims(m.y)
@@ -106,4 +107,40 @@ class ScaleAfterRoot:
         Case("a number", x=f32["B", 8], y=f32["B", 1], w=2.0),
         Refused("a root for each entry", x=f32["B", 8], y=f32["B", 8], w=f32[8], because="one for each row"),
         Refused("wider", x=f32["B", 3], y=f32["B", 1], w=f32[2, 1, 3], because="widen"),
+    ]
+
+
+@rule(group="norms", safety=CLOSE("the same mean, divided before or after"), since=18)
+class SumAsMean:
+    """A sum, or a sum of squares, over as many entries as it is divided by is a mean.
+
+    Sound because that is what a mean is.
+    """
+
+    def pattern(op, x: floats, axes: Const, squared: Const, keep, n: Scalar):
+        total = op.either(op.ReduceSum(x, axes, keepdims=keep), op.ReduceSumSquare(x, squared, keepdims=keep))
+        return op.either(op.Mul(total, n), op.Div(total, n))
+
+    def unless(m):
+        d, number = dims(m.x), float(scalar(m.n))
+        if not d:
+            return "the input is not known to have an axis"
+        m.over = m.axes if m.squared is None else m.squared
+        if m.keep not in (0, 1) or array(m.n).ndim > len(dims(m.nodes[1].outputs[0]) or ()):
+            return "the result has other axes than the sum"
+        sizes = [d[i] for i in {int(a) % len(d) for a in array(m.over).reshape(-1)}]
+        if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
+            return "how many are summed is not known"
+        divisor = number if m.root.op_type == "Div" else 1 / number if number else np.inf
+        return None if near(divisor, float(np.prod(sizes)), m.n.dtype, 1e-6) else "it is not divided by how many are summed"
+
+    def rewrite(op, m):
+        x = m.x if m.squared is None else op.Mul(m.x, m.x)
+        return op.ReduceMean(x, m.over) if m.keep else op.ReduceMean(x, m.over, keepdims=0)
+
+    cases = [
+        Case("Flax", x=f32["B", "S", 8], axes=np.array([2]), squared=np.array([2]), keep=0, n=8.0),
+        Case("a factor", x=f32["B", 3, 4], axes=np.array([-1, 1]), squared=np.array([1, 2]), keep=1, n=1 / 12),
+        Refused("of some", x=f32["B", 8], axes=np.array([1]), squared=np.array([1]), keep=1, n=7.0, because="divided by"),
+        Refused("of how many", x=f32["B", 8], axes=np.array([0]), squared=np.array([0]), keep=1, n=2.5, because="how many are"),
     ]

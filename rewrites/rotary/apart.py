@@ -68,6 +68,45 @@ class RotaryPairsApart:
     ]  # fmt: skip
 
 
+@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
+class RotaryPairsTogether:
+    """Pairs that are turned, each put back where it was, are RotaryEmbedding with ``interleaved``.
+
+    Sound because that is its definition.
+    """
+
+    def pattern(op, x: Spec((F32, F16)), cos, sin, even: Many, odd: Many, u1: Const, u2: Const, joined):
+        one, two = op.shared(op.Slice(x, *even)), op.shared(op.Slice(x, *odd))
+        first, second = op.Sub(op.Mul(one, cos), op.Mul(two, sin)), op.Add(op.Mul(two, cos), op.Mul(one, sin))
+        return op.Reshape(op.Concat(op.Unsqueeze(first, u1), op.Unsqueeze(second, u2), axis=-1), joined)
+
+    def unless(m):
+        x, reason = dims(m.x), _no_angle(m)
+        if reason is not None:
+            return reason
+        if [_every_other(numbers, x) for numbers in (m.even, m.odd)] != [(0, x[3] // 2), (1, x[3] // 2)]:
+            return "the slices are not the first and the second of each pair"
+        if dims(m.root.inputs[0]) != (*x[:3], x[3] // 2, 2) or dims(m.root.outputs[0]) != x:
+            return "a Reshape does not join pairs"
+        return None
+
+    def rewrite(op, m):
+        return _rotary(op, m, m.x, interleaved=1)
+
+    cases = [
+        Case("heads first", x=f32["B", 3, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2], even=_strided(0, 4),
+             odd=_strided(1, 4), u1=np.array([4]), u2=np.array([-1]), joined=np.array([0, 0, -1, 4])),
+        Case("sequence first", x=f32["B", "S", 3, 4], cos=f32["B", "S", 1, 2], sin=f32["B", "S", 1, 2], even=_strided(0, 4),
+             odd=_strided(1, 4), u1=np.array([4]), u2=np.array([-1]), joined=np.array([0, 0, -1, 4])),
+        Refused("joined otherwise", x=f32["B", 3, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2],
+                even=_strided(0, 4), odd=_strided(1, 4), u1=np.array([4]), u2=np.array([4]), joined=np.array([0, 3, -1, 2]),
+                because="join pairs"),
+        Refused("the other way round", x=f32["B", 3, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2],
+                even=_strided(1, 4), odd=_strided(0, 4), u1=np.array([4]), u2=np.array([4]), joined=np.array([0, 0, -1, 4]),
+                because="first and the second"),
+    ]  # fmt: skip
+
+
 PARTS = {"low": _part(0, 2), "high": _part(2, 4), "sizes": np.array([2, 2]), "split": 3}
 
 
