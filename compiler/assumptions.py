@@ -8,9 +8,12 @@ from __future__ import annotations
 
 KEEPS_A_KEY = "mask-keeps-a-key"
 COVERS_KEYS = "mask-covers-keys"
+INPUTS_AGREE = "inputs-agree"
 FINITE = "finite-scores"
 DISTINCT = "experts-differ"
 UNCLIPPED = "finite-experts"
+UNSELECTED = "finite-unselected"
+UNSELECTED = "finite-unselected"
 
 ASSUMPTIONS = {
     KEEPS_A_KEY: (
@@ -19,7 +22,9 @@ ASSUMPTIONS = {
     ),
     DISTINCT: "no two experts are equally probable for a token; which of these is picked differs from runtime to runtime",
     UNCLIPPED: "what reaches experts that clip what they compute is finite; of an infinity the operator makes NaN",
+    UNSELECTED: "where products with 0 and 1 choose between two values, what they drop is finite; of an infinity they make NaN",
     FINITE: "the scores of an attention, and what is added to them, are finite and small beside what drops a key",
+    INPUTS_AGREE: "token ids and masks that meet element by element have the same sizes: none is stretched where it has 1",
     COVERS_KEYS: "an attention mask has one entry for each key, no more and no less, those in the cache included",
 }
 """Name to what is assumed, a sentence a user can judge."""

@@ -33,6 +33,7 @@ from .pipeline import Options, Result, optimize
 from .quantization import Observed
 from .quantization.facts import note
 from .quantization.observers import load_ranges, save_ranges
+from .repairs import REPAIRED
 from .report import Report
 from .rules import Registry, registry
 from .session import INT8_CACHE, SessionOptions, run
@@ -210,7 +211,8 @@ class Job:
         """Read the source, and put it into a file where it is not one, so that the runtime can open it."""
         self.say("loading")
         self.model = frontend.load(self.source)
-        if isinstance(self.source, str | os.PathLike) and str(self.source).endswith((".onnx", ".pb")):
+        self.notes += (repaired := self.model.meta.get(REPAIRED, []))
+        if isinstance(self.source, str | os.PathLike) and str(self.source).endswith((".onnx", ".pb")) and not repaired:
             self.path = Path(self.source)
         else:
             self.path = self.folder / "source" / "model.onnx"

@@ -16,6 +16,7 @@ from .passes import (
     cse,
     dce,
     dedupe_initializers,
+    equal_sizes,
     float16,
     fold,
     inline_functions,
@@ -257,6 +258,8 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
         run.run_pass(tied_weights)
         run.clean("EXACT")
     if o.level >= 2 > o.start:
+        run.run_pass(shapes_pass)
+        run.run_pass(equal_sizes)
         run.clean("EXACT", "CLOSE")
     target = run.ctx.target if o.level >= 2 else None
     if o.shared_cache and o.start < 2:

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import ir
+from . import ir, repairs
 from .deserialize import LIMITS, Limits, from_proto
 from .errors import BadInput, OutputError
 from .file_kinds import explain
@@ -140,6 +140,7 @@ def _accept(proto: Any, where: str, folder: str | None, limits: Limits) -> ir.Mo
     except RecursionError:  # only a proto that was built in memory can be so deep: protobuf's reader stops before
         raise BadInput("nested too deep to be a real model", where=where) from None
     _refuse(problems, where)
+    repairs.run(model)
     _unshadow(model)
     problems = verify(model)
     if any(p.kind == "order" for p in problems):

@@ -158,6 +158,11 @@ def every(value: Any, test: Any) -> bool:
     return bool(test(a.reshape(-1)[:1]).all()) and bool(test(a).all())
 
 
+def part(first: int, end: int, axis: int) -> list[np.ndarray]:
+    """The inputs of a Slice of one axis."""
+    return [vector([n]) for n in (first, end, axis)]
+
+
 def cut(numbers: Sequence[Any], shape: Sequence[Any]) -> tuple[int, int, int] | None:
     """(axis, first, end) of a Slice with these inputs behind its data: one axis of known size, counted from the front,
     step 1. None for any other."""

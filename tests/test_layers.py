@@ -14,7 +14,7 @@ COMPILER = ROOT / "compiler"
 ORDER = [
     {"errors", "files", "plain", "assumptions"},
     {"ir", "signatures", "tensor_reader", "tensors", "deserialize", "serialize", "file_kinds", "quantization"},
-    {"digest", "verifier", "storage", "frontend"},
+    {"digest", "verifier", "repairs", "storage", "frontend"},
     {"analysis"},
     {"printer", "diff"},
     {"patterns"},

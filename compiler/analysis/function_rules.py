@@ -41,6 +41,8 @@ def _input(node: ir.Node, i: int) -> ir.Value | None:
 
 
 _CARRIERS = ("Cast", "Reshape", "Flatten", "Identity", "Unsqueeze")
+CARRIERS = frozenset({*_CARRIERS, "Expand", "Squeeze", "Transpose"})
+"""What floats are looked through for, to the whole numbers that they hold."""
 
 
 def _is_input(value: ir.Value) -> bool:
@@ -69,7 +71,7 @@ def _cast(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
         return None if e is None else f.truth(e)
     if target == ir.DataType.INT64 and source in INTEGERS:
         return f.operand(node, 0, at)
-    e = f.operand(node, 0, at) if source in INTEGERS and target == ir.DataType.INT32 else None
+    e = f.operand(node, 0, at) if source in INTEGERS and target in (ir.DataType.INT32, ir.DataType.FLOAT) else None
     # sizes and coordinates fit; what a caller's data holds may not
     return e if isinstance(e, Condition) or (e is not None and d.is_size(e)) else None
 
@@ -244,7 +246,7 @@ def _not(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
 
 @_operator("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 def _compare(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
-    if node.inputs[0] is None or node.inputs[0].dtype not in WHOLE:
+    if node.inputs[0] is None or node.inputs[0].dtype not in WHOLE | {ir.DataType.FLOAT}:
         return None
     a, b = f.operand(node, 0, at), f.operand(node, 1, at)
     if a is None or b is None:

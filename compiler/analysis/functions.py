@@ -24,7 +24,7 @@ from ..assumptions import COVERS_KEYS
 from . import dims as d
 from . import shapes
 from .conditions import FALSE, TRUE, Clause, Condition
-from .function_rules import OPERATORS, WHOLE, filling
+from .function_rules import CARRIERS, OPERATORS, WHOLE, filling
 from .poly import atom, make, of_atom, terms_of, without
 
 __all__ = ["FALSE", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "filling", "keeps_a_key"]
@@ -72,8 +72,9 @@ class Functions:
         self._known: dict[tuple[ir.Value, Coordinates], Element] = {}
         self._depth = 0
 
-    def at(self, value: ir.Value, coordinates: Coordinates) -> Element:
-        """The element of ``value``, of an integer or boolean dtype and as many axes as there are coordinates."""
+    def at(self, value: ir.Value, coordinates: Coordinates) -> Element | None:
+        """The element of ``value``, which has as many axes as there are coordinates. Of floats only whole numbers are followed,
+        made of sizes and coordinates; None for others."""
         shape = shapes.dims(value)
         if shape is not None and len(shape) == len(coordinates):
             coordinates = tuple(0 if n == 1 else c for n, c in zip(shape, coordinates, strict=True))
@@ -88,6 +89,8 @@ class Functions:
             finally:
                 self._depth -= 1
             if found is None:
+                if value.dtype not in WHOLE:
+                    return None  # a fraction, for all that is known
                 found = self.read(value, coordinates)
             self._known[key] = found
         return found
@@ -219,13 +222,16 @@ class Functions:
         node = value.producer()
         if node is None or node.domain != "" or node.outputs[0] is not value:
             return None
-        if value.dtype not in WHOLE:
+        if value.dtype not in WHOLE and (value.dtype != ir.DataType.FLOAT or node.op_type not in CARRIERS):
             return None
         rule = OPERATORS.get(node.op_type)
         return rule(self, node, at) if rule is not None else None
 
     def _constant(self, value: ir.Value, at: Coordinates) -> Element | None:
         t = ir.tensor(value)
+        if value.dtype == ir.DataType.FLOAT:
+            number = ir.scalar(value)
+            return int(number) if number is not None and abs(number) < 1 << 24 and number == int(number) else None
         if t is None or not t.size or value.dtype not in WHOLE or t.size > _LARGEST_BAND:
             return None
         a = t.numpy()

@@ -32,8 +32,9 @@ RANK = 4
 _DONE = "olc.mask"
 _NESTED = 5
 """Sums and choices, one in the other, that are looked through."""
-DROPPED = -1e30
-"""An added number up to which a key counts as masked out; -100 and -1e4 are biases, which a softmax can undo."""
+DROPPED = -1e8
+"""An added number up to which a key counts as masked out; -100 and -1e4 are biases, which a softmax can undo. Keras adds
+-1e9."""
 
 
 def run(model: ir.Model, ctx: Context) -> int:

@@ -34,7 +34,7 @@ from .masks import DROPPED, conditions
 NAME = "scores"
 _LONGEST = 12
 """Steps between a product and its softmax that are looked at."""
-_LEAST = 1e-8
+_LEAST = 1e-3
 """What multiplies scores that were filled leaves them dropped, if it is no less."""
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 _ORDER = ("scale", "bias", "fill")

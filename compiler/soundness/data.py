@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..assumptions import DISTINCT, FINITE, KEEPS_A_KEY, UNCLIPPED
+from ..assumptions import DISTINCT, FINITE, KEEPS_A_KEY, UNCLIPPED, UNSELECTED
 from ..ir import DataType
 
 EXACT_PROFILES = ("plain", "specials", "mixed", "whole")
@@ -95,7 +95,7 @@ def feeds(
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Contents for graph inputs, such that what is ``assumed`` of them (``assumptions.py``) holds."""
     random = np.random.default_rng(seed)
-    if (FINITE in assumed or UNCLIPPED in assumed) and profile in ("specials", "mixed", "masked", "wide"):
+    if not assumed.isdisjoint((FINITE, UNCLIPPED, UNSELECTED)) and profile in ("specials", "mixed", "masked", "wide"):
         profile = "plain"
     if DISTINCT in assumed and profile in ("specials", "mixed", "masked", "whole", "wide"):
         profile = "plain"

@@ -58,8 +58,9 @@ def _guarded(op, p):
     return op.either(p, op.Where(op.IsNaN(p), 0.0, p))
 
 
-def _why_no_mask(m, drop):
-    """Why a condition is no mask of the scores, that lets a key through or adds ``drop``; else sets what is assumed."""
+def _why_no_mask(m, drop, emptied=False):
+    """Why a condition is no mask of the scores, that lets a key through or adds ``drop``; else sets what is assumed.
+    ``emptied``: the weights of a query with no key are 0."""
     reason = _unlike(m) or _misfit(m, m.mask)
     if reason is not None:
         return reason
@@ -68,7 +69,7 @@ def _why_no_mask(m, drop):
     guarded = m.find("IsNaN") is not None
     if guarded:
         m.assumes.add(FINITE)
-    if not (guarded and drop == -np.inf) and (m.inverted or not keeps_a_key(m.mask, m.scores)):
+    if not emptied and not (guarded and drop == -np.inf) and (m.inverted or not keeps_a_key(m.mask, m.scores)):
         m.assumes.add(KEEPS_A_KEY)
     return None
 
@@ -76,9 +77,18 @@ def _why_no_mask(m, drop):
 def _why_not_filled(m):
     """The same of a condition where whose opposite ``m.drop`` takes the place of the scores; sets ``m.inverted``."""
     m.assumes.add(FINITE)
-    fill = next(n for n in m.nodes if n.op_type == "Where" and n.inputs[0] is m.mask)
+    wheres = [n for n in m.nodes if n.op_type == "Where" and n.inputs[0] is m.mask]
+    fill = next(n for n in wheres if m.drop in n.inputs)
     m.inverted = fill.inputs[1] is m.drop
-    return _why_no_mask(m, float(scalar(m.drop)))
+    emptied = next((n for n in wheres if n is not fill), None)
+    if emptied is not None and (emptied.inputs[2].producer() is m.find("Softmax")) != m.inverted:
+        return "the weights are kept where the scores are not"
+    return _why_no_mask(m, float(scalar(m.drop)), emptied is not None)
+
+
+def _emptied(op, mask, p):
+    """Probabilities, guarded against NaN or made 0 where the mask of the scores drops them, as Keras does."""
+    return op.either(_guarded(op, p), op.Where(mask, p, 0.0), op.Where(mask, 0.0, p))
 
 
 def _filled(op, mask, scores, drop):
@@ -180,12 +190,13 @@ class AttentionMasked:
 class AttentionFilled:
     """Attention whose scores are replaced by a number below all others where a condition does not hold has a boolean mask.
 
-    Sound for the same reasons; that an infinite or NaN score would be replaced too is assumed not to matter.
+    Sound for the same reasons; that an infinite or NaN score would be replaced too is assumed not to matter. Where the weights
+    are made 0 by the same condition, so are those of a query with no key, as in the operator.
     """
 
     def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, drop: Scalar):
         p = _probabilities(op, q, k, perm, a, b, c, lambda scores: _filled(op, mask, scores, drop))
-        return op.MatMul(_guarded(op, p), v)
+        return op.MatMul(_emptied(op, mask, p), v)
 
     unless = _why_not_filled
 
@@ -207,7 +218,7 @@ class AttentionBiasedFilled:
 
     def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, bias: Value, mask: boolean, drop: Scalar):
         p = _probabilities(op, q, k, perm, a, b, c, lambda scores: _filled(op, mask, op.Add(scores, bias), drop))
-        return op.MatMul(_guarded(op, p), v)
+        return op.MatMul(_emptied(op, mask, p), v)
 
     def unless(m):
         return _why_not_filled(m) or _misfit(m, m.bias)

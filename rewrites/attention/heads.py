@@ -5,7 +5,6 @@ import numpy as np
 from olc.rules import CLOSE, EXACT, Attrs, Case, Const, Refused, Value, array, attr, boolean, dims, f32, rule
 
 from .. import _layout as layout
-from .. import _shapes as s
 
 
 def _repeats(indices, heads):
@@ -176,31 +175,3 @@ class FlatHeadsWithCache:
                 **TORN,
                 past_k=f32["B", 1, "P", 4], past_v=f32["B", 1, "P", 4], because="split off"),
     ]  # fmt: skip
-
-
-@rule(group="attention", safety=EXACT, since=13)
-class KeysFromColumns:
-    """Keys that are transposed and then split into heads, for a product with queries, are split and then transposed.
-
-    Sound because the columns that become rows are the same: each head takes its part of them.
-    """
-
-    def pattern(op, q: f32, x, shape):
-        return op.MatMul(q, op.Reshape(op.Transpose(x, perm=(0, 2, 1)), shape))
-
-    def unless(m):
-        x, k = dims(m.x), dims(m.root.inputs[1])
-        if x is None or k is None or len(k) != 4 or not isinstance(k[1], int) or not isinstance(k[2], int):
-            return "the keys are not known to be of heads"
-        m.split = s.view(x, (x[0], x[1], k[1], k[2]))
-        if k != (x[0], k[1], k[2], x[1]) or x[2] != k[1] * k[2] or isinstance(m.split, str):
-            return "the columns are not split into heads"
-        return None
-
-    def rewrite(op, m):
-        return op.MatMul(m.q, op.Transpose(s.write(op, m.x, m.split), perm=(0, 2, 3, 1)))
-
-    cases = [
-        Case("one text", q=f32[1, 2, "S", 4], x=f32[1, "T", 8], shape=np.array([1, 2, 4, -1])),
-        Refused("torn", q=f32[1, 4, "S", 5], x=f32[1, 5, 8], shape=np.array([1, 4, 5, 2]), because="split into heads"),
-    ]

@@ -2,7 +2,7 @@
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, dims, elements, f32, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, dims, elements, f32, i64, rule
 
 from .. import _shapes as s
 
@@ -151,4 +151,51 @@ class SliceOfConcat:
                 axis=1, because="counted from the end"),
         Refused("across", parts=[f32["N", 3], f32["N", 5]], starts=np.array([0]), ends=np.array([1]), axes=np.array([0]), axis=1,
                 because="not cut along the axis"),
+    ]  # fmt: skip
+
+
+@rule(group="chains", safety=EXACT, since=14)
+class StackAsConcat:
+    """Values that are stacked along a new axis in front of another, whose shape is then changed, are a Concat along that other.
+
+    Sound because both put the same elements in the same order: an axis of n parts in front of an axis of d elements is an axis
+    of n d elements. What changes the shape afterwards is a Reshape of either, and is written with the sizes of its result.
+    """
+
+    def pattern(op, x, y, a: Const, b: Const, rest: Many, axis, target: Many, last: Attrs):
+        stack = op.Concat(op.shared(op.Unsqueeze(x, a)), op.shared(op.Unsqueeze(y, b)), *rest, axis=axis)
+        return op.oneof(*s.VIEWS)(stack, *target, **last)
+
+    def unless(m):
+        parts = [v.producer() for v in m.find("Concat").inputs]
+        given, out = dims(m.x), dims(m.roots[0])
+        if given is None or out is None or s.odd(m.nodes):
+            return s.UNKNOWN
+        if any(n is None or (n.domain, n.op_type) != ("", "Unsqueeze") or dims(n.inputs[0]) != given for n in parts):
+            return "the parts are not alike"
+        rank = len(given) + 1
+        axis = m.axis % rank
+        if axis == len(given) or any(s.axes_of(s.whole(n.inputs[1]), rank) != (axis,) for n in parts):
+            return "the new axis is not in front of another"
+        m.at, m.parts = axis, [n.inputs[0] for n in parts]
+        joined = (*given[:axis], dim.mul(len(parts), given[axis]), *given[axis + 1 :])
+        form = s.view(joined, out, s.inferred_dim(m.root))
+        if isinstance(form, str):
+            return form
+        m.form = form
+
+    def rewrite(op, m):
+        return s.write(op, op.Concat(*m.parts, axis=m.at), m.form)
+
+    cases = [
+        Case("halves of a head", x=f32["B", 3, 4], y=f32["B", 3, 4], a=np.array([2]), b=np.array([-2]), rest=[], axis=2,
+             target=[np.array([0, 0, 8])]),
+        Case("in front of all", x=f32["S", 4], y=f32["S", 4], a=np.array([0]), b=np.array([0]), rest=[], axis=0,
+             target=[np.array([-1, 4])]),
+        Refused("pairs", x=f32["B", 4], y=f32["B", 4], a=np.array([2]), b=np.array([2]), rest=[], axis=2,
+                target=[np.array([0, 8])], because="in front of another"),
+        Refused("one of more", x=f32["B", 4], y=f32["B", 4], a=np.array([1]), b=np.array([1]), rest=[f32["B", 3, 4]], axis=1,
+                target=[np.array([-1, 20])], because="not alike"),
+        Refused("unknown sizes", x=f32["B", "S"], y=f32["B", "S"], a=np.array([1]), b=np.array([1]), rest=[], axis=1,
+                target=[i64[3]], because="known"),
     ]  # fmt: skip

@@ -142,11 +142,10 @@ class GatherBeforeTranspose:
 
 
 @rule(group="chains", safety=EXACT)
-class GatherAfterTranspose:
-    """Entries that are repeated along an axis, and then transposed, are transposed and then repeated.
+class TransposeBeforeRepeat:
+    """Entries that are repeated along an axis, then transposed, are transposed and repeated.
 
-    Sound because a vector of indices leaves the axes where they are; it pays because less is moved. Repeated heads come to
-    lie where attention wants them.
+    Sound because a vector of indices leaves the axes where they are; it pays because less is moved.
     """
 
     def pattern(op, x, i: Const, axis, perm):
@@ -154,23 +153,24 @@ class GatherAfterTranspose:
 
     def unless(m):
         d, i = dims(m.x), dims(m.i)
-        if not d or i is None or len(i) != 1:
+        if d is None or i is None or len(i) != 1:
             return "the indices are not a vector, or the axes are not known"
         m.order = s.permutation(m.perm, len(d))
+        at = m.axis % len(d)
+        m.at = m.order.index(at)
         if m.order[-1] != len(d) - 1:
-            return "rows become columns, which a product takes as its own Transpose"
-        n = d[m.axis % len(d)]
-        return None if isinstance(n, int) and i[0] > n else "no more is picked than there is"
+            return "the last axis is moved"
+        return None if isinstance(d[at], int) and i[0] > d[at] else "no more is picked than there is"
 
     def rewrite(op, m):
-        return op.Gather(op.Transpose(m.x, perm=m.order), m.i, axis=m.order.index(m.axis % len(m.order)))
+        return op.Gather(op.Transpose(m.x, perm=m.order), m.i, axis=m.at)
 
     cases = [
-        Case("repeated heads", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 1, 3)),
-        Case("from the end", x=f32["B", 2, 4], i=np.array([-1, 0, 1]), axis=-2, perm=(1, 0, 2)),
-        Refused("keys", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 3, 1), because="rows become"),
-        Refused("some", x=f32["B", 3, 2], i=np.array([1, 0]), axis=1, perm=(1, 0, 2), because="no more is picked"),
+        Case("Keras's keys", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 1, 3)),
         Refused("one, without its axis", x=f32["B", 4, 2], i=np.array(1), axis=1, perm=(1, 0), because="not a vector"),
+        Refused("each once", x=f32["B", 2, 4], i=np.array([1, 0]), axis=1, perm=(1, 0, 2), because="no more"),
+        Refused("keys for a product", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 3, 1),
+                because="last axis"),
     ]
 
 

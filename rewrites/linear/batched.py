@@ -1,7 +1,7 @@
 """Heads that share an axis with the batch get their own."""
 
 import numpy as np
-from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, Scalar, dims, f32, is_constant, rule
+from olc.rules import CLOSE, EXACT, Attrs, Case, Const, Many, Refused, Scalar, array, dims, f32, floats, is_constant, rule
 
 from .. import _layout as layout
 from .. import _shapes as s
@@ -80,4 +80,138 @@ class ScaleBeforeLayout:
                 attrs={"perm": (0, 2, 1, 3)}, because="leaves its scale"),
         Refused("a matrix for each text", x=f32[2, "S", 8], w=f32[2, 8, 4], b=f32[4], y=f32[2, "S", 4], others=[], c=0.5,
                 attrs={"perm": (1, 0, 2)}, because="constant matrix"),
+    ]  # fmt: skip
+
+
+@rule(group="linear", safety=EXACT)
+class ScaleAfterHeads:
+    """Heads that are moved to the front are multiplied by a number afterwards, where the attention can take it.
+
+    Sound because each element is multiplied alone.
+    """
+
+    def pattern(op, x: f32, numbers: Many, attrs: Attrs, b: Const, c: Scalar, perm):
+        heads = op.oneof(*s.VIEWS)(x, *numbers, **attrs)
+        return op.Transpose(op.Mul(op.either(heads, op.Add(heads, b)), c), perm=perm)
+
+    def unless(m):
+        if len(dims(m.roots[0]) or ()) != 4 or m.perm not in ((0, 2, 1, 3), (0, 2, 3, 1)):
+            return "it is not heads that are moved to the front"
+
+    def rewrite(op, m):
+        scaled = next(v for v in m.find("Mul").inputs if not is_constant(v))
+        return op.Mul(op.Transpose(scaled, perm=m.perm), m.c)
+
+    cases = [
+        Case("Keras's keys", x=f32["B", "S", 8], numbers=[np.array([0, 0, 2, 4])], attrs={}, b=f32[2, 4], c=0.5,
+             perm=(0, 2, 1, 3)),
+        Refused("channels", x=f32["B", "S", 8], numbers=[np.array([0, 0, 2, 4])], attrs={}, b=f32[2, 4], c=0.5,
+                perm=(0, 3, 1, 2), because="not heads"),
+    ]  # fmt: skip
+
+
+@rule(group="linear", safety=EXACT, since=13)
+class HeadsBeforeTranspose:
+    """Features that are moved in front of positions and then split into heads are split before they are moved.
+
+    Sound because both put entry j of head i of position s at ``[i, j, s]``.
+    """
+
+    def pattern(op, x: f32, numbers: Const):
+        return op.Reshape(op.Transpose(x, perm=(0, 2, 1)), numbers)
+
+    def unless(m):
+        d, out = dims(m.x), dims(m.roots[0])
+        if d is None or out is None or len(out) != 4 or (out[0], out[3]) != (d[0], d[1]):
+            return "the features are not split into heads"
+        if not all(isinstance(n, int) and n > 0 for n in out[1:3]) or out[1] * out[2] != d[2]:
+            return "the features are not split into heads"
+        m.heads = s.vector([0, 0, out[1], out[2]])
+
+    def rewrite(op, m):
+        return op.Transpose(op.Reshape(m.x, m.heads), perm=(0, 2, 3, 1))
+
+    cases = [
+        Case("Keras's keys of an image", x=f32["B", 5, 8], numbers=np.array([0, 2, 4, 5])),
+        Refused("positions too", x=f32["B", 6, 4], numbers=np.array([0, 8, 3]), because="not split"),
+        Refused("rows", x=f32["B", 6, 4], numbers=np.array([0, 2, 2, 6, 1]), because="not split"),
+    ]
+
+
+@rule(group="linear", safety=EXACT, since=13)
+class BiasBeforeHeads:
+    """A bias of heads, added after the features were split into these, is added before: to what the linear layer gives.
+
+    Sound because it is the same number for each feature, in the same order.
+    """
+
+    def pattern(op, x, w: Const, numbers: Many, attrs: Attrs, b: Const):
+        return op.Add(op.oneof(*s.VIEWS)(op.MatMul(x, w), *numbers, **attrs), b)
+
+    def unless(m):
+        product = dims(m.find("MatMul").outputs[0])
+        view = next(n for n in m.nodes if n.op_type in s.VIEWS)
+        out, whole = dims(view.outputs[0]), dims(m.roots[0])
+        if product is None or out is None or out != whole or s.odd(m.nodes) or len(product) < 2:
+            return s.UNKNOWN
+        rows = len(product) - 1
+        if product[:rows] != out[:rows] or not all(isinstance(n, int) and n > 0 for n in out[rows:]) or len(out) < rows + 2:
+            return "the features are not split into heads"
+        b, split = array(m.b), out[rows:]
+        extra = b.ndim - len(split)
+        if extra > 0 and b.shape[:extra] != (1,) * extra:
+            return "the bias differs from row to row"
+        m.flat = np.broadcast_to(b.reshape(b.shape[max(extra, 0) :]), split).reshape(-1)
+        m.view = view
+
+    def rewrite(op, m):
+        y = op.Add(op.MatMul(m.x, m.w), m.flat)
+        return getattr(op, m.view.op_type)(y, *m.numbers, **m.attrs)
+
+    cases = [
+        Case("Keras's queries", x=f32["B", "S", 8], w=f32[8, 6], numbers=[np.array([0, 0, 2, 3])], b=f32[2, 3]),
+        Case("one for each head", x=f32["B", "S", 8], w=f32[8, 6], numbers=[np.array([0, 0, 2, 3])], b=f32[1, 2, 1]),
+        Refused("positions", x=f32["B", 5, 8], w=f32[8, 6], numbers=[np.array([0, 5, 2, 3])], b=f32[5, 1, 3],
+                because="from row to row"),
+        Refused("rows", x=f32["B", 4, 8], w=f32[8, 6], numbers=[np.array([0, 2, 2, 6])], b=f32[6], because="not split into"),
+    ]  # fmt: skip
+
+
+@rule(group="linear", safety=CLOSE("another kernel may sum in another order"))
+class TransposeOfProduct:
+    """A product whose last two axes are swapped is the product of its operands swapped, last first: ``(A B)^T = B^T A^T``.
+
+    Sound by that. Done where both operands come from a Transpose, which the new ones become one with: Keras multiplies keys by
+    queries.
+    """
+
+    def pattern(op, a: floats, b, c: Scalar, e: Scalar, first, second, perm):
+        left, right = op.shared(op.Transpose(a, perm=first)), op.shared(op.Transpose(b, perm=second))
+        product = op.MatMul(op.either(left, op.Mul(left, c)), op.either(right, op.Mul(right, e)))
+        return op.Transpose(product, perm=perm)
+
+    def unless(m):
+        d, e = dims(m.a), dims(m.b)
+        if d is None or e is None or len(d) != len(e):
+            return "the operands are not known to have the same number of axes"
+        m.swap = (*range(len(d) - 2), len(d) - 1, len(d) - 2)
+        if len(d) < 2 or s.permutation(m.perm, len(d)) != m.swap:
+            return "other axes are moved than the last two"
+
+    def rewrite(op, m):
+        rank = len(m.swap)
+        sides = [
+            op.Transpose(x, perm=[s.permutation(perm, rank)[i] for i in m.swap]) for x, perm in ((m.b, m.second), (m.a, m.first))
+        ]
+        return op.MatMul(*(y if n is None else op.Mul(y, n) for y, n in zip(sides, (m.e, m.c), strict=True)))
+
+    cases = [
+        Case("Keras's scores", a=f32["B", "S", 2, 4], first=(0, 2, 1, 3), b=f32["B", "T", 2, 4], second=(0, 2, 3, 1),
+             c=0.5, e=0.25, perm=(0, 1, 3, 2)),
+        Case("one head for all", a=f32["B", "S", 2, 4], first=(0, 2, 1, 3), b=f32["B", "T", 1, 4], second=(0, 2, 3, 1),
+             c=0.5, e=0.25, perm=(0, 1, 3, 2)),
+        Refused("heads last", a=f32["B", "S", 2, 4], first=(0, 2, 1, 3), b=f32["B", "T", 2, 4], second=(0, 2, 3, 1),
+                c=0.5, e=0.25, perm=(0, 2, 3, 1), because="other axes"),
+        Refused("a weight", a=f32["B", "S", 4], first=(0, 2, 1), b=f32[5, "S"], second=(1, 0), c=0.5, e=0.25, perm=(0, 2, 1),
+                because="same number of axes"),
     ]  # fmt: skip

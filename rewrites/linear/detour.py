@@ -8,7 +8,8 @@ from .. import _shapes as s
 
 
 def _unfolds(m):
-    """Why the rows are not those of the input again."""
+    """Why the rows are not those of the input again; else sets ``m.shape``, the input's with its features on one axis, and
+    ``m.split``, the result's with its features on several; None for a shape that is that already."""
     x, w, y = dims(m.x), dims(m.w), dims(m.roots[0])
     flat = dims(next(n for n in m.nodes if n.op_type in ("Gemm", "MatMul")).inputs[0])
     if None in (x, w, y, flat) or s.odd(m.nodes):
@@ -16,12 +17,13 @@ def _unfolds(m):
     if len(w) != 2:
         return "the weight is not a matrix"
     columns = w[0] if m.transB else w[1]
-    lead = len(x) - 1
-    if len(x) < 3 or len(flat) != 2 or flat[1] != x[-1] or y[:lead] != x[:-1] or dim.product(y[lead:]) != columns:
+    rows = next((r for r in range(2, len(x)) if len(flat) == 2 and dim.product(x[r:]) == flat[1]), None)
+    if rows is None or y[:rows] != x[:rows] or dim.product(y[rows:]) != columns or len(y) <= rows:
         return "the rows are not those of the input again"
-    m.form = s.view((*x[:-1], columns), y)
-    if isinstance(m.form, str):
-        return m.form
+    if not all(isinstance(n, int) and n > 0 for n in (*x[rows:], *y[rows:])) and (len(x), len(y)) != (rows + 1, rows + 1):
+        return "the rows are not those of the input again"
+    m.shape = None if len(x) == rows + 1 else (*(0,) * rows, flat[1])
+    m.split = None if len(y) == rows + 1 else (*(0,) * rows, *y[rows:])
     b = None if m.b is None else dims(m.b)
     if m.b is not None and (b is None or len(b) > 2 or any(n not in (1, columns) for n in b[-1:]) or b[:-1] not in ((), (1,))):
         return "the bias differs from row to row"
@@ -32,9 +34,9 @@ def _unfolds(m):
 class LinearDetour:
     """A product with a matrix, on rows that are flattened before and unfolded after, needs neither.
 
-    Sound because MatMul treats all leading axes as rows: the input keeps its last axis when it is flattened, and the
-    result has the input's leading axes again, so row i of one is row i of the other. Each row of the result may be split,
-    into heads, on the way.
+    Sound because MatMul treats all leading axes as rows: the input keeps its last axes together when it is flattened, and
+    the result has the input's leading axes again, so row i of one is row i of the other. Features that lie on several axes,
+    in front or behind (heads, where an Einsum is written so), are joined or split in a Reshape of their own.
     """
 
     def pattern(op, x: floats, s1, first: Attrs, w, b: Value | None, transB, s2: Many, last: Attrs):
@@ -45,8 +47,10 @@ class LinearDetour:
     unless = _unfolds
 
     def rewrite(op, m):
-        y = op.MatMul(m.x, op.Transpose(m.w, perm=[1, 0]) if m.transB else m.w)
-        return s.write(op, y if m.b is None else op.Add(y, m.b), m.form)
+        x = m.x if m.shape is None else op.Reshape(m.x, s.vector(m.shape))
+        y = op.MatMul(x, op.Transpose(m.w, perm=[1, 0]) if m.transB else m.w)
+        y = y if m.b is None else op.Add(y, m.b)
+        return y if m.split is None else op.Reshape(y, s.vector(m.split))
 
     cases = [
         Case("GPT-2", x=f32["B", 5, 8], s1=np.array([-1, 8]), w=f32[8, 4], b=f32[4], transB=0, s2=[np.array([-1, 5, 4])]),
@@ -54,7 +58,8 @@ class LinearDetour:
              s2=[np.array([-1, 5, 4])]),
         Case("no bias", x=f32["B", 2, 3, 8], s1=np.array([-1, 8]), w=f32[8, 8], b=None, transB=0,
              s2=[np.array([-1, 2, 3, 8])]),
-        Case("heads", x=f32["B", 5, 8], s1=np.array([-1, 8]), w=f32[8, 6], b=f32[6], transB=0, s2=[np.array([-1, 5, 2, 3])]),
+        Case("heads", x=f32["B", 5, 2, 4], s1=np.array([-1, 8]), w=f32[6, 8], b=f32[6], transB=1,
+             s2=[np.array([-1, 5, 3, 2, 1])]),
         Refused("other rows", x=f32["B", 6, 8], s1=np.array([-1, 8]), w=f32[8, 4], b=f32[4], transB=0,
                 s2=[np.array([-1, 3, 4])], because="rows"),
         Refused("two features at a time", x=f32["B", 6, 8], s1=np.array([-1, 16]), w=f32[16, 4], b=f32[4], transB=0,

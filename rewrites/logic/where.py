@@ -1,7 +1,8 @@
 """Where with a known condition or equal branches."""
 
 import numpy as np
-from olc.rules import CLOSE, EXACT, Case, Const, Refused, array, boolean, f32, rule
+from olc.assumptions import UNSELECTED
+from olc.rules import CLOSE, EXACT, Case, Const, Refused, array, boolean, f32, i32, is_constant, rule
 
 from .. import _shapes as s
 
@@ -98,3 +99,61 @@ class WhereOfTruth:
         Refused("both true", c=boolean["N"], x=np.array(True), y=np.array(True), because="the same"),
         Refused("wider", c=boolean["N", 1], x=np.array([True, True]), y=np.array(False), because="wider"),
     ]
+
+
+@rule(group="logic", safety=CLOSE("a zero may lose its sign"), since=9)
+class WhereByProducts:
+    """A value times a condition, plus another times its negation, is Where: how tf2onnx writes it up to opset 15.
+
+    Sound because one of the factors is 1 and the other 0, and a number times 0 is 0; of an infinity or a NaN that is not so,
+    of which it is assumed that none is dropped (integers have none).
+    """
+
+    def pattern(op, c: boolean, x, y, to):
+        holds = op.shared(op.Cast(c, to=to))
+        fails = op.either(op.shared(op.Cast(op.shared(op.Not(c)), to=to)), op.shared(op.Sub(1.0, holds)))
+        return op.Add(op.shared(op.Mul(holds, x)), op.shared(op.Mul(fails, y)))
+
+    def unless(m):
+        if not m.x.dtype.is_floating_point():
+            return None
+        if any(is_constant(v) and not np.isfinite(array(v).astype(np.float64)).all() for v in (m.x, m.y)):
+            return "one of them is not finite"
+        m.assumes.add(UNSELECTED)
+
+    def rewrite(op, m):
+        return op.Where(m.c, m.x, m.y)
+
+    cases = [
+        Case("a mask", c=boolean["N", 1, 4], x=f32["N", 3, 4], y=f32[1], to=1),
+        Case("indices", c=boolean["N"], x=i32["N"], y=i32["N"], to=6),
+        Refused("an infinity", c=boolean["N"], x=f32["N"], y=np.float32(-np.inf), to=1, because="not finite"),
+    ]
+
+
+@rule(group="logic", safety=EXACT, since=9)
+class WhereOfAndTrue:
+    """A condition that is stretched to the shape of what it chooses by an And with ones needs no ones.
+
+    Sound because Where stretches it itself.
+    """
+
+    def pattern(op, ones: Const, shape: s.VECTOR, c: boolean, x, y):
+        stretched = op.And(op.shared(op.Expand(ones, shape)), c)
+        return op.either(op.Where(stretched, x, y), op.Where(stretched, y, x))
+
+    def unless(m):
+        ones = m.find("Expand").outputs[0]
+        if not array(m.ones).all():
+            return "not all of them are True"
+        return None if s.same_dims(ones, m.x) and s.same_dims(ones, m.roots[0]) else "they are not of the shape of a branch"
+
+    def rewrite(op, m):
+        return op.Where(m.c, *(m.y if v is m.y else m.x for v in m.root.inputs[1:]))
+
+    cases = [
+        Case("Keras's softmax", ones=np.array(True), shape=np.array([2, 3]), c=boolean[3], x=f32[2, 3], y=f32[1]),
+        Refused("holes", ones=np.array([True, False]), shape=np.array([3, 2]), c=boolean[2], x=f32[3, 2], y=f32[1],
+                because="not all of them"),
+        Refused("wider", ones=np.array(True), shape=np.array([2, 3]), c=boolean[3], x=f32[3], y=f32[1], because="of a branch"),
+    ]  # fmt: skip

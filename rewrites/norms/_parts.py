@@ -6,11 +6,16 @@ from olc.rules import F32, F64, array, dims, scalar
 from .._helpers import moderate
 
 
-def over_root(op, x, mean_square):
-    """``x / sqrt(mean_square)`` in its spellings."""
-    root = op.Sqrt(mean_square)
-    inverse = op.either(op.Reciprocal(root), op.Div(1.0, root), op.Pow(mean_square, -0.5))
-    return op.either(op.Div(x, root), op.Mul(x, inverse))
+def inverse_root(op, x):
+    """``1 / sqrt(x)`` in its spellings."""
+    root = op.Sqrt(x)
+    return op.either(op.Reciprocal(root), op.Div(1.0, root), op.Pow(x, -0.5))
+
+
+def over_root(op, x, mean_square, scale):
+    """``x / sqrt(mean_square)`` in its spellings, times ``scale``, a constant or None, where that multiplies the root."""
+    inverse = inverse_root(op, mean_square)
+    return op.either(op.Div(x, op.Sqrt(mean_square)), op.Mul(x, op.either(inverse, op.Mul(inverse, scale))))
 
 
 def mean(op, x, axes):

@@ -6,6 +6,7 @@ from olc.rules import CLOSE, Case, Const, Refused, Scalar, array, dims, f16, f32
 
 from .._helpers import narrow_floats, near
 from ._parts import over_root, why_not
+from .layer_norm import _norm
 
 LAST = np.array([-1])
 
@@ -22,28 +23,27 @@ class LayerNormOfFastVariance:
     rounding, so that nothing is lost where it is clipped at 0. Flax writes this form, with or without the clip.
     """
 
-    def pattern(op, x: narrow_floats, axes: Const, axes2: Const, eps: Scalar):
+    def pattern(op, x: narrow_floats, axes: Const, axes2: Const, eps: Scalar, w: Const | None):
         mean = op.shared(op.ReduceMean(x, axes))
         variance = op.Sub(op.ReduceMean(_square(op, x), axes2), _square(op, mean))
         clipped = op.either(op.Relu(variance), op.Max(variance, 0.0), op.Clip(variance, 0.0), variance)
-        return over_root(op, op.Sub(x, mean), op.Add(clipped, eps))
+        return over_root(op, op.Sub(x, mean), op.Add(clipped, eps), w)
 
     def unless(m):
         return why_not(m, m.axes, m.axes2)
 
     def rewrite(op, m):
-        ones = op.constant(np.ones(m.shape), m.x.dtype)
-        return op.LayerNormalization(m.x, ones, axis=-len(m.shape), epsilon=m.epsilon)
+        return _norm(op, m)
 
     cases = [
-        Case("a block", x=f32["B", "S", 8], axes=LAST, axes2=np.array([2]), eps=1e-5),
-        Case("two axes", x=f32["B", 3, 4], axes=np.array([-1, -2]), axes2=np.array([1, 2]), eps=1e-3),
-        Case("half precision", x=f16["B", 8], axes=LAST, axes2=LAST, eps=1e-1),
-        Refused("unequal axes", x=f32["B", 4, 4], axes=LAST, axes2=np.array([1]), eps=1e-5,
+        Case("a block", x=f32["B", "S", 8], axes=LAST, axes2=np.array([2]), eps=1e-5, w=f32[8]),
+        Case("two axes", x=f32["B", 3, 4], axes=np.array([-1, -2]), axes2=np.array([1, 2]), eps=1e-3, w=f32[4]),
+        Case("half precision", x=f16["B", 8], axes=LAST, axes2=LAST, eps=1e-1, w=f16[8]),
+        Refused("unequal axes", x=f32["B", 4, 4], axes=LAST, axes2=np.array([1]), eps=1e-5, w=2.0,
                 because="different axes"),
-        Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), axes2=np.array([1]), eps=1e-5,
+        Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), axes2=np.array([1]), eps=1e-5, w=2.0,
                 because="not over the last axes"),
-        Refused("negative epsilon", x=f32["B", 8], axes=LAST, axes2=LAST, eps=-1e-5, because="epsilon"),
+        Refused("negative epsilon", x=f32["B", 8], axes=LAST, axes2=LAST, eps=-1e-5, w=2.0, because="epsilon"),
     ]  # fmt: skip
 
 
@@ -81,13 +81,13 @@ class CentredConstantRows:
 class ScaleAfterRoot:
     """What is multiplied by a reciprocal root and by a constant is multiplied by the constant last.
 
-    Sound because a product may be taken in any order. Flax gives scales of norms to the root, others to what is centred.
+    Sound because a product may be taken in any order. What a norm's scale multiplies may be what is centred.
     """
 
     def pattern(op, x: floats, y, w: Const):
         root = op.Sqrt(y)
         inverse = op.either(op.Reciprocal(root), op.Div(1.0, root))
-        return op.either(op.Mul(x, op.Mul(inverse, w)), op.Mul(op.Mul(x, w), inverse), op.Div(op.Mul(x, w), root))
+        return op.either(op.Mul(op.Mul(x, w), inverse), op.Div(op.Mul(x, w), root))
 
     def unless(m):
         x, root = dims(m.x), dims(m.y)
@@ -103,7 +103,7 @@ class ScaleAfterRoot:
         return op.Mul(op.Mul(m.x, op.Reciprocal(op.Sqrt(m.y))), m.w)
 
     cases = [
-        Case("Flax", x=f32["B", "S", 8], y=f32["B", "S", 1], w=f32[8]),
+        Case("a scale", x=f32["B", "S", 8], y=f32["B", "S", 1], w=f32[8]),
         Case("a number", x=f32["B", 8], y=f32["B", 1], w=2.0),
         Refused("a root for each entry", x=f32["B", 8], y=f32["B", 8], w=f32[8], because="one for each row"),
         Refused("wider", x=f32["B", 3], y=f32["B", 1], w=f32[2, 1, 3], because="widen"),

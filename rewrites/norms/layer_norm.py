@@ -4,9 +4,15 @@ import numpy as np
 from olc.rules import CLOSE, F16, F32, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
 
 from .._helpers import narrow_floats
-from ._parts import aligned, mean, over_root, rounded, why_not, why_not_in_half
+from ._parts import aligned, inverse_root, mean, over_root, rounded, why_not, why_not_in_half
 
 LAST = np.array([-1])
+
+
+def _norm(op, m):
+    ones = op.constant(np.ones(m.shape), m.x.dtype)
+    y = op.LayerNormalization(m.x, ones, axis=-len(m.shape), epsilon=m.epsilon)
+    return y if m.w is None else op.Mul(y, m.w)
 
 
 @rule(group="norms", safety=CLOSE("the same function, rounded elsewhere"), since=18, emits="LayerNormalization")
@@ -18,27 +24,60 @@ class LayerNorm:
     model has them, are taken in by two other rules.
     """
 
-    def pattern(op, x: narrow_floats, axes: Const, axes2: Const, eps: Scalar):
+    def pattern(op, x: narrow_floats, axes: Const, axes2: Const, eps: Scalar, w: Const | None):
         centred = op.Sub(x, op.ReduceMean(x, axes))
         square = op.either(op.Pow(centred, 2.0), op.Mul(centred, centred))
-        return over_root(op, centred, op.Add(mean(op, square, axes2), eps))
+        return over_root(op, centred, op.Add(mean(op, square, axes2), eps), w)
 
     def unless(m):
         return why_not(m, m.axes, m.axes2)
 
     def rewrite(op, m):
-        ones = op.constant(np.ones(m.shape), m.x.dtype)
-        return op.LayerNormalization(m.x, ones, axis=-len(m.shape), epsilon=m.epsilon)
+        return _norm(op, m)
 
     cases = [
-        Case("a block", x=f32["B", "S", 8], axes=LAST, axes2=LAST, eps=1e-5),
-        Case("two axes", x=f32["B", 3, 4], axes=np.array([-1, -2]), axes2=np.array([1, 2]), eps=1e-12),
-        Case("half precision", x=f16["B", 8], axes=LAST, axes2=LAST, eps=1e-3),
-        Refused("unequal axes", x=f32["B", 4, 4], axes=LAST, axes2=np.array([1]), eps=1e-5,
+        Case("a block", x=f32["B", "S", 8], axes=LAST, axes2=LAST, eps=1e-5, w=f32[8]),
+        Case("two axes", x=f32["B", 3, 4], axes=np.array([-1, -2]), axes2=np.array([1, 2]), eps=1e-12, w=f32[1]),
+        Case("half precision", x=f16["B", 8], axes=LAST, axes2=LAST, eps=1e-3, w=f16[8]),
+        Refused("unequal axes", x=f32["B", 4, 4], axes=LAST, axes2=np.array([1]), eps=1e-5, w=2.0,
                 because="different axes"),
-        Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), axes2=np.array([1]), eps=1e-5,
+        Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), axes2=np.array([1]), eps=1e-5, w=2.0,
                 because="not over the last axes"),
-        Refused("negative epsilon", x=f32["B", 8], axes=LAST, axes2=LAST, eps=-1e-5, because="epsilon"),
+        Refused("negative epsilon", x=f32["B", 8], axes=LAST, axes2=LAST, eps=-1e-5, w=2.0, because="epsilon"),
+    ]  # fmt: skip
+
+
+@rule(group="norms", safety=CLOSE("the same function, rounded elsewhere"), since=18, emits="LayerNormalization")
+class LayerNormApart:
+    """The input and its mean, each multiplied by the inverse root, are LayerNormalization: how TensorFlow writes it.
+
+    Sound because ``x r + (b - mean r) = (x - mean) r + b``, where ``r`` is the inverse root, times the scale if there is one;
+    and the rest is as in layer-norm.
+    """
+
+    def pattern(op, x: narrow_floats, axes: Const, axes2: Const, eps: Scalar, w: Const | None, b: Const | None):
+        mean = op.ReduceMean(x, axes)
+        centred = op.Sub(x, mean)
+        square = op.either(op.Pow(centred, 2.0), op.Mul(centred, centred))
+        inverse = inverse_root(op, op.Add(op.ReduceMean(square, axes2), eps))
+        r = op.either(inverse, op.Mul(inverse, w))
+        moved = op.Mul(op.Neg(mean), r)
+        shift = op.either(moved, op.Add(moved, b), op.Sub(b, op.Mul(mean, r)))
+        return op.either(op.Add(op.Mul(x, r), shift), op.Sub(op.Mul(x, r), op.Mul(mean, r)))
+
+    def unless(m):
+        return why_not(m, m.axes, m.axes2)
+
+    def rewrite(op, m):
+        y = _norm(op, m)
+        return y if m.b is None else op.Add(y, m.b)
+
+    cases = [
+        Case("Keras", x=f32["B", "S", 8], axes=LAST, axes2=LAST, eps=1e-5, w=f32[8], b=f32[8]),
+        Case("two axes", x=f32["B", 3, 4], axes=np.array([-1, -2]), axes2=np.array([1, 2]), eps=1e-12, w=f32[1], b=f32[4]),
+        Case("half precision", x=f16["B", 8], axes=LAST, axes2=LAST, eps=1e-3, w=f16[8], b=f16[8]),
+        Refused("unequal axes", x=f32["B", 4, 4], axes=LAST, axes2=np.array([1]), eps=1e-5, w=2.0, b=1.0,
+                because="different axes"),
     ]  # fmt: skip
 
 

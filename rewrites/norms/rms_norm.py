@@ -14,28 +14,30 @@ class RmsNorm:
     """Square, mean, root and quotient over the last axes are RMSNormalization with a scale of ones.
 
     Sound because those are its definition: the mean is over trailing axes, the exponent is 2, the value that is divided
-    is the one whose square is averaged, and epsilon is added under the root. The scale is taken in by another rule.
+    is the one whose square is averaged, and epsilon is added under the root. The scale is taken in by another
+    rule, also where it multiplies the root.
     """
 
-    def pattern(op, x: narrow_floats, axes: Const, eps: Scalar):
+    def pattern(op, x: narrow_floats, axes: Const, eps: Scalar, w: Const | None):
         square = op.either(op.Pow(x, 2.0), op.Mul(x, x))
-        return over_root(op, x, op.Add(mean(op, square, axes), eps))
+        return over_root(op, x, op.Add(mean(op, square, axes), eps), w)
 
     def unless(m):
         return why_not(m, m.axes)
 
     def rewrite(op, m):
         ones = op.constant(np.ones(m.shape), m.x.dtype)
-        return op.RMSNormalization(m.x, ones, axis=-len(m.shape), epsilon=m.epsilon)
+        y = op.RMSNormalization(m.x, ones, axis=-len(m.shape), epsilon=m.epsilon)
+        return y if m.w is None else op.Mul(y, m.w)
 
     cases = [
-        Case("a block", x=f32["B", "S", 8], axes=LAST, eps=1e-5),
-        Case("heads", x=f32["B", "S", 2, 4], axes=LAST, eps=1e-6),
-        Case("two axes", x=f32["B", 3, 4], axes=np.array([-2, -1]), eps=1e-5),
-        Case("half precision", x=f16["B", 8], axes=LAST, eps=1e-3),
-        Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), eps=1e-5,
+        Case("a block", x=f32["B", "S", 8], axes=LAST, eps=1e-5, w=f32[8]),
+        Case("heads", x=f32["B", "S", 2, 4], axes=LAST, eps=1e-6, w=f32[2, 1]),
+        Case("two axes", x=f32["B", 3, 4], axes=np.array([-2, -1]), eps=1e-5, w=f32[3, 4]),
+        Case("half precision", x=f16["B", 8], axes=LAST, eps=1e-3, w=f16[8]),
+        Refused("channels first", x=f32["B", 4, "N"], axes=np.array([1]), eps=1e-5, w=2.0,
                 because="not over the last axes"),
-        Refused("negative epsilon", x=f32["B", 8], axes=LAST, eps=-1e-5, because="epsilon"),
+        Refused("negative epsilon", x=f32["B", 8], axes=LAST, eps=-1e-5, w=2.0, because="epsilon"),
     ]  # fmt: skip
 
 

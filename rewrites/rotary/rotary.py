@@ -13,12 +13,6 @@ def _of_angles(op, function, f, table, axes):
     return op.shared(op.Unsqueeze(op.either(op.shared(function(op.shared(op.Concat(f, f, axis=-1)))), table), axes))
 
 
-def _swapped(op, x, sizes, split, first, second):
-    """Pattern: the second half of x negated and the first, of one Split or of two Slices."""
-    low, high = op.Split(x, sizes, axis=split, outputs=2)
-    return op.Concat(op.Neg(op.either(op.Slice(x, *second), high)), op.either(op.Slice(x, *first), low), axis=-1)
-
-
 def _cache(op, function, m, table, wide=None):
     """Cosines or sines of the angles for each sequence of the batch: the operator takes no other."""
     batch, *_, size = dims(next(v for v in (wide, table, m.f) if v is not None))
@@ -81,7 +75,7 @@ def _part(first, end, axis=3):
 TABLE = np.tile(np.linspace(-1, 1, 10, dtype=np.float32).reshape(1, 5, 2), 2)
 HEADS = {"f": f32["B", "S", 2], "cos": TABLE, "sin": TABLE, "a1": np.array([1]), "a2": np.array([1])}
 HALVES = {"first": _part(0, 2), "second": _part(2, 4)}
-WHOLE = {**HALVES, "sizes": np.array([2, 2]), "split": 3, "cos4": TABLE[:, None], "sin4": TABLE[:, None]}
+WHOLE = {**HALVES, "cos4": TABLE[:, None], "sin4": TABLE[:, None]}
 CACHES = {"cos": f32["B", "S", 2], "sin": f32["B", "S", 2]}
 
 
@@ -94,25 +88,19 @@ class RotaryHalves:
     from tables that are proved to be so. Heads may lie on either axis; the operator wants them in front.
     """
 
-    def pattern(op, x: Spec((F32, F16)), f, cos, sin, a1: Const, a2: Const, cos4, sin4, first: Many, second: Many, sizes: Const,
-                split):  # fmt: skip
-        turned = _swapped(op, x, sizes, split, first, second)
+    def pattern(op, x: Spec((F32, F16)), f, cos, sin, a1: Const, a2: Const, cos4, sin4, first: Many, second: Many):
+        turned = op.Concat(op.Neg(op.Slice(x, *second)), op.Slice(x, *first), axis=-1)
         cosines, sines = _of_angles(op, op.Cos, f, cos, a1), _of_angles(op, op.Sin, f, sin, a2)
         return op.Add(op.Mul(x, op.either(cosines, cos4)), op.Mul(turned, op.either(sines, sin4)))
 
     def unless(m):
-        x = dims(m.x)
-        if x is None or len(x) != 4 or not isinstance(x[3], int):
-            return "the operand is not known to be of heads"
-        half = x[3] // 2
-        cuts = [(n, s.cut(numbers, x)) for n, numbers in ((0, m.first), (half, m.second)) if numbers]
-        if any(cut is None or cut[0] != 3 for _, cut in cuts):
-            return "the slices are not known parts of the last axis"
-        if x[3] % 2 or any(cut != (3, n, n + half) for n, cut in cuts):
+        cuts = _cuts(m, m.first, m.second)
+        if isinstance(cuts, str):
+            return cuts
+        size = dims(m.x)[3]
+        if size % 2 or cuts != [(0, size // 2), (size // 2, size)]:
             return "the slices are not the two halves"
-        if m.sizes is not None and (elements(m.sizes) != (half, half) or m.split not in (3, -1)):
-            return "the slices are not the two halves"
-        return _why_no_pairs(m, half, m.cos4, m.sin4)
+        return _why_no_pairs(m, size // 2, m.cos4, m.sin4)
 
     def rewrite(op, m):
         return _rotary(op, m, m.x, _cache(op, op.Cos, m, m.cos, m.cos4), _cache(op, op.Sin, m, m.sin, m.sin4))
@@ -124,8 +112,7 @@ class RotaryHalves:
              "second": _part(2, 1 << 62)}),
         Case("sequence first", x=f32["B", 5, 2, 4], **{**HEADS, "f": f32["B", 5, 2], "a1": np.array([2]), "a2": np.array([2])},
              **{**WHOLE, "cos4": TABLE[:, :, None], "sin4": TABLE[:, :, None]}),
-        Refused("uneven halves", x=f32["B", 2, "S", 4], **HEADS, **{**WHOLE, "first": _part(0, 1), "second": _part(1, 4),
-                "sizes": np.array([1, 3])}, because="two halves"),
+        Refused("uneven halves", x=f32["B", 2, "S", 4], **HEADS, **{**WHOLE, "first": _part(0, 1), "second": _part(1, 4)}, because="two halves"),
         Refused("no axis for heads", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([3]), "a2": np.array([3])},
                 **{**WHOLE, "cos4": f32["B", "S", "S", 4], "sin4": f32["B", "S", "S", 4]}, because="no axis for the heads"),
         Refused("halves of their own", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2], "cos": f32[1, 5, 4],

@@ -10,8 +10,8 @@ from .. import dims as d
 from ..dims import Dim
 from .core import MOST, Dims, Site, Unknown, grid, normal_axis, rule, static
 
-# Slice ends at or beyond this mean "to the end".
-_ENDLESS = (1 << 31) - 1
+# Slice ends at or beyond this mean "to the end": what tf2onnx writes for it, the least of those met.
+_ENDLESS = 10**9
 
 
 @rule("Shape")
