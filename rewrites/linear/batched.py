@@ -177,41 +177,47 @@ class BiasBeforeHeads:
     ]  # fmt: skip
 
 
+def _unscaled(m, x, number):
+    """What a pattern's ``either(Mul(x, number), x)`` took for x."""
+    return x if number is None else next(v for v in x.producer().inputs if v is not number)
+
+
 @rule(group="linear", safety=CLOSE("another kernel may sum in another order"))
 class TransposeOfProduct:
     """A product whose last two axes are swapped is the product of its operands swapped, last first: ``(A B)^T = B^T A^T``.
 
-    Sound by that. Done where both operands come from a Transpose, which the new ones become one with: Keras multiplies keys by
-    queries.
+    Sound by that. Done where an operand comes from a Transpose, which the new one becomes one with: Keras multiplies keys by
+    queries. Factors go on multiplying what they did.
     """
 
-    def pattern(op, a: floats, b, c: Scalar, e: Scalar, first, second, perm):
-        left, right = op.shared(op.Transpose(a, perm=first)), op.shared(op.Transpose(b, perm=second))
-        product = op.MatMul(op.either(left, op.Mul(left, c)), op.either(right, op.Mul(right, e)))
-        return op.Transpose(product, perm=perm)
+    def pattern(op, a: floats, b, moved, c: Scalar, e: Scalar, f: Scalar, perm):
+        left, right = op.shared(op.Transpose(a, perm=moved)), op.shared(op.Transpose(b, perm=moved))
+        product = op.either(
+            op.MatMul(op.either(op.Mul(left, c), left), op.either(op.Mul(b, e), b)),
+            op.MatMul(op.either(op.Mul(a, c), a), op.either(op.Mul(right, e), right)),
+        )
+        return op.Transpose(op.either(op.Mul(product, f), product), perm=perm)
 
     def unless(m):
-        d, e = dims(m.a), dims(m.b)
-        if d is None or e is None or len(d) != len(e):
+        m.sides = [_unscaled(m, x, n) for x, n in zip(m.find("MatMul").inputs, (m.c, m.e), strict=True)]
+        ranks = {None if dims(x) is None else len(dims(x)) for x in m.sides}
+        if len(ranks) != 1 or None in ranks:
             return "the operands are not known to have the same number of axes"
-        m.swap = (*range(len(d) - 2), len(d) - 1, len(d) - 2)
-        if len(d) < 2 or s.permutation(m.perm, len(d)) != m.swap:
+        rank = ranks.pop()
+        m.swap = (*range(rank - 2), rank - 1, rank - 2)
+        if rank < 2 or s.permutation(m.perm, rank) != m.swap:
             return "other axes are moved than the last two"
 
     def rewrite(op, m):
-        rank = len(m.swap)
-        sides = [
-            op.Transpose(x, perm=[s.permutation(perm, rank)[i] for i in m.swap]) for x, perm in ((m.b, m.second), (m.a, m.first))
-        ]
-        return op.MatMul(*(y if n is None else op.Mul(y, n) for y, n in zip(sides, (m.e, m.c), strict=True)))
+        a, b = (op.Transpose(x, perm=m.swap) for x in m.sides)
+        y = op.MatMul(b if m.e is None else op.Mul(b, m.e), a if m.c is None else op.Mul(a, m.c))
+        return y if m.f is None else op.Mul(y, m.f)
 
     cases = [
-        Case("Keras's scores", a=f32["B", "S", 2, 4], first=(0, 2, 1, 3), b=f32["B", "T", 2, 4], second=(0, 2, 3, 1),
-             c=0.5, e=0.25, perm=(0, 1, 3, 2)),
-        Case("one head for all", a=f32["B", "S", 2, 4], first=(0, 2, 1, 3), b=f32["B", "T", 1, 4], second=(0, 2, 3, 1),
-             c=0.5, e=0.25, perm=(0, 1, 3, 2)),
-        Refused("heads last", a=f32["B", "S", 2, 4], first=(0, 2, 1, 3), b=f32["B", "T", 2, 4], second=(0, 2, 3, 1),
-                c=0.5, e=0.25, perm=(0, 2, 3, 1), because="other axes"),
-        Refused("a weight", a=f32["B", "S", 4], first=(0, 2, 1), b=f32[5, "S"], second=(1, 0), c=0.5, e=0.25, perm=(0, 2, 1),
+        Case("Keras's scores", a=f32["B", 2, "S", 4], b=f32["B", 2, "S", 4], moved=(0, 1, 3, 2), c=0.5, e=0.25, f=2.0,
+             perm=(0, 1, 3, 2)),
+        Refused("heads last", a=f32["B", 2, 3, 4], b=f32["B", 2, 3, 4], moved=(0, 1, 3, 2), c=0.5, e=0.25, f=2.0,
+                perm=(0, 2, 3, 1), because="other axes"),
+        Refused("a weight", a=f32["B", 4, 4], b=f32[4, 4], moved=(), c=0.5, e=0.25, f=2.0, perm=(0, 2, 1),
                 because="same number of axes"),
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import numpy as np
 from olc.assumptions import UNSELECTED
-from olc.rules import CLOSE, EXACT, Case, Const, Refused, array, boolean, f32, i32, is_constant, rule
+from olc.rules import CLOSE, EXACT, Case, Const, Refused, Scalar, array, boolean, f32, i32, is_constant, rule
 
 from .. import _shapes as s
 
@@ -157,3 +157,26 @@ class WhereOfAndTrue:
                 because="not all of them"),
         Refused("wider", ones=np.array(True), shape=np.array([2, 3]), c=boolean[3], x=f32[3], y=f32[1], because="of a branch"),
     ]  # fmt: skip
+
+
+@rule(group="logic", safety=CLOSE("a zero may lose its sign"), since=9)
+class WhereOfComplement:
+    """A number times one minus a condition is that number where the condition does not hold, and 0 where it does.
+
+    Sound because the difference is 0 or 1.
+    """
+
+    def pattern(op, c: boolean, to, k: Scalar):
+        return op.Mul(op.Sub(1.0, op.shared(op.Cast(c, to=to))), k)
+
+    def unless(m):
+        if array(m.k).dtype.kind != "f" or not np.isfinite(array(m.k).astype(np.float64)).all():
+            return "the number is not a finite float"
+
+    def rewrite(op, m):
+        return op.Where(m.c, np.zeros_like(array(m.k)), m.k)
+
+    cases = [
+        Case("T5's mask", c=boolean["B", 1, 1, "S"], to=1, k=np.float32(-1e9)),
+        Refused("an infinity", c=boolean["B"], to=1, k=np.float32(-np.inf), because="not a finite"),
+    ]

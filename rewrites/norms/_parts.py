@@ -6,10 +6,10 @@ from olc.rules import F32, F64, array, dims, scalar
 from .._helpers import moderate
 
 
-def inverse_root(op, x):
-    """``1 / sqrt(x)`` in its spellings."""
-    root = op.Sqrt(x)
-    return op.either(op.Reciprocal(root), op.Div(1.0, root), op.Pow(x, -0.5))
+def inverse_root(op, x, mark=lambda value: value):
+    """``1 / sqrt(x)`` in its spellings; ``mark`` is `op.shared` where others may use what is on the way."""
+    root = mark(op.Sqrt(x))
+    return op.either(mark(op.Reciprocal(root)), mark(op.Div(1.0, root)), mark(op.Pow(x, -0.5)))
 
 
 def over_root(op, x, mean_square, scale):

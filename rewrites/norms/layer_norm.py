@@ -52,16 +52,16 @@ class LayerNormApart:
     """The input and its mean, each multiplied by the inverse root, are LayerNormalization: how TensorFlow writes it.
 
     Sound because ``x r + (b - mean r) = (x - mean) r + b``, where ``r`` is the inverse root, times the scale if there is one;
-    and the rest is as in layer-norm.
+    and the rest is as in layer-norm. Two norms of one input, as layers side by side have them, share mean and root.
     """
 
     def pattern(op, x: narrow_floats, axes: Const, axes2: Const, eps: Scalar, w: Const | None, b: Const | None):
-        mean = op.ReduceMean(x, axes)
-        centred = op.Sub(x, mean)
-        square = op.either(op.Pow(centred, 2.0), op.Mul(centred, centred))
-        inverse = inverse_root(op, op.Add(op.ReduceMean(square, axes2), eps))
+        mean = op.shared(op.ReduceMean(x, axes))
+        centred = op.shared(op.Sub(x, mean))
+        square = op.either(op.shared(op.Pow(centred, 2.0)), op.shared(op.Mul(centred, centred)))
+        inverse = inverse_root(op, op.shared(op.Add(op.shared(op.ReduceMean(square, axes2)), eps)), op.shared)
         r = op.either(inverse, op.Mul(inverse, w))
-        moved = op.Mul(op.Neg(mean), r)
+        moved = op.Mul(op.shared(op.Neg(mean)), r)
         shift = op.either(moved, op.Add(moved, b), op.Sub(b, op.Mul(mean, r)))
         return op.either(op.Add(op.Mul(x, r), shift), op.Sub(op.Mul(x, r), op.Mul(mean, r)))
 
@@ -85,13 +85,17 @@ class LayerNormApart:
 class ScaleOfLayerNorm:
     """A constant factor after LayerNormalization goes into its scale, and into its bias if it has one.
 
-    Sound because ``(n * w + b) * c = n * (w c) + b c``, where ``c`` varies only along the normalised axes.
+    Sound because ``(n * w + b) * c = n * (w c) + b c``, where ``c`` varies only along the normalised axes. A norm without scale
+    that others use too stays for these: two norms of one input are two operators.
     """
 
     def pattern(op, x, w: Const, b: Const | None, c: Const, attrs: Attrs):
-        return op.Mul(op.LayerNormalization(x, w, b, **attrs), c)
+        return op.Mul(op.shared(op.LayerNormalization(x, w, b, **attrs)), c)
 
     def unless(m):
+        norm = m.find("LayerNormalization").outputs[0]
+        if (len(norm.uses()) > 1 or norm.is_graph_output()) and (m.b is not None or not (array(m.w) == 1).all()):
+            return "others use the norm with the scale and bias that it has"
         factor = aligned(m.c, m)
         if isinstance(factor, str):
             return factor

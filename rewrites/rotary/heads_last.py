@@ -49,39 +49,76 @@ class AnglesBeforeView:
     cases = [Case("angles", x=f32["B", "S", 4], axes=np.array([2]), opset=18)]
 
 
+def _turned(op, x, part, first, second, cos, sin):
+    """A part of each head, turned: times cosines, and its halves swapped, one negated, times sines."""
+    swapped = op.Concat(op.Neg(op.Slice(x, *second)), op.Slice(x, *first), axis=3)
+    return op.Add(op.Mul(part, cos), op.Mul(swapped, sin))
+
+
+def _why_not_last(m, *parts):
+    d = dims(m.x)
+    if d is None or len(d) != 4 or any(len(dims(v) or ()) != 3 for v in (m.cos, m.sin)):
+        return "it is not known to be of heads"
+    if elements(m.a1) != (2,) or elements(m.a2) != (2,):
+        return "cosines and sines get no axis for the heads"
+    if any(s.cut(inputs, d) is None or s.cut(inputs, d)[0] != 3 for inputs in parts):
+        return "the parts are not of the last axis"
+
+
+def _tables(op, m):
+    return (op.Unsqueeze(v, np.array([1])) for v in (m.cos, m.sin))
+
+
+TABLES = {"cos": f32["B", "S", 4], "sin": f32[1, "S", 4], "a1": np.array([2]), "a2": np.array([2])}
+WRONG = {"cos": f32["B", 2, 4], "sin": f32["B", 2, 4], "a1": np.array([1]), "a2": np.array([1])}
+
+
 @rule(group="rotary", safety=EXACT, since=13)
-class RotaryBeforeHeads:
-    """A rotary embedding before heads are moved to the front is that of heads at the front.
+class RotaryHeadsLast:
+    """A rotary embedding of [batch, sequence, heads, size] is that of heads in front of the sequence, moved back.
 
     Sound because each element is computed from two of its own head and position, and from tables that are the same for all
-    heads.
+    heads. The Transposes are taken up by what splits and moves the heads.
     """
 
-    def pattern(op, x: Spec((F32, F16)), first: Many, second: Many, cos, sin, a1: Const, a2: Const, perm):
-        turned = op.Concat(op.Neg(op.Slice(x, *second)), op.Slice(x, *first), axis=3)
-        tables = op.shared(op.Unsqueeze(cos, a1)), op.shared(op.Unsqueeze(sin, a2))
-        return op.Transpose(op.Add(op.Mul(x, tables[0]), op.Mul(turned, tables[1])), perm=perm)
+    def pattern(op, x: Spec((F32, F16)), first: Many, second: Many, cos, sin, a1: Const, a2: Const):
+        return _turned(op, x, x, first, second, op.shared(op.Unsqueeze(cos, a1)), op.shared(op.Unsqueeze(sin, a2)))
 
     def unless(m):
-        d = dims(m.x)
-        if d is None or len(d) != 4 or m.perm != HEADS_FIRST:
-            return "it is not heads that are moved to the front"
-        if elements(m.a1) != (2,) or elements(m.a2) != (2,) or any(len(dims(v) or ()) != 3 for v in (m.cos, m.sin)):
-            return "cosines and sines get no axis for the heads"
-        if any(s.cut(inputs, d) is None or s.cut(inputs, d)[0] != 3 for inputs in (m.first, m.second)):
-            return "the parts are not of the last axis"
+        return _why_not_last(m, m.first, m.second)
 
     def rewrite(op, m):
         x = op.Transpose(m.x, perm=HEADS_FIRST)
-        turned = op.Concat(op.Neg(op.Slice(x, *m.second)), op.Slice(x, *m.first), axis=3)
-        heads = np.array([1])
-        return op.Add(op.Mul(x, op.Unsqueeze(m.cos, heads)), op.Mul(turned, op.Unsqueeze(m.sin, heads)))
+        return op.Transpose(_turned(op, x, x, m.first, m.second, *_tables(op, m)), perm=HEADS_FIRST)
 
     cases = [
-        Case("Keras's Llama", x=f32["B", "S", 2, 4], first=s.part(0, 2, 3), second=s.part(2, 4, 3), cos=f32["B", "S", 4],
-             sin=f32[1, "S", 4], a1=np.array([2]), a2=np.array([2]), perm=HEADS_FIRST),
-        Refused("other axes", x=f32["B", "S", 2, 4], first=s.part(0, 2, 3), second=s.part(2, 4, 3), cos=f32["B", "S", 4],
-                sin=f32["B", "S", 4], a1=np.array([2]), a2=np.array([2]), perm=(0, 2, 3, 1), because="not heads"),
-        Refused("an axis of texts", x=f32["B", "B", 2, 4], first=s.part(0, 2, 3), second=s.part(2, 4, 3), cos=f32["B", 2, 4],
-                sin=f32["B", 2, 4], a1=np.array([1]), a2=np.array([1]), perm=HEADS_FIRST, because="no axis for the heads"),
+        Case("Keras's Llama", x=f32["B", "S", 2, 4], first=s.part(0, 2, 3), second=s.part(2, 4, 3), **TABLES),
+        Refused("an axis of texts", x=f32["B", "B", 2, 4], first=s.part(0, 2, 3), second=s.part(2, 4, 3), **WRONG,
+                because="no axis for the heads"),
+        Refused("other halves", x=f32["B", "S", 4, 4], first=s.part(0, 2, 2), second=s.part(2, 4, 2), **TABLES,
+                because="last axis"),
+    ]  # fmt: skip
+
+
+@rule(group="rotary", safety=EXACT, since=13)
+class RotaryPartHeadsLast:
+    """The same of a part of each head, joined with the rest. Sound for the same reason."""
+
+    def pattern(op, x: Spec((F32, F16)), part: Many, first: Many, second: Many, rest: Many, cos, sin, a1: Const, a2: Const):
+        tables = op.shared(op.Unsqueeze(cos, a1)), op.shared(op.Unsqueeze(sin, a2))
+        return op.Concat(_turned(op, x, op.Slice(x, *part), first, second, *tables), op.Slice(x, *rest), axis=3)
+
+    def unless(m):
+        return _why_not_last(m, m.part, m.first, m.second, m.rest)
+
+    def rewrite(op, m):
+        x = op.Transpose(m.x, perm=HEADS_FIRST)
+        turned = _turned(op, x, op.Slice(x, *m.part), m.first, m.second, *_tables(op, m))
+        return op.Transpose(op.Concat(turned, op.Slice(x, *m.rest), axis=3), perm=HEADS_FIRST)
+
+    cases = [
+        Case("Keras's GPT-NeoX", x=f32["B", "S", 2, 8], part=s.part(0, 4, 3), first=s.part(0, 2, 3), second=s.part(2, 4, 3),
+             rest=s.part(4, 8, 3), **TABLES),
+        Refused("an axis of texts", x=f32["B", "B", 2, 8], part=s.part(0, 4, 3), first=s.part(0, 2, 3), second=s.part(2, 4, 3),
+                rest=s.part(4, 8, 3), **WRONG, because="no axis for the heads"),
     ]  # fmt: skip
