@@ -217,7 +217,7 @@ def _is_gelu(node: Node) -> bool:
     """An error function, or a hyperbolic tangent, plus 1 and times something."""
     if not _is(node, "Erf", "Tanh"):
         return False
-    adds = [u for u, _ in node.outputs[0].uses() if _is(u, "Add") and any(ir.scalar(v) == 1 for v in u.inputs)]
+    adds = [u for u, _ in node.outputs[0].uses() if _is(u, "Add", "Sub") and any(ir.scalar(v) == 1 for v in u.inputs)]
     return any(_is(u, "Mul") for a in adds for u, _ in a.outputs[0].uses())
 
 

@@ -13,6 +13,7 @@ from types import MappingProxyType
 TORCHSCRIPT, DYNAMO, DYNAMO23 = "ts_op17", "dynamo_op18", "dynamo_op23"
 VARIANTS = (TORCHSCRIPT, DYNAMO, DYNAMO23)
 EAGER = ("eager_ts_op17", "eager_dynamo_op18")
+JAX = ("jax_op23",)
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Architecture:
     """A network whose exports are kept.
 
     Attributes:
-        name: of its files, and of its function in `models/exporters/corpus.py`.
+        name: of its files, and of its function in the module of `models/exporters` that makes them.
         depths: numbers of layers: one number, or encoder and decoder, or one a stage.
         counts: operator -> how many there should be at -O2.
         variants: its exports; `eager` names the attention that torch would otherwise leave to one fused call.
@@ -38,6 +39,11 @@ class Architecture:
     def stems(self) -> tuple[str, ...]:
         """The names of its files."""
         return tuple(f"{self.name}_{variant}" for variant in self.variants)
+
+    @property
+    def exporter(self) -> str:
+        """The module of `models/exporters` that makes them."""
+        return "jax_corpus" if self.variants == JAX else "corpus"
 
 
 def transformer(name: str, *depths: int, attention: int, variants: tuple[str, ...] = VARIANTS, **counts: int) -> Architecture:
@@ -150,6 +156,16 @@ ALL = (
         HardSwish=0,
         HardSigmoid=(2 * 9 + 3) + 8,
         Relu=1 + 2 * 5 + 8,
+    ),
+    # From JAX: Flax, and where it says so Equinox. A query of padding sees no token.
+    replace(transformer("flax-bert", 12, attention=12, variants=JAX, **encoder_norms(12)), padded=False),
+    replace(transformer("flax-gpt2", 12, attention=12, variants=JAX, **encoder_norms(12)), padded=False),
+    decoder("flax-llama", 16, variants=JAX),
+    transformer("flax-vit", 12, attention=12, variants=JAX, **encoder_norms(12)),
+    transformer("flax-dinov3", 12, attention=12, variants=JAX, RotaryEmbedding=2 * 12, **encoder_norms(12)),
+    transformer("equinox-dinov3", 12, attention=12, variants=JAX, RotaryEmbedding=2 * 12, **encoder_norms(12)),
+    replace(
+        convolutional("flax-resnet50", 3, 4, 6, 3, Conv=1 + 3 * 16 + 4, Relu=1 + 3 * 16, MaxPool=1, Sigmoid=0), variants=JAX
     ),
 )
 

@@ -15,12 +15,11 @@ import onnx
 import torch
 
 from models.exporters.pack import Candidates, plain_candidates
+from models.exporters.tidy import tidy
 from models.recipe import cpu_session
 from models.sources import Source
 
-# Kept: which module of the network a node came from. Dropped: stack traces and FX dumps, megabytes of text that name
-# folders of the exporting machine.
-KEEP_METADATA = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
+__all__ = ["Export", "rename_dims", "rounding", "tidy"]
 
 
 @dataclass
@@ -118,32 +117,4 @@ def rename_dims(model: onnx.ModelProto, dynamic: dict[str, dict[int, str]]) -> o
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = re.sub(r"\bs\d+\b", lambda found: names.get(found[0], found[0]), dim.dim_param)
-    return model
-
-
-def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what only describes the exporting machine: long metadata, doc strings with stack traces."""
-
-    def keep(owner: Any) -> None:
-        kept = [entry for entry in owner.metadata_props if entry.key in KEEP_METADATA]
-        del owner.metadata_props[:]
-        owner.metadata_props.extend(kept)
-        owner.doc_string = ""
-
-    def graph(g: onnx.GraphProto) -> None:
-        keep(g)
-        for value in (*g.input, *g.output, *g.value_info, *g.initializer):
-            keep(value)
-        for node in g.node:
-            keep(node)
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    graph(attribute.g)
-
-    keep(model)
-    graph(model.graph)
-    for function in model.functions:
-        keep(function)
-        for node in function.node:
-            keep(node)
     return model

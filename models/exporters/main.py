@@ -24,13 +24,12 @@ def export(recipe: Recipe, module: str, only: str | None = None) -> None:
             _export(job, skeleton.FOLDER, SMALL)
 
 
-def export_corpus(only: str | None = None) -> None:
-    """The same for the corpus of generated architectures."""
-    from models.exporters.corpus import exports
-
+def export_corpus(only: str | None = None, exporter: str = "corpus") -> None:
+    """The same for the corpus of generated architectures: those that a module makes."""
+    made = importlib.import_module(f"models.exporters.{exporter}")
     for architecture in corpus.ARCHITECTURES.values():
-        if not only or any(only in stem for stem in architecture.stems):
-            for job in exports(architecture):
+        if architecture.exporter == exporter and (not only or any(only in stem for stem in architecture.stems)):
+            for job in made.exports(architecture):
                 if not only or only in job.stem:
                     _export(job, corpus.FOLDER, CORPUS_SMALL)
 
