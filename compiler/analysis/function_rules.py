@@ -303,7 +303,7 @@ def _cumsum(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
         return None
     axis = axes[0] % len(at)
     one, here = f.at(x, (*at[:axis], 0, *at[axis + 1 :])), f.at(x, at)
-    if one != here or isinstance(one, Condition):
+    if one != here or one is None or isinstance(one, Condition):
         return None
     number = at[axis] if ir.attr(node, "exclusive", 0) else d.add(at[axis], 1)
     return f.exact(node, d.mul(one, number))
