@@ -152,7 +152,7 @@ def export(names: tuple[str, ...], only: str | None) -> None:
     from models.exporters.main import export_corpus
 
     if by_jax:
-        export_corpus(only, "jax_corpus")
+        export_corpus(only or "_jax_")
         return
     chosen = [registry.find(name) for name in names if name != CORPUS] if names else registry.all_recipes().values()
     for recipe in chosen:

@@ -118,6 +118,20 @@ def write(op: Any, x: Any, form: Form) -> Any:
     return x if kind == "same" else getattr(op, kind)(x, vector(numbers))
 
 
+def reshaped(op: Any, x: Any, src: Sequence[Any], dst: Sequence[Any]) -> Any:
+    """A view from one shape to the other; where no constants spell it, sizes known at run time only are read from ``x``."""
+    form = view(src, dst)
+    if not isinstance(form, str):
+        return write(op, x, form)
+    sizes = [vector([n]) if isinstance(n, int) else op.Shape(x, start=(i := list(src).index(n)), end=i + 1) for n in dst]
+    return op.Reshape(x, op.Concat(*sizes, axis=0), allowzero=1)  # a size read may be 0
+
+
+def has_view(src: Sequence[Any], dst: Sequence[Any]) -> bool:
+    """Can `reshaped` write it? It takes opset 15."""
+    return all(isinstance(n, int) or n in src for n in dst)
+
+
 def permutation(perm: Sequence[int] | None, rank: int | None) -> tuple[int, ...] | None:
     """A Transpose's permutation; without the attribute it reverses the dims."""
     if perm is not None:

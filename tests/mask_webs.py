@@ -31,6 +31,7 @@ CAUSAL = {
     "less": "q1 = Add(qi, one) causal = Less(ki, q1)",
     "difference": "ahead = Sub(ki, qi) causal = LessOrEqual(ahead, zero)",
     "with what is always so": "front = GreaterOrEqual(qi, zero) c = LessOrEqual(ki, qi) causal = And(front, c)",
+    "floats": "qf = Cast<to = 1>(qi) kf = Cast<to = 1>(ki) causal = GreaterOrEqual(qf, kf)",
     "triangle": "st = Concat<axis = 0>(s1, t1) all = ConstantOfShape<value = int64[1] {1}>(st) "
     "late = Add(p, one) tri = Trilu<upper = 1>(all, late) on = Cast<to = 9>(tri) causal = Not(on)",
 }

@@ -66,6 +66,8 @@ def sample_plan(stem: str, source: bytes, opened: object) -> inputs.Plan:
     model = storage.load_bytes(source, where=stem)
     named = {dim.value for value in model.graph.inputs for dim in value.shape if isinstance(dim, ir.SymbolicDim)}
     sizes = {name: size for name, size in SIZES.items() if name in named}
+    if not sizes and named:  # tf2onnx names none: by what the dims are
+        sizes = {"batch": 2, "seq": 12} if len(model.graph.inputs) > 1 else {"batch": 2}
     try:
         return inputs.plan(model, sizes, run=partial(run, opened, where=stem))
     except OlcError:

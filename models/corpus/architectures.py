@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 TORCHSCRIPT, DYNAMO, DYNAMO23 = "ts_op17", "dynamo_op18", "dynamo_op23"
 VARIANTS = (TORCHSCRIPT, DYNAMO, DYNAMO23)
+KERAS = ("tf2onnx_op15",)
 EAGER = ("eager_ts_op17", "eager_dynamo_op18")
 JAX = ("jax_op23",)
 
@@ -39,11 +40,6 @@ class Architecture:
     def stems(self) -> tuple[str, ...]:
         """The names of its files."""
         return tuple(f"{self.name}_{variant}" for variant in self.variants)
-
-    @property
-    def exporter(self) -> str:
-        """The module of `models/exporters` that makes them."""
-        return "jax_corpus" if self.variants == JAX else "corpus"
 
 
 def transformer(name: str, *depths: int, attention: int, variants: tuple[str, ...] = VARIANTS, **counts: int) -> Architecture:
@@ -77,6 +73,16 @@ def stages(*depths: int) -> int:
 
 
 ALL = (
+    # By Keras' own export, which is tf2onnx.
+    transformer("keras-bert", 12, attention=12, variants=KERAS, Tanh=1, **encoder_norms(12)),
+    transformer("keras-gpt2", 12, attention=12, variants=KERAS, **encoder_norms(12)),
+    transformer("keras-gpt-neox", 12, attention=12, variants=KERAS, RotaryEmbedding=2 * 12, **encoder_norms(12)),
+    decoder("keras-llama", 16, variants=KERAS),
+    transformer("keras-t5", 6, 6, attention=6 + 2 * 6, variants=KERAS, RMSNormalization=(2 * 6 + 1) + (3 * 6 + 1)),
+    transformer(
+        "keras-whisper", 4, 4, attention=4 + 2 * 4, variants=KERAS, LayerNormalization=(2 * 4 + 1) + (3 * 4 + 1), Gelu=4 + 4 + 2
+    ),
+    transformer("keras-vit", 12, attention=12, variants=KERAS, **encoder_norms(12)),
     transformer("bert", 12, attention=12, variants=VARIANTS + EAGER, **encoder_norms(12)),
     # The same at its published widths, to be timed.
     transformer("bert-base", 12, attention=12, variants=(DYNAMO,), **encoder_norms(12)),

@@ -19,8 +19,6 @@ from models.exporters.tidy import tidy
 from models.recipe import cpu_session
 from models.sources import Source
 
-__all__ = ["Export", "rename_dims", "rounding", "tidy"]
-
 
 @dataclass
 class Export:

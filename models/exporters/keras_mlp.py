@@ -16,7 +16,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 
 from models import images
-from models.exporters.common import tidy
+from models.exporters.tidy import tidy
 from models.exporters.pack import Candidates, plain_candidates
 from models.recipe import cpu_session
 from models.recipes.keras_mlp import WEIGHTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from models.recipe import Recipe
 if TYPE_CHECKING:
     from models.exporters.common import Export
 
+EXPORTERS = {"tf2onnx": ("keras_corpus", "keras_hub"), "jax": ("jax_corpus", "jax2onnx"), "": ("corpus", "torch")}
+"""What a variant's name begins with: the module that exports it, and the package that must be there. The last is for all
+others."""
 CORPUS_SMALL = 64  # bytes: in so narrow networks every bias would otherwise stay in the skeleton, as noise
 
 
@@ -24,14 +28,18 @@ def export(recipe: Recipe, module: str, only: str | None = None) -> None:
             _export(job, skeleton.FOLDER, SMALL)
 
 
-def export_corpus(only: str | None = None, exporter: str = "corpus") -> None:
-    """The same for the corpus of generated architectures: those that a module makes."""
-    made = importlib.import_module(f"models.exporters.{exporter}")
+def export_corpus(only: str | None = None) -> None:
+    """The same for the corpus of generated architectures, by those exporters whose packages are installed here."""
     for architecture in corpus.ARCHITECTURES.values():
-        if architecture.exporter == exporter and (not only or any(only in stem for stem in architecture.stems)):
-            for job in made.exports(architecture):
-                if not only or only in job.stem:
-                    _export(job, corpus.FOLDER, CORPUS_SMALL)
+        module, package = next(found for begin, found in EXPORTERS.items() if architecture.variants[0].startswith(begin))
+        if only and not any(only in stem for stem in architecture.stems):
+            continue
+        if importlib.util.find_spec(package) is None:
+            print(f"  {architecture.name}: not exported, {package} is not installed", flush=True)
+            continue
+        for job in importlib.import_module(f"models.exporters.{module}").exports(architecture):
+            if not only or only in job.stem:
+                _export(job, corpus.FOLDER, CORPUS_SMALL)
 
 
 def _export(job: Export, folder: Path, small: int) -> None:

@@ -1,4 +1,4 @@
-"""What of an export only describes the machine that made it."""
+"""What of an export is kept."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Transposes that do nothing, follow each other, or move only dims of 1."""
 
 import numpy as np
-from olc.rules import EXACT, Case, Const, Refused, any_type, dims, f32, rule
+from olc.rules import EXACT, Case, Const, Refused, Scalar, any_type, dims, f32, rule, scalar
 
 from .. import _shapes as s
 
@@ -114,7 +114,8 @@ class TransposeOfOnes:
 class GatherBeforeTranspose:
     """Entries that are picked along an axis of what was transposed are picked before, and transposed.
 
-    Sound because a vector of indices leaves the axes where they are; it pays because no more is moved than was picked.
+    Sound because a vector of indices leaves the axes where they are; it pays because no more is moved than was picked. Where
+    the last axis is moved it is done in any case.
     """
 
     def pattern(op, x, perm, i: Const, axis):
@@ -128,6 +129,8 @@ class GatherBeforeTranspose:
             return "the indices are not a vector, or the axes are not known"
         m.order = s.permutation(m.perm, len(d))
         m.at = m.order[m.axis % len(d)]
+        if m.order[-1] != len(d) - 1 and m.at != len(d) - 1:
+            return None  # so are the keys of an attention transposed, whose heads may be repeated
         return None if isinstance(d[m.at], int) and i[0] <= d[m.at] else "as much may be picked as there is, and more"
 
     def rewrite(op, m):
@@ -137,7 +140,8 @@ class GatherBeforeTranspose:
         Case("Falcon's keys", x=f32["B", "S", 6, 4], perm=(2, 0, 1, 3), i=np.array([-2]), axis=0),
         Case("some of the last", x=f32["B", 4, 3], perm=(1, 0, 2), i=np.array([2, 0]), axis=2),
         Refused("one, without its axis", x=f32["B", 4], perm=(1, 0), i=np.array(1), axis=0, because="not a vector"),
-        Refused("each twice", x=f32["B", 2], perm=(1, 0), i=np.array([0, 1, 1]), axis=0, because="and more"),
+        Case("grouped keys", x=f32["B", 2, "S", 4], perm=(0, 1, 3, 2), i=np.array([0, 0, 1, 1]), axis=1),
+        Refused("each twice", x=f32["B", 2, 4], perm=(1, 0, 2), i=np.array([0, 1, 1]), axis=0, because="and more"),
     ]
 
 
@@ -201,4 +205,34 @@ class UnsqueezeBeforeTranspose:
         Case("reversed", x=f32["S", 4], front=np.array([0])),
         Refused("heads", x=f32["S", 2, 4], perm=(1, 0, 2), front=np.array([0]), because="the last axis stays"),
         Refused("behind", x=f32["S", 2, 4], perm=(1, 2, 0), front=np.array([3]), because="not put in front"),
+    ]
+
+
+@rule(group="chains", safety=EXACT)
+class TransposeBeforeFactors:
+    """Two multiples of one value that are moved alike are multiples of it, moved once.
+
+    Sound because each element is multiplied alone. The two factors of a Gelu are so, where tf2onnx has pushed a change of
+    layout through it.
+    """
+
+    def pattern(op, x: f32[...], c: Scalar, e: Scalar, perm):
+        return op.Transpose(op.Mul(x, c), perm=perm), op.Transpose(op.Mul(x, e), perm=perm)
+
+    def unless(m):
+        if scalar(m.c) == scalar(m.e):
+            return "they are the same multiple"
+        made = m.x.producer()
+        while made is not None and made.op_type in ("Add", *s.VIEWS) and made.inputs[0] is not None:
+            made = made.inputs[0].producer()
+        if made is not None and made.op_type in ("MatMul", "Gemm"):
+            return "the factors go into a linear layer"
+
+    def rewrite(op, m):
+        x = op.Transpose(m.x, perm=m.perm)
+        return op.Mul(x, m.c), op.Mul(x, m.e)
+
+    cases = [
+        Case("a Gelu", x=f32["B", 4, "S"], c=0.5, e=-0.7, perm=(0, 2, 1)),
+        Refused("one multiple", x=f32["B", 4, "S"], c=0.5, e=0.5, perm=(0, 2, 1), because="the same"),
     ]

@@ -2,7 +2,7 @@
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.rules import EXACT, Attrs, Case, Many, Refused, dims, elements, f32, i64, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, dims, elements, f32, i64, rule
 
 from .. import _shapes as s
 
@@ -56,3 +56,30 @@ class ComposeViews:
         Case("a new dim on the way", x=f32["N", 4], a=[np.array([-1])], b=[np.array([-1, 2])]),
         Refused("sizes of the caller", x=f32["A", "B"], a=[np.array([-1])], b=[i64[2]], because="no"),
     ]
+
+
+@rule(group="chains", safety=EXACT, since=15)
+class SqueezeOfReshape:
+    """A Reshape to sizes that are computed, and then without some axes of 1, is one to the sizes that are left.
+
+    Sound because the elements stay in their order; the sizes are those of the input.
+    """
+
+    def pattern(op, x, sizes: Many, axes: Const, first: Attrs):
+        return op.Squeeze(op.Reshape(x, op.shared(op.Concat(*sizes, axis=0)), **first), axes)
+
+    def unless(m):
+        src, out = dims(m.x), dims(m.roots[0])
+        if src is None or out is None or s.odd(m.nodes):
+            return s.UNKNOWN
+        if not s.has_view(src, out):
+            return "a size is not one of the input's"
+
+    def rewrite(op, m):
+        return s.reshaped(op, m.x, dims(m.x), dims(m.roots[0]))
+
+    cases = [
+        Case("heads", x=f32["B", 4, 3], sizes=[np.array([n]) for n in (-1, 2, 2, 1, 3)], axes=np.array([3])),
+        Refused("sizes of the caller", x=f32[2, "B"], sizes=[i64[1], np.array([1]), i64[1]], axes=np.array([1]),
+                because="one of the input's"),
+    ]  # fmt: skip

@@ -91,7 +91,7 @@ class ScaleAfterHeads:
     """
 
     def pattern(op, x: f32, numbers: Many, attrs: Attrs, b: Const, c: Scalar, perm):
-        heads = op.oneof(*s.VIEWS)(x, *numbers, **attrs)
+        heads = op.oneof(*s.VIEWS, "Transpose")(x, *numbers, **attrs)
         return op.Transpose(op.Mul(op.either(heads, op.Add(heads, b)), c), perm=perm)
 
     def unless(m):

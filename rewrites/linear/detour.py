@@ -108,6 +108,57 @@ class BatchDetour:
     ]  # fmt: skip
 
 
+def _wide(shape):
+    """The axes of a shape that are not 1, the first left out."""
+    return [n for n in shape[1:] if n != 1]
+
+
+@rule(group="linear", safety=CLOSE("another kernel may sum in another order"), since=15)
+class RowsDetour:
+    """Queries of several heads that are joined as the rows of one product, for they share a head of keys, stay apart.
+
+    Sound because a product treats each row alone: the rows are those of ``[batch, heads, queries, size]``, and what they are
+    multiplied by is the same for all heads of a group; it is repeated for these where there are several groups.
+    """
+
+    def pattern(op, x: f32, s1, first: Attrs, k, s2: Many, last: Attrs):
+        return op.oneof(*s.VIEWS)(op.MatMul(op.shared(op.Reshape(x, s1, **first)), k), *s2, **last)
+
+    def unless(m):
+        flat, x, k, out = dims(m.find("MatMul").inputs[0]), dims(m.x), dims(m.k), dims(m.roots[0])
+        if None in (flat, x, k, out) or s.odd(m.nodes):
+            return s.UNKNOWN
+        if len(flat) not in (3, 4) or len(k) != len(flat) or k[:-2] != flat[:-2] or not flat[0] == x[0] == out[0]:
+            return "it is no product for each text"
+        *groups, heads, queries, size = before = _wide(x) if len(_wide(x)) > 2 else [0, 0, 0]
+        if tuple(groups) != k[1:-2] or _wide(out) != [*before[:-1], k[-1]] or (size, k[-2]) != (flat[-1], flat[-1]):
+            return "the rows are not those of heads"
+        if not all(isinstance(n, int) for n in (*groups, heads)):
+            return "the number of heads is not known"
+        m.times, m.groups = heads, groups
+        all_heads = dim.product((*groups, heads))
+        m.shapes = x, (x[0], all_heads, queries, size), (x[0], all_heads, queries, k[-1]), out
+        return None if s.has_view(*m.shapes[:2]) and s.has_view(*m.shapes[2:]) else s.UNKNOWN
+
+    def rewrite(op, m):
+        if m.groups:
+            k = op.Gather(m.k, np.repeat(np.arange(m.groups[0]), m.times), axis=1)
+        else:
+            k = op.Unsqueeze(m.k, np.array([1]))
+        return s.reshaped(op, op.MatMul(s.reshaped(op, m.x, *m.shapes[:2]), k), *m.shapes[2:])
+
+    cases = [
+        Case("Gemma's scores", x=f32["B", 1, 2, 3, 4], s1=np.array([0, -1, 4]), k=f32["B", 4, 5],
+             s2=[np.array([0, 1, 2, 3, 5])]),
+        Case("two groups", x=f32["B", 2, 3, 5, 4], s1=np.array([-1, 2, 15, 4]), k=f32["B", 2, 4, 6],
+             s2=[np.array([-1, 2, 3, 5, 6])]),
+        Refused("two heads of keys", x=f32["B", 2, 2, 3, 4], s1=np.array([0, -1, 4]), k=f32["B", 4, 5],
+                s2=[np.array([0, 2, 2, 3, 5])], because="not those of heads"),
+        Refused("one text for all", x=f32[2, 1, 2, 3, 4], s1=np.array([2, 6, 4]), k=f32[1, 4, 5],
+                s2=[np.array([2, 2, 3, 5])], because="for each text"),
+    ]  # fmt: skip
+
+
 @rule(group="attention", safety=CLOSE("the product is scaled after it is summed"), since=13)
 class FlatScores:
     """Scores of flattened heads, with something added, are unfolded before it is added.

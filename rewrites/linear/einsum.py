@@ -21,6 +21,8 @@ def _terms(m):
     if not arrow:
         letters = left.replace("...", "").replace(",", "")
         right = "..." * ("..." in left) + "".join(sorted(k for k in set(letters) if letters.count(k) == 1))
+    if ("..." in left) != ("..." in right):
+        return "axes that have no letter are summed"
     # aligned at the end, as in a broadcast
     several = "".join(chr(ord("0") + i) for i in range(max(spread)))
     terms = [t.replace("...", several[len(several) - n :]) for t, n in zip((*given, right), (*spread, len(several)), strict=True)]

@@ -252,3 +252,29 @@ def test_a_table_that_is_no_band_is_read() -> None:
         functions = Functions((1, 1, 4, 4))
         functions.condition(table_of(other), AT[2:])
         assert functions.reads
+
+
+@pytest.mark.parametrize("text", ["h = Constant<value_float = 0.5>() f = Add(xf, h)", "f = Identity(w)", "f = Cast<to = 1>(t)"])
+def test_of_floats_only_whole_numbers_made_of_sizes_are_followed(text: str) -> None:
+    """0.5 > 0 and 1 > 0 are one condition of whole numbers; what a caller's integers become as floats is rounded."""
+    _, values = load(
+        f"""g (float[B, S] x, float[B, S] w, int64[B, S] t) => (bool[B, S] y) {{
+            s1 = Shape<start = 1, end = 2>(x) z1 = Constant<value_ints = [0]>() s = Squeeze(s1, z1)
+            zero = Constant<value_int = 0>() one = Constant<value_int = 1>() r = Range(zero, s, one)
+            xf = Cast<to = 1>(r) {text} k = Constant<value_float = 3.0>() y = Greater(f, k) }}"""
+    )
+    functions = Functions((B, S))
+    condition = functions.condition(values["y"], (coordinate(0), coordinate(1)))
+    assert str(condition) == "y[@0, @1] != 0"
+
+
+def test_positions_as_floats_are_positions() -> None:
+    _, values = load(
+        """g (float[B, S] x) => (bool[S] y) {
+            s1 = Shape<start = 1, end = 2>(x) z1 = Constant<value_ints = [0]>() s = Squeeze(s1, z1)
+            zero = Constant<value_int = 0>() one = Constant<value_int = 1>() r = Range(zero, s, one)
+            xf = Cast<to = 1>(r) k = Constant<value_float = 3.0>() y = Greater(xf, k) }"""
+    )
+    functions = Functions((S,))
+    assert str(functions.condition(values["y"], (coordinate(0),))) == "@0 - 4 >= 0"
+    assert not functions.reads
