@@ -37,8 +37,14 @@ check: $(READY)  ## formatting, lint and types
 models: $(READY)  ## build every real model from packaged weights
 	$(BIN)/python -m models build
 
-export: .venv-export/.ready  ## export the models again with torch and rewrite the skeletons (downloads torch)
+export: .venv-export/.ready .venv-export-jax/.ready  ## export the models again and rewrite the skeletons (downloads torch, JAX)
 	.venv-export/bin/python -m models export
+	.venv-export-jax/bin/python -m models export jax-corpus
+
+.venv-export-jax/.ready: models/exporters/requirements-jax.txt
+	$(PYTHON) -m venv .venv-export-jax
+	.venv-export-jax/bin/python -m pip install -q -r models/exporters/requirements-jax.txt
+	@touch $@
 
 .venv-export/.ready: models/exporters/requirements.txt
 	$(PYTHON) -m venv .venv-export

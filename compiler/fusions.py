@@ -147,28 +147,29 @@ def _is(node: Node | None, *ops: str) -> bool:
     return node is not None and node.domain == "" and node.op_type in ops
 
 
-def _reaches(node: Node | None, through: frozenset[str], wanted: str, steps: int = _NEAR) -> bool:
+def _reaches(node: Node | None, through: frozenset[str], wanted: tuple[str, ...], steps: int = _NEAR) -> bool:
     """Does a node come from a ``wanted`` one, through operators that pass values on?"""
     if node is None or steps == 0:
         return False
-    if _is(node, wanted):
+    if _is(node, *wanted):
         return True
     return _is(node, *through) and any(_reaches(_producer(node, i), through, wanted, steps - 1) for i in range(len(node.inputs)))
 
 
 _SCORES = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Cast", "Clip", "Max", "Tanh", "Unsqueeze", "Squeeze"})
+_PRODUCT = ("MatMul", "Einsum")
 _PICKED = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Cast", "Transpose"})
-_WEIGHTS = frozenset({"Where", "Cast", "Dropout", "Reshape", "Identity", "Mul"})
+_WEIGHTS = frozenset({"Where", "Cast", "Dropout", "Reshape", "Identity", "Mul", "Div"})
 
 
 def _is_attention(node: Node) -> bool:
     """A softmax between two products."""
-    if not _is(node, "Softmax") or not _reaches(_producer(node, 0), _SCORES, "MatMul"):
+    if not _is(node, "Softmax") or not _reaches(_producer(node, 0), _SCORES, _PRODUCT):
         return False
     layer = [node]
     for _ in range(4):
         users = [(u, i) for n in layer for u, i in n.outputs[0].uses()]
-        if any(_is(u, "MatMul") and i == 0 for u, i in users):
+        if any((_is(u, "MatMul") and i == 0) or _is(u, "Einsum") for u, i in users):
             return True
         layer = [u for u, _ in users if _is(u, *_WEIGHTS)]
     return False
@@ -183,13 +184,20 @@ def _squared(node: Node | None) -> Node | None:
     return None
 
 
+_CLIPS = ("Max", "Relu", "Clip")
+
+
 def _norm(node: Node) -> str | None:
     """Which norm a root belongs to: that of a mean of squares, centred or not, with something small added."""
     if not (_is(node, "Sqrt") or (_is(node, "Pow") and ir.scalar(node.inputs[1]) in (0.5, -0.5))):
         return None
     below = _producer(node, 0)
     if below is not None and _is(below, "Add") and any(ir.is_constant(v) for v in below.inputs):
-        below = next((p for i in (0, 1) if _is(p := _producer(below, i), "ReduceMean")), None)
+        below = next((p for i in (0, 1) if _is(p := _producer(below, i), "ReduceMean", "Sub", *_CLIPS)), None)
+    below = _producer(below, 0) if _is(below, *_CLIPS) and below is not None else below
+    if below is not None and _is(below, "Sub"):  # the mean of squares less the square of the mean
+        means = _producer(below, 0), _squared(_producer(below, 1))
+        return "layer norm" if all(_is(m, "ReduceMean") for m in means) else None
     square = _producer(below, 0) if below is not None and _is(below, "ReduceMean") else None
     origin = _squared(square)
     if origin is None:
@@ -209,7 +217,7 @@ def _is_gelu(node: Node) -> bool:
     """An error function, or a hyperbolic tangent, plus 1 and times something."""
     if not _is(node, "Erf", "Tanh"):
         return False
-    adds = [u for u, _ in node.outputs[0].uses() if _is(u, "Add") and any(ir.scalar(v) == 1 for v in u.inputs)]
+    adds = [u for u, _ in node.outputs[0].uses() if _is(u, "Add", "Sub") and any(ir.scalar(v) == 1 for v in u.inputs)]
     return any(_is(u, "Mul") for a in adds for u, _ in a.outputs[0].uses())
 
 
@@ -232,10 +240,10 @@ def _is_norm_after_conv(node: Node) -> bool:
 
 def _is_experts(node: Node) -> bool:
     """The last matrices of experts, picked by the best few of each token, in front of their product with what was gated."""
-    if not _is(node, "Gather") or not ir.is_constant(node.inputs[0]) or not _reaches(_producer(node, 1), _PICKED, "TopK"):
+    if not _is(node, "Gather") or not ir.is_constant(node.inputs[0]) or not _reaches(_producer(node, 1), _PICKED, ("TopK",)):
         return False
     users = [u for u, _ in node.outputs[0].uses() if _is(u, "MatMul")]
-    return any(_reaches(_producer(u, i), _PICKED, "Mul") for u in users for i in (0, 1))
+    return any(_reaches(_producer(u, i), _PICKED, ("Mul",)) for u in users for i in (0, 1))
 
 
 def _named(*names: str) -> frozenset[tuple[str, str]]:

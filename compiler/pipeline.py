@@ -42,6 +42,8 @@ from .targets import int8_cache, shared_cache
 
 SMALL = 16
 """Elements of the constants that are shared after each round: axes, shapes, scales."""
+FOLDED = 1 << 20
+"""The same after a round that folded: tables of angles that were computed twice are one for the rules."""
 MAX_ROUNDS = 8
 """Rounds of cleaning before the pipeline stops and says that it had not settled."""
 
@@ -197,8 +199,10 @@ class _Run:
         """Fold, rewrite and share until nothing changes."""
         for _ in range(MAX_ROUNDS):
             self.run_pass(shapes_pass)
-            changes = self.run_pass(fold)
-            changes += self.run_pass(split_sizes)
+            folded = self.run_pass(fold)
+            if folded:
+                self.run_pass(dedupe_initializers, FOLDED)
+            changes = folded + self.run_pass(split_sizes)
             changes += self.run_pass(known_if)
             if "CLOSE" in levels:
                 changes += self.run_pass(scores)

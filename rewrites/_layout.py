@@ -211,7 +211,7 @@ def split_first(op: Any, x: Any, heads: int) -> Any:
 def is_split(x: Any) -> bool:
     """Is ``x``, [batch, heads, sequence, size], the heads of some [batch, sequence, heads * size]?
 
-    However that was spelled: with one head, or one token, no Transpose is needed.
+    However that was spelled: with one head, or one token, no Transpose is needed. With a batch of one that may have no axis.
     """
     shape = dims(x)
     if shape is None or len(shape) != 4 or not all(isinstance(shape[i], int) for i in (1, 3)):
@@ -224,6 +224,8 @@ def is_split(x: Any) -> bool:
             return False
         given = dims(found[0]) or ()
         if len(given) == 3 and simplify(given, [*found[1], *back]) == []:
+            return True
+        if batch == 1 and given == (length, heads * size) and simplify(given, found[1] + back[:1] + [("view", given)]) == []:
             return True
     return False
 

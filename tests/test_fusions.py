@@ -39,6 +39,21 @@ def surveyed(inputs: str, body: str, level: int = 2, opset: int = 20, strict: fr
     return {f.kind: (f.fused, f.expected, [m.reason for m in f.missed]) for f in found}
 
 
+def test_what_jax_writes_is_expected() -> None:
+    body = (
+        "s = Einsum<equation = \"...qhd,...khd->...hqk\">(q, k) a = Softmax<axis = -1>(s) "
+        "y = Einsum<equation = \"...hqk,...khd->...qhd\">(a, v)"
+    )
+    heads = "float[B, S, 2, 4] q, float[B, S, 2, 4] k, float[B, S, 2, 4] v"
+    assert surveyed(heads, body) == {"attention": (1, 1, [])}
+    norm = (
+        "axes = Constant<value_ints = [-1]>() e = Constant<value = float {1e-5}>() z = Constant<value = float {0.0}>() "
+        "m = ReduceMean(x, axes) d = Sub(x, m) q = Mul(x, x) a = ReduceMean(q, axes) mm = Mul(m, m) v = Sub(a, mm) c = Max(v, z) "
+        "b = Add(c, e) r = Sqrt(b) y = Div(d, r)"
+    )
+    assert surveyed("float[B, S, 8] x", norm) == {"layer norm": (1, 1, [])}
+
+
 def test_an_attention_that_fuses() -> None:
     body = f"{SCORES} a = Softmax<axis = -1>(s2) y = MatMul(a, v)"
     assert surveyed(HEADS, body) == {"attention": (1, 1, [])}

@@ -295,6 +295,20 @@ def _arithmetic(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
     return f.exact(node, {"Add": d.add, "Sub": d.sub, "Mul": d.mul}[node.op_type](a, b))
 
 
+@_operator("CumSum")
+def _cumsum(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
+    """A count of ones, where all along the axis is alike."""
+    x, axes = node.inputs[0], _ints(_input(node, 1))
+    if x is None or axes is None or len(axes) != 1 or ir.attr(node, "reverse", 0):
+        return None
+    axis = axes[0] % len(at)
+    one, here = f.at(x, (*at[:axis], 0, *at[axis + 1 :])), f.at(x, at)
+    if one != here or one is None or isinstance(one, Condition):
+        return None
+    number = at[axis] if ir.attr(node, "exclusive", 0) else d.add(at[axis], 1)
+    return f.exact(node, d.mul(one, number))
+
+
 @_operator("Neg")
 def _neg(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
     a = f.operand(node, 0, at)

@@ -253,11 +253,15 @@ class Functions:
         return self.truth(found) if value.dtype == ir.DataType.BOOL else found
 
     def _band(self, a: np.ndarray, at: Coordinates) -> Condition | None:
-        """Ones and zeros that depend on row minus column alone: the ones lie between two diagonals, or the zeros do."""
-        if a.ndim < 2 or a.size != a.shape[-2] * a.shape[-1] or min(a.shape[-2:]) < 2:
+        """Ones and zeros that depend on row minus column alone: the ones lie between two diagonals, or the zeros do. The same
+        for every head, where there are several."""
+        if a.ndim < 2 or min(a.shape[-2:]) < 2:
             return None
-        table = a.reshape(a.shape[-2:])
+        tables = a.reshape(-1, *a.shape[-2:])
+        table = tables[0]
         if not np.array_equal(table[1:, 1:], table[:-1, :-1]) or not np.isin(table, (0, 1)).all():
+            return None
+        if not (tables == table).all():
             return None
         # from the top right corner along the first row, then down the first column
         diagonals = np.concatenate([table[0, ::-1], table[1:, 0]]).astype(bool)

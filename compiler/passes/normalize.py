@@ -5,7 +5,7 @@ Only what is exactly the same by the operator's own definition:
 * omitted inputs at the end of a node's input list are cut;
 * an attribute that holds the default which the schema declares is dropped;
 * the default domain is spelled "" in opset imports (``ai.onnx`` means the same);
-* a Dropout in inference mode whose mask is not used is its input.
+* a Dropout in inference mode, or one that drops nothing, whose mask is not used is its input.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _graph(root: ir.Graph, imports: dict[str, int], model: ir.Model, ctx: Contex
             if small:
                 ctx.record(NAME, node.name, f"{node.op_type}: spelled shorter")
                 changes += small
-            if node.op_type == "Dropout" and node.domain == "" and _is_inference(node, version):
+            if node.op_type == "Dropout" and node.domain == "" and _drops_nothing(node, version):
                 if pinned is None:
                     pinned = annotated(model)
                 if node.outputs[0].name in pinned:
@@ -70,7 +70,7 @@ def _graph(root: ir.Graph, imports: dict[str, int], model: ir.Model, ctx: Contex
                 if source.is_graph_input() or source.is_initializer() or source.producer() is not None:
                     inherit(source, node.outputs[0])
                 bypassed.append(node)
-                ctx.record(NAME, node.name, "Dropout in inference mode is its input")
+                ctx.record(NAME, node.name, "Dropout that drops nothing is its input")
         erase(graph, bypassed)
         changes += len(bypassed)
     return changes
@@ -85,12 +85,13 @@ def _trim_inputs(node: ir.Node, least: int) -> int:
     return trimmed
 
 
-def _is_inference(node: ir.Node, version: int) -> bool:
-    """Dropout at opset 7 to 11 is always in test mode; from 12 on when its third input is absent or constant false."""
+def _drops_nothing(node: ir.Node, version: int) -> bool:
+    """Dropout at opset 7 to 11 is always in test mode; from 12 on when its third input is absent or constant false. With a ratio
+    of 0 it drops nothing in training either."""
     if version < 7 or not node.inputs or node.inputs[0] is None:
         return False
-    training = node.inputs[2] if version >= 12 and len(node.inputs) > 2 else None
-    if training is not None and ir.scalar(training) is not False:
+    ratio, training = (node.inputs[i] if version >= 12 and len(node.inputs) > i else None for i in (1, 2))
+    if training is not None and ir.scalar(training) is not False and (ratio is None or ir.scalar(ratio) != 0):
         return False
     masks = node.outputs[1:]
     return not any(m.uses() or m.is_graph_output() for m in masks)

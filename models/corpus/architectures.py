@@ -14,6 +14,7 @@ TORCHSCRIPT, DYNAMO, DYNAMO23 = "ts_op17", "dynamo_op18", "dynamo_op23"
 VARIANTS = (TORCHSCRIPT, DYNAMO, DYNAMO23)
 KERAS = ("tf2onnx_op15",)
 EAGER = ("eager_ts_op17", "eager_dynamo_op18")
+JAX = ("jax_op23",)
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Architecture:
     """A network whose exports are kept.
 
     Attributes:
-        name: of its files, and of its function in `models/exporters/corpus.py`.
+        name: of its files, and of its function in the module of `models/exporters` that makes them.
         depths: numbers of layers: one number, or encoder and decoder, or one a stage.
         counts: operator -> how many there should be at -O2.
         variants: its exports; `eager` names the attention that torch would otherwise leave to one fused call.
@@ -161,6 +162,16 @@ ALL = (
         HardSwish=0,
         HardSigmoid=(2 * 9 + 3) + 8,
         Relu=1 + 2 * 5 + 8,
+    ),
+    # From JAX: Flax, and where it says so Equinox. A query of padding sees no token.
+    replace(transformer("flax-bert", 12, attention=12, variants=JAX, **encoder_norms(12)), padded=False),
+    replace(transformer("flax-gpt2", 12, attention=12, variants=JAX, **encoder_norms(12)), padded=False),
+    decoder("flax-llama", 16, variants=JAX),
+    transformer("flax-vit", 12, attention=12, variants=JAX, **encoder_norms(12)),
+    transformer("flax-dinov3", 12, attention=12, variants=JAX, RotaryEmbedding=2 * 12, **encoder_norms(12)),
+    transformer("equinox-dinov3", 12, attention=12, variants=JAX, RotaryEmbedding=2 * 12, **encoder_norms(12)),
+    replace(
+        convolutional("flax-resnet50", 3, 4, 6, 3, Conv=1 + 3 * 16 + 4, Relu=1 + 3 * 16, MaxPool=1, Sigmoid=0), variants=JAX
     ),
 )
 

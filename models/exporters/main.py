@@ -15,7 +15,7 @@ from models.recipe import Recipe
 if TYPE_CHECKING:
     from models.exporters.common import Export
 
-EXPORTERS = {"tf2onnx": ("keras_corpus", "keras_hub"), "": ("corpus", "torch")}
+EXPORTERS = {"tf2onnx": ("keras_corpus", "keras_hub"), "jax": ("jax_corpus", "jax2onnx"), "": ("corpus", "torch")}
 """What a variant's name begins with: the module that exports it, and the package that must be there. The last is for all
 others."""
 CORPUS_SMALL = 64  # bytes: in so narrow networks every bias would otherwise stay in the skeleton, as noise

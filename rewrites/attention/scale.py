@@ -1,7 +1,7 @@
 """The scale of an Attention, written out and rounded once."""
 
 import numpy as np
-from olc.rules import CLOSE, Attrs, Case, Many, Refused, attr, dims, f32, rule
+from olc.rules import CLOSE, Attrs, Case, Many, Refused, Scalar, attr, dims, f32, rule, scalar
 
 from ._scale import snapped
 
@@ -38,4 +38,43 @@ class AttentionScale:
                 because="written out"),
         Refused("it", q=f32["B", 2, "S", 4], others=[f32["B", 2, "T", 4], f32["B", 2, "T", 4]], attrs={"scale": 0.5},
                 because="written out"),
+    ]  # fmt: skip
+
+
+@rule(group="attention", safety=CLOSE("the product is scaled after it is summed"), since=23)
+class AttentionScaledQueries:
+    """A number that multiplies or divides the queries of an Attention, moved or not, goes into its scale.
+
+    Sound because every score is a sum of products with entries of one query.
+    """
+
+    def pattern(op, q: f32, c: Scalar, perm, others: Many, attrs: Attrs):
+        scaled = op.either(op.Mul(q, c), op.Div(q, c))
+        return op.Attention(op.either(op.Transpose(scaled, perm=perm), scaled), *others, **attrs)
+
+    def unless(m):
+        given, number = attr(m.root, "scale"), float(scalar(m.c))
+        if given is None:
+            return "the scale is not written out"
+        with np.errstate(all="ignore"):
+            scale = float(np.float32(given * number if m.find("Div") is None else np.divide(given, number)))
+        if not 0 < scale < np.inf:
+            return "the scale would not be a positive number"
+        if len(m.root.outputs) > 1:
+            return "it has other outputs"
+        q = dims(m.root.inputs[0])
+        m.scale = snapped(scale, q[3] if q is not None and len(q) == 4 else None)
+        return None
+
+    def rewrite(op, m):
+        q = m.q if m.find("Transpose") is None else op.Transpose(m.q, perm=m.find("Transpose").attributes["perm"].value)
+        return op.Attention(q, *m.others, **{**m.attrs, "scale": m.scale})
+
+    cases = [
+        Case("Flax", q=f32["B", "S", 2, 4], c=0.5, perm=(0, 2, 1, 3), others=[f32["B", 2, "T", 4], f32["B", 2, "T", 4]],
+             attrs={"scale": 1.0}),
+        Refused("a negative one", q=f32["B", "S", 2, 4], c=-0.5, perm=(0, 2, 1, 3),
+                others=[f32["B", 2, "T", 4], f32["B", 2, "T", 4]], attrs={"scale": 1.0}, because="positive"),
+        Refused("none", q=f32["B", "S", 2, 4], c=0.5, perm=(0, 2, 1, 3), others=[f32["B", 2, "T", 4], f32["B", 2, "T", 4]],
+                attrs={}, because="written out"),
     ]  # fmt: skip

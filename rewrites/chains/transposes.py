@@ -178,6 +178,36 @@ class TransposeBeforeRepeat:
     ]
 
 
+@rule(group="chains", safety=EXACT, since=13)
+class UnsqueezeBeforeTranspose:
+    """An axis that is put in front of a matrix whose rows became columns is put in before.
+
+    Sound because a dim of 1 may be put in anywhere. The keys of one text are then transposed as those of a batch are.
+    """
+
+    def pattern(op, x, perm, front: Const):
+        return op.Unsqueeze(op.Transpose(x, perm=perm), front)
+
+    def unless(m):
+        d = dims(m.x)
+        if d is None or len(d) < 2:
+            return "the axes are not known"
+        m.order = s.permutation(m.perm, len(d))
+        if m.order[-1] == len(d) - 1:
+            return "the last axis stays"
+        return None if s.whole(m.front) == (0,) else "the axis is not put in front"
+
+    def rewrite(op, m):
+        return op.Transpose(op.Unsqueeze(m.x, m.front), perm=(0, *(i + 1 for i in m.order)))
+
+    cases = [
+        Case("keys", x=f32["S", 2, 4], perm=(1, 2, 0), front=np.array([0])),
+        Case("reversed", x=f32["S", 4], front=np.array([0])),
+        Refused("heads", x=f32["S", 2, 4], perm=(1, 0, 2), front=np.array([0]), because="the last axis stays"),
+        Refused("behind", x=f32["S", 2, 4], perm=(1, 2, 0), front=np.array([3]), because="not put in front"),
+    ]
+
+
 @rule(group="chains", safety=EXACT)
 class TransposeBeforeFactors:
     """Two multiples of one value that are moved alike are multiples of it, moved once.

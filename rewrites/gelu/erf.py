@@ -1,6 +1,6 @@
 """Gelu by the error function: ``x/2 * (1 + erf(x / sqrt(2)))``."""
 
-from olc.rules import CLOSE, Case, Refused, f16, f32, rule
+from olc.rules import CLOSE, Case, Refused, Scalar, array, f16, f32, floats, rule, scalar
 
 from .. import _helpers as h
 
@@ -33,4 +33,26 @@ class ErfGelu:
         Case("half precision", x=f16["N", 4], r=0.70703125),
         Refused("another slope", x=f32["N"], r=0.75, because="not x / sqrt(2)"),
         Refused("not a Gelu in float32", x=f32["N"], r=0.7073, because="not x / sqrt(2)"),
+    ]
+
+
+@rule(group="gelu", safety=CLOSE("a runtime's error function may be off by a digit on one side"), since=9)
+class ErfOfNegative:
+    """The error function of a negative multiple is the negative of that of the positive one.
+
+    Sound because it is odd. JAX writes ``1 + erf(y)`` as ``erfc(-y)``, which is exported as ``1 - erf(-y)``.
+    """
+
+    def pattern(op, x: floats, c: Scalar):
+        return op.Erf(op.Mul(x, c))
+
+    def unless(m):
+        return None if float(scalar(m.c)) < 0 else "the factor is not negative"
+
+    def rewrite(op, m):
+        return op.Neg(op.Erf(op.Mul(m.x, -array(m.c))))
+
+    cases = [
+        Case("a hidden layer", x=f32["B", 8], c=-(0.5**0.5)),
+        Refused("positive", x=f32["B"], c=0.5, because="not negative"),
     ]

@@ -39,21 +39,29 @@ class MatMulBias:
 
 @rule(group="linear", safety=CLOSE("the same product, summed in another order"))
 class GemmWithoutBias:
-    """Gemm with a constant matrix and without bias or factors is a product. Sound by the definition of Gemm."""
+    """Gemm with a constant matrix, without a factor, and with no bias or one of zeros, is a product.
 
-    def pattern(op, x: floats, w: Const, alpha, transB):
-        return op.Gemm(x, w, alpha=alpha, transB=transB)
+    Sound by the definition of Gemm: where there is no bias, beta means nothing.
+    """
+
+    def pattern(op, x: floats, w: Const, b: Const | None, alpha, beta, transB):
+        return op.Gemm(x, w, b, alpha=alpha, beta=beta, transB=transB)
 
     def unless(m):
         if m.alpha != 1:
             return "it has a factor"
+        if m.b is not None and (array(m.b).any() or not np.isfinite(m.beta)):
+            return "it has a bias"
         return _fold.kept(m.w) if m.transB else None
 
     def rewrite(op, m):
         return op.MatMul(m.x, np.ascontiguousarray(array(m.w).T) if m.transB else m.w)
 
     cases = [
-        Case("a router", x=f32["N", 8], w=f32[4, 8], alpha=1.0, transB=1),
-        Case("not transposed", x=f32["N", 8], w=f32[8, 4], alpha=1.0, transB=0),
-        Refused("a factor", x=f32["N", 8], w=f32[8, 4], alpha=0.5, transB=0, because="a factor"),
+        Case("a router", x=f32["N", 8], w=f32[4, 8], b=None, alpha=1.0, beta=1.0, transB=1),
+        Case("not transposed", x=f32["N", 8], w=f32[8, 4], b=None, alpha=1.0, beta=1.0, transB=0),
+        Case("JAX", x=f32["N", 8], w=f32[8, 4], b=None, alpha=1.0, beta=0.0, transB=0),
+        Case("zeros", x=f32["N", 8], w=f32[8, 4], b=np.zeros(4, np.float32), alpha=1.0, beta=1.0, transB=0),
+        Refused("a factor", x=f32["N", 8], w=f32[8, 4], b=None, alpha=0.5, beta=1.0, transB=0, because="a factor"),
+        Refused("a bias", x=f32["N", 8], w=f32[8, 4], b=f32[4], alpha=1.0, beta=1.0, transB=0, because="a bias"),
     ]

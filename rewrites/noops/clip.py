@@ -1,7 +1,9 @@
 """Clip without bounds."""
 
 import numpy as np
-from olc.rules import CLOSE, EXACT, Case, Const, Refused, array, f32, floats, i64, numbers, rule
+from olc.rules import CLOSE, EXACT, Case, Const, Refused, array, dims, f32, floats, i64, numbers, rule
+
+from .. import _shapes as s
 
 
 def _free(bound, lowest):
@@ -61,4 +63,30 @@ class DropClipWithoutBounds:
         Case("none", x=f32["N"]),
         Case("one infinite", x=f32["N"], low=None, high=np.float32(np.inf)),
         Refused("an upper one", x=f32["N"], low=None, high=np.float32(6), because="it has a bound"),
+    ]
+
+
+@rule(group="noops", safety=EXACT, since=8)
+class DropMaxOfLeast:
+    """The maximum with minus infinity, and the minimum with infinity, is the other operand.
+
+    Sound because every number is at least as large, or as small, and NaN stays NaN. JAX begins its maxima so.
+    """
+
+    def pattern(op, x: floats, c: Const):
+        return op.either(op.Max(x, c), op.Min(x, c))
+
+    def unless(m):
+        if not _free(m.c, m.root.op_type == "Max"):
+            return "it has a bound"
+        return None if dims(m.c) == () or s.same_dims(m.x, m.roots[0]) else "the constant may widen the result"
+
+    def rewrite(op, m):
+        return m.x
+
+    cases = [
+        Case("of a softmax", x=f32["N"], c=np.float32(-np.inf)),
+        Case("from above", x=f32["B", "S"], c=np.array([np.inf], np.float32)),
+        Refused("a lower one", x=f32["N"], c=np.float32(-1e30), because="it has a bound"),
+        Refused("more axes", x=f32["N"], c=np.full((1, 1), -np.inf, np.float32), because="widen"),
     ]

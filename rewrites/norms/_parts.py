@@ -1,7 +1,7 @@
 """What the two normalisations share."""
 
 import numpy as np
-from olc.rules import array, dims, scalar
+from olc.rules import F32, F64, array, dims, scalar
 
 from .._helpers import moderate
 
@@ -16,6 +16,11 @@ def over_root(op, x, mean_square, scale):
     """``x / sqrt(mean_square)`` in its spellings, times ``scale``, a constant or None, where that multiplies the root."""
     inverse = inverse_root(op, mean_square)
     return op.either(op.Div(x, op.Sqrt(mean_square)), op.Mul(x, op.either(inverse, op.Mul(inverse, scale))))
+
+
+def mean(op, x, axes):
+    """A mean, which may be summed in double precision."""
+    return op.either(op.ReduceMean(x, axes), op.Cast(op.ReduceMean(op.Cast(x, to=F64), axes), to=F32))
 
 
 def why_not(m, *axes):

@@ -4,7 +4,7 @@ import numpy as np
 from olc.rules import CLOSE, F16, F32, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
 
 from .._helpers import narrow_floats
-from ._parts import aligned, inverse_root, over_root, rounded, why_not, why_not_in_half
+from ._parts import aligned, inverse_root, mean, over_root, rounded, why_not, why_not_in_half
 
 LAST = np.array([-1])
 
@@ -27,7 +27,7 @@ class LayerNorm:
     def pattern(op, x: narrow_floats, axes: Const, axes2: Const, eps: Scalar, w: Const | None):
         centred = op.Sub(x, op.ReduceMean(x, axes))
         square = op.either(op.Pow(centred, 2.0), op.Mul(centred, centred))
-        return over_root(op, centred, op.Add(op.ReduceMean(square, axes2), eps), w)
+        return over_root(op, centred, op.Add(mean(op, square, axes2), eps), w)
 
     def unless(m):
         return why_not(m, m.axes, m.axes2)

@@ -4,7 +4,7 @@ import numpy as np
 from olc.rules import CLOSE, F16, F32, Attrs, Case, Const, Refused, Scalar, array, f16, f32, rule
 
 from .._helpers import narrow_floats
-from ._parts import aligned, over_root, rounded, why_not, why_not_in_half
+from ._parts import aligned, mean, over_root, rounded, why_not, why_not_in_half
 
 LAST = np.array([-1])
 
@@ -20,7 +20,7 @@ class RmsNorm:
 
     def pattern(op, x: narrow_floats, axes: Const, eps: Scalar, w: Const | None):
         square = op.either(op.Pow(x, 2.0), op.Mul(x, x))
-        return over_root(op, x, op.Add(op.ReduceMean(square, axes), eps), w)
+        return over_root(op, x, op.Add(mean(op, square, axes), eps), w)
 
     def unless(m):
         return why_not(m, m.axes)

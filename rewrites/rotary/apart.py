@@ -68,6 +68,45 @@ class RotaryPairsApart:
     ]  # fmt: skip
 
 
+@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
+class RotaryPairsTogether:
+    """Pairs that are turned, each put back where it was, are RotaryEmbedding with ``interleaved``.
+
+    Sound because that is its definition.
+    """
+
+    def pattern(op, x: Spec((F32, F16)), cos, sin, even: Many, odd: Many, u1: Const, u2: Const, joined):
+        one, two = op.shared(op.Slice(x, *even)), op.shared(op.Slice(x, *odd))
+        first, second = op.Sub(op.Mul(one, cos), op.Mul(two, sin)), op.Add(op.Mul(two, cos), op.Mul(one, sin))
+        return op.Reshape(op.Concat(op.Unsqueeze(first, u1), op.Unsqueeze(second, u2), axis=-1), joined)
+
+    def unless(m):
+        x, reason = dims(m.x), _no_angle(m)
+        if reason is not None:
+            return reason
+        if [_every_other(numbers, x) for numbers in (m.even, m.odd)] != [(0, x[3] // 2), (1, x[3] // 2)]:
+            return "the slices are not the first and the second of each pair"
+        if dims(m.root.inputs[0]) != (*x[:3], x[3] // 2, 2) or dims(m.root.outputs[0]) != x:
+            return "a Reshape does not join pairs"
+        return None
+
+    def rewrite(op, m):
+        return _rotary(op, m, m.x, interleaved=1)
+
+    cases = [
+        Case("heads first", x=f32["B", 3, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2], even=_strided(0, 4),
+             odd=_strided(1, 4), u1=np.array([4]), u2=np.array([-1]), joined=np.array([0, 0, -1, 4])),
+        Case("sequence first", x=f32["B", "S", 3, 4], cos=f32["B", "S", 1, 2], sin=f32["B", "S", 1, 2], even=_strided(0, 4),
+             odd=_strided(1, 4), u1=np.array([4]), u2=np.array([-1]), joined=np.array([0, 0, -1, 4])),
+        Refused("joined otherwise", x=f32["B", 3, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2],
+                even=_strided(0, 4), odd=_strided(1, 4), u1=np.array([4]), u2=np.array([4]), joined=np.array([0, 3, -1, 2]),
+                because="join pairs"),
+        Refused("the other way round", x=f32["B", 3, "S", 4], cos=f32["B", 1, "S", 2], sin=f32["B", 1, "S", 2],
+                even=_strided(1, 4), odd=_strided(0, 4), u1=np.array([4]), u2=np.array([4]), joined=np.array([0, 0, -1, 4]),
+                because="first and the second"),
+    ]  # fmt: skip
+
+
 PARTS = {"low": _part(0, 2), "high": _part(2, 4), "sizes": np.array([2, 2]), "split": 3}
 
 
@@ -105,4 +144,48 @@ class RotaryHalvesApart:
              before=[f32["B", "S", 3, 1]], after=[]),
         Refused("an angle for each head", x=f32["B", 3, 5, 4], cos=f32["B", 3, 5, 2], sin=f32["B", 3, 5, 2], **PARTS, before=[],
                 after=[], because="one angle for each pair"),
+    ]  # fmt: skip
+
+
+@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
+class RotaryHalvesApartOfOne:
+    """The same of one sequence, which has no axis for a batch.
+
+    Sound because such an axis may be put in front and taken away again.
+    """
+
+    def pattern(op, x: Spec((F32, F16)), cos, sin, sizes: Const, low: Many, high: Many):
+        first, second = op.Split(x, sizes, axis=2, outputs=2)
+        one = op.either(op.shared(first), op.shared(op.Slice(x, *low)))
+        two = op.either(op.shared(second), op.shared(op.Slice(x, *high)))
+        return _turned(op, one, two, cos, sin, (), ())
+
+    def unless(m):
+        x, cos = dims(m.x), dims(m.cos)
+        if x is None or cos is None or cos != dims(m.sin) or not len(x) == len(cos) == 3 or x[2] != 2 * cos[2]:
+            return "the tables are not known to hold one angle for each pair of a token's heads"
+        m.axis = next((a for a in (0, 1) if cos[a] == 1 and cos[1 - a] == x[1 - a]), None)
+        if m.axis is None or not isinstance(cos[2], int):
+            return "the tables are not known to hold one angle for each pair of a token's heads"
+        half = cos[2]
+        if m.sizes is not None and elements(m.sizes) != (half, half):
+            return "the parts are not the halves of each head"
+        if any(numbers and s.cut(numbers, x) != (2, n, n + half) for numbers, n in ((m.low, 0), (m.high, half))):
+            return "the parts are not the halves of each head"
+        return None
+
+    def rewrite(op, m):
+        front, swap = np.array([0]), (0, 2, 1, 3)
+        x = op.Unsqueeze(m.x, front)
+        tables = [table if m.axis == 0 else op.Transpose(table, perm=(1, 0, 2)) for table in (m.cos, m.sin)]
+        turned = op.RotaryEmbedding(x if m.axis == 0 else op.Transpose(x, perm=swap), *tables)
+        return op.Squeeze(turned if m.axis == 0 else op.Transpose(turned, perm=swap), front)
+
+    cases = [
+        Case("tokens first", x=f32["S", 3, 4], cos=f32["S", 1, 2], sin=f32["S", 1, 2], sizes=np.array([2, 2]),
+             low=_part(0, 2, 2), high=_part(2, 4, 2)),
+        Case("heads first", x=f32[3, "S", 4], cos=f32[1, "S", 2], sin=f32[1, "S", 2], sizes=np.array([2, 2]),
+             low=_part(0, 2, 2), high=_part(2, 4, 2)),
+        Refused("an angle for each head", x=f32[5, 3, 4], cos=f32[5, 3, 2], sin=f32[5, 3, 2], sizes=np.array([2, 2]),
+                low=_part(0, 2, 2), high=_part(2, 4, 2), because="one angle for each pair"),
     ]  # fmt: skip

@@ -95,8 +95,8 @@ def _strided(first, end):
     return [np.array([n]) for n in (first, end, 3, 2)]
 
 
-def _part(first, end):
-    return [np.array([n]) for n in (first, end, 3)]
+def _part(first, end, axis=3):
+    return [np.array([n]) for n in (first, end, axis)]
 
 
 TABLES = {"cos": f32["B", "S", 2], "sin": f32["B", "S", 2]}

@@ -13,24 +13,46 @@ def _of_angles(op, function, f, table, axes):
     return op.shared(op.Unsqueeze(op.either(op.shared(function(op.shared(op.Concat(f, f, axis=-1)))), table), axes))
 
 
-def _cache(op, function, m, table):
+def _cache(op, function, m, table, wide=None):
     """Cosines or sines of the angles for each sequence of the batch: the operator takes no other."""
-    cache = function(m.f) if table is None else op.Slice(table, *_part(0, dims(table)[2] // 2, 2))
-    if dims(m.f if table is None else table)[0] == dims(m.x)[0]:
+    batch, *_, size = dims(next(v for v in (wide, table, m.f) if v is not None))
+    if wide is not None:
+        table = op.Squeeze(wide, np.array([m.axis]))
+    cache = function(m.f) if table is None else op.Slice(table, *_part(0, size // 2, 2))
+    if batch == dims(m.x)[0]:
         return cache
     return op.Expand(cache, op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0))
 
 
-def _why_no_pairs(m, half):
-    """Why the angles are not one for each pair of an operand with so many pairs."""
-    x = dims(m.x)
-    if elements(m.a1) != (1,) or elements(m.a2) != (1,):
+def _rotary(op, m, x, *caches, **attributes):
+    """The operator on heads in front of the sequence, which it wants."""
+    swap = (0, 2, 1, 3)
+    y = op.RotaryEmbedding(x if m.axis == 1 else op.Transpose(x, perm=swap), *caches, **attributes)
+    return y if m.axis == 1 else op.Transpose(y, perm=swap)
+
+
+def _why_no_pairs(m, half, *wide):
+    """Why the angles are not one for each pair of an operand with so many pairs, with heads on axis 1 (or 2: ``m.axis``).
+    ``wide``: tables that have an axis for the heads."""
+    x, places = dims(m.x), {1, 2}
+    for axes in (m.a1, m.a2):
+        places &= {1, 2} if axes is None else set(elements(axes) or ()) if len(elements(axes) or ()) == 1 else set()
+    wide = [table for table in wide if table is not None]
+    for table in wide:
+        d = dims(table)
+        places = {a for a in places if d is not None and len(d) == 4 and d[a] == 1}
+    if not places:
         return "cosines and sines get no axis for the heads"
-    for angles, wanted in ((m.f, half), (m.cos, 2 * half), (m.sin, 2 * half)):
-        f = None if angles is None else dims(angles)
-        if angles is not None and (f is None or len(f) != 3 or f[2] != wanted or f[1] != x[2] or f[0] not in (1, x[0])):
-            return "the angles are not known to be one for each pair"
-    if not all(doubled(table) for table in (m.cos, m.sin) if table is not None):
+    for axis in sorted(places):
+        shapes = [(v, size) for v, size in ((m.f, half), (m.cos, 2 * half), (m.sin, 2 * half)) if v is not None]
+        found = [(dims(v) or (), size) for v, size in shapes]
+        found += [((*d[:axis], *d[axis + 1 :]), 2 * half) for d in map(dims, wide)]
+        if all(len(d) == 3 and d[2] == size and d[1] == x[3 - axis] and d[0] in (1, x[0]) for d, size in found):
+            m.axis = axis
+            break
+    else:
+        return "the angles are not known to be one for each pair"
+    if not all(doubled(table) for table in (m.cos, m.sin, *wide) if table is not None):
         return "the angles are not known to be the same for both halves"
     return None
 
@@ -53,6 +75,7 @@ def _part(first, end, axis=3):
 TABLE = np.tile(np.linspace(-1, 1, 10, dtype=np.float32).reshape(1, 5, 2), 2)
 HEADS = {"f": f32["B", "S", 2], "cos": TABLE, "sin": TABLE, "a1": np.array([1]), "a2": np.array([1])}
 HALVES = {"first": _part(0, 2), "second": _part(2, 4)}
+WHOLE = {**HALVES, "cos4": TABLE[:, None], "sin4": TABLE[:, None]}
 CACHES = {"cos": f32["B", "S", 2], "sin": f32["B", "S", 2]}
 
 
@@ -62,14 +85,13 @@ class RotaryHalves:
 
     Sound because that is its definition where pairs are an entry of the first half and the one of the second: the halves
     meet exactly, the second is negated and comes first, and both cosines and sines are the same twice, of angles or read
-    from tables that are proved to be so.
+    from tables that are proved to be so. Heads may lie on either axis; the operator wants them in front.
     """
 
-    def pattern(op, x: Spec((F32, F16)), f, cos, sin, a1: Const, a2: Const, first: Many, second: Many):
+    def pattern(op, x: Spec((F32, F16)), f, cos, sin, a1: Const, a2: Const, cos4, sin4, first: Many, second: Many):
         turned = op.Concat(op.Neg(op.Slice(x, *second)), op.Slice(x, *first), axis=-1)
-        return op.Add(
-            op.Mul(x, _of_angles(op, op.Cos, f, cos, a1)), op.Mul(turned, _of_angles(op, op.Sin, f, sin, a2))
-        )
+        cosines, sines = _of_angles(op, op.Cos, f, cos, a1), _of_angles(op, op.Sin, f, sin, a2)
+        return op.Add(op.Mul(x, op.either(cosines, cos4)), op.Mul(turned, op.either(sines, sin4)))
 
     def unless(m):
         cuts = _cuts(m, m.first, m.second)
@@ -78,23 +100,28 @@ class RotaryHalves:
         size = dims(m.x)[3]
         if size % 2 or cuts != [(0, size // 2), (size // 2, size)]:
             return "the slices are not the two halves"
-        return _why_no_pairs(m, size // 2)
+        return _why_no_pairs(m, size // 2, m.cos4, m.sin4)
 
     def rewrite(op, m):
-        return op.RotaryEmbedding(m.x, _cache(op, op.Cos, m, m.cos), _cache(op, op.Sin, m, m.sin))
+        return _rotary(op, m, m.x, _cache(op, op.Cos, m, m.cos, m.cos4), _cache(op, op.Sin, m, m.sin, m.sin4))
 
     cases = [
-        Case("Llama's", x=f32["B", 2, "S", 4], **HEADS, **HALVES),
-        Case("of tables", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 5, 2]}, **HALVES),
-        Case("angles for all", x=f32["B", 2, "S", 4], **{**HEADS, "f": f32[1, "S", 2]}, first=_part(0, 2),
-             second=_part(2, 1 << 62)),
-        Refused("uneven halves", x=f32["B", 2, "S", 4], **HEADS, first=_part(0, 1), second=_part(1, 4), because="two halves"),
-        Refused("no axis for heads", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([2]), "a2": np.array([2])}, **HALVES,
-                because="no axis for the heads"),
+        Case("Llama's", x=f32["B", 2, "S", 4], **HEADS, **WHOLE),
+        Case("of tables", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 5, 2]}, **WHOLE),
+        Case("angles for all", x=f32["B", 2, "S", 4], **{**HEADS, "f": f32[1, "S", 2]}, **{**WHOLE, "first": _part(0, 2),
+             "second": _part(2, 1 << 62)}),
+        Case("sequence first", x=f32["B", 5, 2, 4], **{**HEADS, "f": f32["B", 5, 2], "a1": np.array([2]), "a2": np.array([2])},
+             **{**WHOLE, "cos4": TABLE[:, :, None], "sin4": TABLE[:, :, None]}),
+        Refused("uneven halves", x=f32["B", 2, "S", 4], **HEADS, **{**WHOLE, "first": _part(0, 1), "second": _part(1, 4)},
+                because="two halves"),
+        Refused("no axis for heads", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([3]), "a2": np.array([3])},
+                **{**WHOLE, "cos4": f32["B", "S", "S", 4], "sin4": f32["B", "S", "S", 4]}, because="no axis for the heads"),
         Refused("halves of their own", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2], "cos": f32[1, 5, 4],
-                "sin": f32[1, 5, 4]}, **HALVES, because="the angles are not known to be"),
+                "sin": f32[1, 5, 4]}, **{**WHOLE, "cos4": f32[1, 1, 5, 4], "sin4": f32[1, 1, 5, 4]},
+                because="the angles are not known to be"),
         Refused("one angle for all", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2], "cos": f32["B", 1, 4],
-                "sin": f32["B", 1, 4]}, **HALVES, because="for each pair"),
+                "sin": f32["B", 1, 4]}, **{**WHOLE, "cos4": f32["B", 1, 1, 4], "sin4": f32["B", 1, 1, 4]},
+                because="for each pair"),
     ]  # fmt: skip
 
 
@@ -130,7 +157,7 @@ class RotaryPart:
     def rewrite(op, m):
         x = m.x if m.head == (0, dims(m.x)[3]) else op.Slice(m.x, *_part(*m.head))
         caches = _cache(op, op.Cos, m, m.cos), _cache(op, op.Sin, m, m.sin)
-        return op.RotaryEmbedding(x, *caches, rotary_embedding_dim=m.turned)
+        return _rotary(op, m, x, *caches, rotary_embedding_dim=m.turned)
 
     cases = [
         Case("GPT-NeoX", x=f32["B", 2, "S", 24], **HEADS, **HALVES, part=_part(0, 4), rest=_part(4, 8)),
@@ -138,7 +165,9 @@ class RotaryPart:
              rest=_part(4, 8)),
         Refused("a gap", x=f32["B", 2, "S", 8], **HEADS, **HALVES, part=_part(0, 4), rest=_part(5, 8), because="one behind"),
         Refused("an odd rest", x=f32["B", 2, "S", 8], **HEADS, **HALVES, part=_part(0, 4), rest=_part(4, 7), because="even"),
-        Refused("no axis for heads", x=f32["B", "S", "S", 8], **{**HEADS, "a1": np.array([2]), "a2": np.array([2])}, **HALVES,
+        Case("sequence first", x=f32["B", "S", 2, 8], **{**HEADS, "a1": np.array([2]), "a2": np.array([2])}, **HALVES,
+             part=_part(0, 4), rest=_part(4, 8)),
+        Refused("no axis for heads", x=f32["B", "S", "S", 8], **{**HEADS, "a1": np.array([3]), "a2": np.array([3])}, **HALVES,
                 part=_part(0, 4), rest=_part(4, 8), because="no axis for the heads"),
     ]  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The one spelling of Slice."""
 
 import numpy as np
-from olc.rules import EXACT, Case, Many, Refused, dims, elements, f32, i64, is_constant, rule
+from olc.rules import EXACT, Case, Const, Many, Refused, array, dims, elements, f32, floats, i64, is_constant, rule
 
 from .. import _shapes as s
 from ..chains.slices import write_cuts
@@ -80,3 +80,38 @@ class CanonicalSlice:
         ),
         Refused("bounds of the caller", x=f32["N", 8], starts=i64[1], ends=np.array([8]), rest=[], because="run time"),
     ]  # fmt: skip
+
+
+@rule(group="shapes", safety=EXACT, since=13)
+class GatherAsSlice:
+    """A Gather of entries that lie equally far apart, in their order, is a Slice.
+
+    Sound because both take these entries. JAX exports ``x[..., ::2]`` as a Gather.
+    """
+
+    def pattern(op, x: floats, indices: Const, axis):
+        return op.Gather(x, indices, axis=axis)
+
+    def unless(m):
+        d, given = dims(m.x), array(m.indices)
+        if d is None:
+            return s.UNKNOWN
+        m.at = m.axis % len(d)
+        if given.ndim != 1 or given.size < 2 or given.size > 1 << 16 or not isinstance(d[m.at], int):
+            return "it does not take several of an axis of known size"
+        i = np.where(given < 0, given.astype(np.int64) + d[m.at], given.astype(np.int64))
+        steps = np.diff(i)
+        if i[0] < 0 or i[-1] >= d[m.at] or steps[0] < 1 or (steps != steps[0]).any():
+            return "they do not lie equally far apart"
+        m.numbers = [int(i[0]), int(i[-1]) + 1, m.at, int(steps[0])]
+
+    def rewrite(op, m):
+        return op.Slice(m.x, *(np.array([n]) for n in m.numbers))
+
+    cases = [
+        Case("every other", x=f32["B", 6], indices=np.array([1, 3, 5], np.int32), axis=1),
+        Case("some, from the end", x=f32[5, "B"], indices=np.array([2, -2, -1]), axis=0),
+        Refused("repeated", x=f32["B", 2], indices=np.array([0, 0, 1, 1]), axis=1, because="equally far apart"),
+        Refused("backwards", x=f32["B", 3], indices=np.array([2, 1, 0]), axis=1, because="equally far apart"),
+        Refused("one", x=f32["B", 3], indices=np.array([1]), axis=1, because="several"),
+    ]

@@ -103,6 +103,11 @@ def one(body: str, inputs: str = "int64[N] x", bound: str = "N") -> tuple[Functi
     # An index that a caller gives may count from the end.
     ("y = Gather(x, x)", "y[@0]"),
     ("c = CumSum(x, z) z2 = Constant<value_int = 0>() y = Add(c, z2)", "c[@0]"),
+    ("s = Shape(x) o = Constant<value_int = 3>() e = Expand(o, s) a = Constant<value_int = 0>() y = CumSum(e, a)", "3*@0 + 3"),
+    ("s = Shape(x) o = Constant<value_int = 1>() e = Expand(o, s) a = Constant<value_int = 0>() "
+     "y = CumSum<exclusive = 1>(e, a)", "@0"),
+    ("s = Shape(x) o = Constant<value_int = 1>() e = Expand(o, s) a = Constant<value_int = 0>() "
+     "y = CumSum<reverse = 1>(e, a)", "y[@0]"),
     ("c = Constant<value_ints = [2, 4, 6]>() y = Gather(c, i)", "y[@0]"),
     ("c = Constant<value_ints = [0]>() e = Constant<value_ints = [2]>() y = Slice(x, e, l, c)", "x[@0 + 2]"),
     ("c = Constant<value_ints = [0]>() e = Constant<value_ints = [-2]>() y = Slice(x, e, l, c)", "y[@0]"),
@@ -228,6 +233,16 @@ def test_a_table_of_a_band_is_a_condition_on_row_and_column(rows: int, columns: 
             assert not functions.reads
             for i, j in np.ndindex(table.shape):
                 assert holds(condition, functions, {"@2": i, "@3": j}, {}) == table[i, j], (low, high, i, j)
+
+
+def test_a_table_for_each_head_is_a_band_where_all_are_alike() -> None:
+    alike = np.tile(np.tril(np.ones((4, 4), bool)), (1, 2, 1, 1))
+    functions = Functions((1, 2, 4, 4))
+    assert str(functions.condition(table_of(alike), AT)) == str(functions.clause("ge", d.sub(AT[2], AT[3])))
+    unlike = alike.copy()
+    unlike[0, 1] = True
+    functions.condition(table_of(unlike), AT)
+    assert functions.reads
 
 
 def test_a_table_that_is_no_band_is_read() -> None:

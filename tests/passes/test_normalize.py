@@ -81,11 +81,13 @@ def test_references_and_unknown_operators_are_left() -> None:
         (13, "Dropout(x, r, no)", True),
         (13, "Dropout(x, r, yes)", False),
         (13, "Dropout(x, r, t)", False),
+        (13, "Dropout(x, zero, t)", True),
     ],
 )
-def test_dropout_in_inference_is_its_input(opset: int, node: str, gone: bool) -> None:
+def test_dropout_that_drops_nothing_is_its_input(opset: int, node: str, gone: bool) -> None:
     proto = parse(
-        f"""g (float[7] x, bool t) => (float[7] y) <float r = {{0.0}}, bool no = {{0}}, bool yes = {{1}}> {{
+        f"""g (float[7] x, bool t) => (float[7] y)
+            <float r = {{1e-12}}, float zero = {{0.0}}, bool no = {{0}}, bool yes = {{1}}> {{
         a = {node} y = Neg(a) }}""",
         opset=opset,
         ir_version=8,

@@ -1,0 +1,43 @@
+"""Products whose operands, and so whose result, lie the other way round."""
+
+from olc.rules import CLOSE, Case, Refused, dims, f32, floats, rule
+
+from .. import _shapes as s
+
+
+@rule(group="linear", safety=CLOSE("another kernel may sum in another order"), since=13)
+class SwappedProduct:
+    """A product of two transposed matrices that is then moved is that of the matrices the other way round, moved otherwise.
+
+    Sound because ``A^T B^T = (B A)^T``. JAX gives values and weights to an attention's second product in this order. Where the
+    product is only transposed again, `transpose-of-product` acts.
+    """
+
+    def pattern(op, x: floats, first, y, last, perm):
+        return op.Transpose(op.MatMul(op.Transpose(x, perm=first), op.Transpose(y, perm=last)), perm=perm)
+
+    def unless(m):
+        x, y = dims(m.x), dims(m.y)
+        if x is None or y is None or len(x) != len(y) or len(x) < 3:
+            return "the operands are not known to have as many axes, three or more"
+        n = len(x)
+        m.swap = (*range(n - 2), n - 1, n - 2)
+        m.order, m.out = s.permutation(m.first, n), s.permutation(m.perm, n)
+        if s.permutation(m.last, n) != m.swap or m.order[-1] == n - 1:
+            return "the operands are not both transposed"
+        return "no more is moved than the last two axes" if m.out in (m.swap, tuple(range(n))) else None
+
+    def rewrite(op, m):
+        order = tuple(m.order[i] for i in m.swap)
+        out = tuple(m.swap[i] for i in m.out)
+        x = m.x if order == tuple(range(len(order))) else op.Transpose(m.x, perm=order)
+        return op.Transpose(op.MatMul(m.y, x), perm=out)
+
+    cases = [
+        Case("weights and values", x=f32["B", "T", 2, 4], first=(0, 2, 3, 1), y=f32["B", 2, "S", "T"], last=(0, 1, 3, 2),
+             perm=(0, 3, 1, 2)),
+        Refused("one of them", x=f32["B", "T", 2, 4], first=(0, 2, 1, 3), y=f32["B", 2, "S", 4], last=(0, 1, 3, 2),
+                perm=(0, 3, 1, 2), because="both transposed"),
+        Refused("transposed again", x=f32["B", "T", 2, 4], first=(0, 2, 3, 1), y=f32["B", 2, "S", "T"], last=(0, 1, 3, 2),
+                perm=(0, 1, 3, 2), because="no more is moved"),
+    ]  # fmt: skip
