@@ -146,23 +146,3 @@ class GemmFactors:
         Refused("overflow", x=f32["N", 2], w=np.full((2, 2), 1e30, np.float32), b=f32[2], alpha=1e30, beta=1.0,
                 transA=0, transB=0, because="a folded weight would be too large"),
     ]  # fmt: skip
-
-
-@rule(group="linear", safety=EXACT)
-class GemmWithoutSum:
-    """The factor of what Gemm adds goes where it adds nothing. Sound because nothing is what it would multiply."""
-
-    def pattern(op, x, w, alpha, beta, transA, transB):
-        return op.Gemm(x, w, alpha=alpha, beta=beta, transA=transA, transB=transB)
-
-    def unless(m):
-        if m.beta == 1:
-            return "the factor is 1"
-
-    def rewrite(op, m):
-        return op.Gemm(m.x, m.w, alpha=m.alpha, transA=m.transA, transB=m.transB)
-
-    cases = [
-        Case("tf2onnx", x=f32["N", 8], w=f32[4, 8], alpha=1.0, beta=0.0, transA=0, transB=1),
-        Refused("as it should be", x=f32["N", 8], w=f32[8, 4], alpha=0.5, beta=1.0, transA=0, transB=0, because="is 1"),
-    ]
