@@ -479,10 +479,11 @@ REAL = [
     ("efficientnet-lite0", "dynamo_op18", "classifier", {"Conv": 49, "GlobalAveragePool": 1, "ReduceMean": 0}),
     ("keras-mlp", "keras_op18", "classifier", {"Gemm": 3, "MatMul": 0}),
 ]
+LONG = {("smollm2-135m", "dynamo_op18"), ("whisper-tiny-en", "ts_op17")}
 
 
 @pytest.mark.parametrize(("name", "variant", "role", "expected"), [
-    pytest.param(*case, id="-".join(case[:3]), marks=pytest.mark.long if case[0] == "smollm2-135m" else []) for case in REAL
+    pytest.param(*case, id="-".join(case[:3]), marks=pytest.mark.long if case[:2] in LONG else []) for case in REAL
 ])  # fmt: skip
 def test_real_models(name, variant, role, expected, tmp_path: Path):
     recipe = models.find(name)
