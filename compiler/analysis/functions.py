@@ -103,7 +103,9 @@ class Functions:
 
     def condition(self, value: ir.Value, coordinates: Coordinates) -> Condition:
         """The same of a boolean value, or of whether an integer one is not 0."""
-        return self.truth(self.at(value, coordinates))
+        found = self.at(value, coordinates)
+        assert found is not None  # as of a float
+        return self.truth(found)
 
     # --- proofs ----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Constant factors around matrix products with constant weights."""
 
 import numpy as np
-from olc.rules import CLOSE, EXACT, Case, Const, Refused, Scalar, array, dims, f32, floats, rule, scalar
+from olc.rules import CLOSE, Case, Const, Refused, Scalar, array, dims, f32, floats, rule, scalar
 
 from . import _fold
 

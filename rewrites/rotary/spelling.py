@@ -1,11 +1,9 @@
-"""Rotary embeddings of [batch, sequence, heads, size]: brought into the form that the other rules know."""
+"""Halves and angles of rotary embeddings in the form that the other rules know."""
 
 import numpy as np
-from olc.rules import EXACT, F16, F32, Attrs, Case, Const, Many, Refused, Spec, dims, elements, f32, floats, i64, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, dims, f32, floats, i64, rule
 
 from .. import _shapes as s
-
-HEADS_FIRST = (0, 2, 1, 3)
 
 
 @rule(group="rotary", safety=EXACT, since=13)
