@@ -13,7 +13,6 @@ FINITE = "finite-scores"
 DISTINCT = "experts-differ"
 UNCLIPPED = "finite-experts"
 UNSELECTED = "finite-unselected"
-UNSELECTED = "finite-unselected"
 
 ASSUMPTIONS = {
     KEEPS_A_KEY: (
@@ -24,7 +23,10 @@ ASSUMPTIONS = {
     UNCLIPPED: "what reaches experts that clip what they compute is finite; of an infinity the operator makes NaN",
     UNSELECTED: "where products with 0 and 1 choose between two values, what they drop is finite; of an infinity they make NaN",
     FINITE: "the scores of an attention, and what is added to them, are finite and small beside what drops a key",
-    INPUTS_AGREE: "token ids and masks that meet element by element have the same sizes: none is stretched where it has 1",
+    INPUTS_AGREE: (
+        "token ids and masks that meet element by element, and batches of these and of what a product pairs them with, have the "
+        "same sizes: none is stretched where it has 1"
+    ),
     COVERS_KEYS: "an attention mask has one entry for each key, no more and no less, those in the cache included",
 }
 """Name to what is assumed, a sentence a user can judge."""

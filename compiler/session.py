@@ -189,16 +189,26 @@ def session(
         native.enable_profiling, native.profile_file_prefix = True, os.fspath(profile)
     for library in libraries:
         native.register_custom_ops_library(os.fspath(library))
+
+    def opened(file: str | os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(
+            file if isinstance(file, bytes) else os.fspath(file),
+            native,
+            providers=list(dict.fromkeys(p for p in wanted if p in available)),
+            disabled_optimizers=list(chosen.disabled_optimizers) or None,
+        )
+
     with tempfile.TemporaryDirectory(prefix="olc-", ignore_cleanup_errors=True) as folder:
         file = _on_the_cpu(where, Path(folder)) if stands_in else path
         try:
-            return onnxruntime.InferenceSession(
-                file if isinstance(file, bytes) else os.fspath(file),
-                native,
-                providers=list(dict.fromkeys(p for p in wanted if p in available)),
-                disabled_optimizers=list(chosen.disabled_optimizers) or None,
-            )
+            return opened(file)
         except Exception as error:  # the binding raises a dozen unrelated classes, RuntimeError among them
+            repaired = None if isinstance(path, bytes) else _repaired(error, where, Path(folder))
+            if repaired is None:
+                raise refusal(error, where, "cannot be opened") from error
+        try:
+            return opened(repaired)
+        except Exception as error:
             raise refusal(error, where, "cannot be opened") from error
 
 
@@ -221,6 +231,24 @@ def lacking(providers: Sequence[str]) -> bool:
     """Is none of these execution providers, the CPU's apart, on this machine, where there are such?"""
     others = [p for p in providers if p != CPU]
     return bool(others) and not any(map(runs, others))
+
+
+def _repaired(error: Exception, path: str, folder: Path) -> Path | None:
+    """The file to open where the runtime refused one for an operator that is none (``repairs.py``); None where that is not why."""
+    from . import storage
+    from .errors import OlcError
+    from .repairs import REPAIRED, REPAIRS
+
+    if not any(f" {op} " in str(error) for op in REPAIRS):
+        return None
+    try:
+        model = storage.load(path)
+    except OlcError:  # the runtime's own reason says more
+        return None
+    if not model.meta.get(REPAIRED):
+        return None
+    storage.save(model, folder / "repaired.onnx")
+    return folder / "repaired.onnx"
 
 
 def _on_the_cpu(path: str, folder: Path) -> Path:

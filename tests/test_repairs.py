@@ -12,7 +12,9 @@ import pytest
 from olc import storage
 from olc.driver import compile
 from olc.errors import BadInput
+from olc.evaluation.evaluate import evaluate
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 N = 9
 
@@ -45,6 +47,28 @@ def test_erfc(tmp_path: Path) -> None:
     wanted = np.vectorize(math.erfc)(x.astype(np.float64))
     np.testing.assert_allclose(e, wanted, atol=1e-6)
     np.testing.assert_allclose(y, (x + 1) * wanted, atol=1e-5)
+
+
+def test_a_file_with_it_can_be_opened(tmp_path: Path) -> None:
+    onnx.save(model(), tmp_path / "m.onnx")
+    found = evaluate(tmp_path / "m.onnx", tmp_path / "m.onnx", time_s=0, measure_memory=False)
+    assert [o.equal for o in found.outputs] == [True, True]
+
+
+@pytest.mark.parametrize("kind", ["float16", "float64"])
+def test_of_other_floats(tmp_path: Path, kind: str) -> None:
+    """The file does not say what dtype it is that reaches the operator."""
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    nodes = [helper.make_node("Neg", ["x"], ["n"]), helper.make_node("Erfc", ["n"], ["e"]), helper.make_node("Mul", ["x", "e"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", dtype, [N])], [helper.make_tensor_value_info("y", dtype, [N])]
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    storage.save(storage.load_proto(proto), tmp_path / "m.onnx")
+    x = np.linspace(-2, 2, N).astype(kind)
+    (y,) = ReferenceEvaluator(str(tmp_path / "m.onnx")).run(None, {"x": x})
+    np.testing.assert_allclose(y, x * np.vectorize(math.erfc)(-x.astype(np.float64)), rtol=4e-3, atol=4e-3)
+    assert y.dtype == kind
 
 
 def test_names_that_are_taken(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from .. import ir
 from . import dims as d
 from . import shapes
 from .conditions import FALSE, TRUE, Condition
-from .poly import divide
+from .poly import divide, terms_of
 
 if TYPE_CHECKING:
     from .functions import Coordinates, Element, Functions
@@ -72,8 +72,12 @@ def _cast(f: Functions, node: ir.Node, at: Coordinates) -> Element | None:
     if target == ir.DataType.INT64 and source in INTEGERS:
         return f.operand(node, 0, at)
     e = f.operand(node, 0, at) if source in INTEGERS and target in (ir.DataType.INT32, ir.DataType.FLOAT) else None
+    if e is None or isinstance(e, Condition):
+        return e
+    if target == ir.DataType.FLOAT and any(len(m) > 1 or abs(c) > (1 if m else 1 << 20) for m, c in terms_of(e)):
+        return None  # more than positions and what lies between them: it may be rounded
     # sizes and coordinates fit; what a caller's data holds may not
-    return e if isinstance(e, Condition) or (e is not None and d.is_size(e)) else None
+    return e if d.is_size(e) else None
 
 
 def filling(value: ir.Value | None) -> float | None:

@@ -151,7 +151,9 @@ def plan(
     Raises:
         BadInput: no sizes were found with which the model runs, or an input is of a kind that cannot be made up.
     """
-    found = roles.inputs(equal_sizes.named(model))
+    alike = equal_sizes.named(model)
+    own = {str(n) for v in model.graph.inputs for n in v.shape or ()} - {str(n) for v in alike.graph.inputs for n in v.shape or ()}
+    found = roles.inputs(model if own & set(dims or ()) else alike)  # who names a dim by a name that went means it apart
     for item in found:
         _refuse(item)
     first = Plan(found, sizes.choose(found, dims), seed)

@@ -5,12 +5,14 @@ found out). Then a mask and the tokens that it is for are not known to be of one
 does not happen.
 
 Sound for two sizes that a product of matrices sums over: with others the model does not run. Two that meet element by element
-may also differ where one of them is 1 and is stretched; that nobody means this of token ids and masks is assumed
-(``inputs-agree``). Sizes of other inputs are left alone: one time step for all images is stretched in earnest.
+may also differ where one of them is 1 and is stretched; that nobody means this of token ids and masks, nor of a batch of texts and
+what a product pairs it with (the sound that a decoder attends to), is assumed (``inputs-agree``). Sizes of other inputs are left
+alone: one time step for all images is stretched in earnest.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from .. import ir
@@ -23,31 +25,43 @@ from . import Context
 NAME = "equal_sizes"
 _ROUNDS = 4
 _TEXT = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL})
-
-Places = list[tuple[ir.Value, int]]
+_SUMMED, _PAIRED, _MET = range(3)
+"""Where two sizes are found together: in the sum of a product, as its batches, element by element."""
 
 
 def run(model: ir.Model, ctx: Context) -> int:
     """Name the sizes of the main graph's inputs; returns how many names went. The shapes must be known (``shapes.infer``)."""
+    before = [v.shape for v in model.graph.inputs]
+    if _name_unnamed(model):
+        shapes.infer(model)
+    allowed = ctx.why_not({INPUTS_AGREE}) is None
+    text = _names(model, text=True) - _names(model, text=False)
     gone = 0
     for _ in range(_ROUNDS):
-        found, assumed = _solved(model, allowed=ctx.why_not({INPUTS_AGREE}) is None)
+        found, assumed = _solved(model, text, allowed)
         if not found:
             break
         if assumed:
             ctx.relied.update({INPUTS_AGREE})
-        for name, (size, places) in found.items():
-            for value, axis in places:
-                _rename(value, axis, size)
-            ctx.record(NAME, places[0][0].name, f"{name} is {size}")
+        for name, size in found.items():
+            ctx.record(NAME, model.graph.name or "", f"{name} is {size}")
+        for value in model.graph.inputs:
+            _rename(value, [d.substitute(n, found) for n in shapes.dims(value) or ()])
         gone += len(found)
         shapes.infer(model)
+    if not gone:
+        changed = False
+        for value, shape in zip(model.graph.inputs, before, strict=True):
+            changed |= value.shape is not shape
+            value.shape = shape
+        if changed:
+            shapes.infer(model)
     return gone
 
 
 def named(model: ir.Model) -> ir.Model:
     """The model, or where inputs of text seem to have batches of their own a copy in which sizes that must be equal are."""
-    text = [v.shape[0] for v in model.graph.inputs if v.dtype in _TEXT and v.shape is not None and len(v.shape) > 1]
+    text = [v.shape[0] for v in model.graph.inputs if _is_text(v) and v.shape is not None]
     if len({str(n) for n in text}) < 2 and not any(n == ir.SymbolicDim(None) for n in text):
         return model
     copy = model.clone()
@@ -56,72 +70,101 @@ def named(model: ir.Model) -> ir.Model:
     return copy
 
 
-def _rename(value: ir.Value, axis: int, size: d.Dim) -> None:
-    assert value.shape is not None
-    value.shape = ir.Shape([str(size) if i == axis else n for i, n in enumerate(value.shape)])
+def _is_text(value: ir.Value) -> bool:
+    return value.dtype in _TEXT and value.shape is not None and len(value.shape) > 1
 
 
-def _solved(model: ir.Model, allowed: bool) -> tuple[dict[str, tuple[d.Dim, Places]], bool]:
-    """Symbols of inputs that equal something else: name -> what, and where they stand; and whether anything was assumed."""
-    places: dict[str, Places] = {}
-    text: set[str] = set()
-    for value in model.graph.inputs:
-        for axis, n in enumerate(shapes.dims(value) or ()):
-            if not isinstance(n, d.Poly) or str(n) not in d.symbols(n):
-                continue
-            places.setdefault(str(n), []).append((value, axis))
-            if value.dtype in _TEXT and value.shape is not None and len(value.shape) > 1:
-                text.add(str(n))
+def _names(model: ir.Model, text: bool) -> set[str]:
+    """The symbols in the shapes of inputs of text, or of the others."""
+    values = [v for v in model.graph.inputs if _is_text(v) == text]
+    return {name for v in values for n in shapes.dims(v) or () for name in d.symbols(n)}
+
+
+def _rename(value: ir.Value, dims: list[d.Dim]) -> None:
+    if value.shape is not None and dims != list(shapes.dims(value) or ()):
+        new = [n if a == b else b if isinstance(b, int) else str(b)
+               for n, a, b in zip(value.shape, shapes.dims(value) or (), dims, strict=True)]  # fmt: skip
+        value.shape = ir.Shape(new)
+
+
+def _name_unnamed(model: ir.Model) -> bool:
+    """Give dims of inputs that no name is known of one that can be written, where an input of text has such; True where one
+    was given."""
+    unnamed = [
+        (v, i) for v in model.graph.inputs for i, n in enumerate(shapes.dims(v) or ())
+        if v.shape is not None and isinstance(n, d.Poly) and str(n).startswith("?")
+    ]  # fmt: skip
+    if not any(_is_text(v) for v, _ in unnamed):
+        return False
+    taken = _names(model, True) | _names(model, False)
+    for value, axis in unnamed:
+        assert value.shape is not None
+        base = name = re.sub(r"\W", "_", f"{value.name}_{axis}")
+        base = name = base if base[0].isalpha() else f"d_{base}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        value.shape = ir.Shape([name if i == axis else n for i, n in enumerate(value.shape)])
+    return True
+
+
+def _solved(model: ir.Model, text: set[str], allowed: bool) -> tuple[dict[str, d.Dim], bool]:
+    """Symbols of inputs that equal something else: name -> what; and whether anything was assumed."""
+    names = list(dict.fromkeys(str(n) for v in model.graph.inputs for n in shapes.dims(v) or ()
+                               if isinstance(n, d.Poly) and str(n) in d.symbols(n)))  # fmt: skip
     found: dict[str, d.Dim] = {}
     assumed = False
-    if len(places) < 2:
+    if len(names) < 2:
         return {}, False
-    for a, b, certain in _equations(model.graph):
-        if not certain and not allowed:
+    for a, b, where in _equations(model.graph):
+        if where != _SUMMED and not allowed:
             continue
         gap = d.substitute(d.sub(a, b), found)
-        names = list(places) if certain else [n for n in places if n in text]
         for name in reversed(names):  # the first input's names stay
-            size = None if name in found else _solve(gap, name, places)
-            if size is not None:
+            if name in found or (where != _SUMMED and name not in text):
+                continue
+            size = _solve(gap, name, names)
+            if size is not None and (where != _MET or d.symbols(size) <= text):
                 found = {k: d.substitute(v, {name: size}) for k, v in found.items()} | {name: size}
-                assumed |= not certain
+                assumed |= where != _SUMMED
                 break
-    return {name: (size, places[name]) for name, size in found.items()}, assumed
+    return found, assumed
 
 
-def _solve(gap: d.Dim, name: str, places: dict[str, Places]) -> d.Dim | None:
-    """What the symbol is where ``gap`` is 0: a sum of other symbols of inputs; None where that does not follow."""
+def _solve(gap: d.Dim, name: str, names: list[str]) -> d.Dim | None:
+    """What the symbol is where ``gap`` is 0: a sum of other symbols of inputs, such as can be written as a dim; None where that
+    does not follow."""
     a = atom(SYMBOL, name)
     slope = {m: c for m, c in terms_of(gap) if any(a in x.leaves for x in m)}
     if list(slope) != [(a,)] or any(c % slope[(a,)] for _, c in terms_of(gap)):
         return None
     size = make({m: -c // slope[(a,)] for m, c in terms_of(gap) if m != (a,)})
-    if isinstance(size, int) or any(len(m) > 1 or c < 1 for m, c in size.terms) or not d.all_names(size) <= places.keys():
+    if isinstance(size, int) or any(len(m) > 1 or c < 1 for m, c in size.terms) or not d.all_names(size) <= set(names):
         return None
-    return size
+    return size if str(size) in names or d.parse(str(size)) == size else None
 
 
-def _equations(graph: ir.Graph) -> Iterator[tuple[d.Dim, d.Dim, bool]]:
-    """Pairs of sizes that are equal: where products sum (certain), and where tensors are broadcast to one another."""
-    seen: set[d.Dim] = set()
+def _equations(graph: ir.Graph) -> Iterator[tuple[d.Dim, d.Dim, int]]:
+    """Pairs of sizes that are equal, and where they were found."""
+    seen: set[tuple[d.Dim, int]] = set()
     for node in graph:
+        where = _MET
         if node.op_type == "MatMul" and node.domain == "":
+            where = _PAIRED
             left, right = (None if v is None else shapes.dims(v) for v in node.inputs)
             if left and right and left[-1] != right[-min(2, len(right))]:
-                yield left[-1], right[-min(2, len(right))], True
+                yield left[-1], right[-min(2, len(right))], _SUMMED
         for value in node.outputs:
             for n in shapes.dims(value) or ():
-                if isinstance(n, d.Poly) and n not in seen:
-                    seen.add(n)
-                    yield from _stretched(n)
+                if isinstance(n, d.Poly) and (n, where) not in seen:
+                    seen.add((n, where))
+                    yield from ((a, b, where) for a, b in _stretched(n))
 
 
-def _stretched(n: d.Poly) -> Iterator[tuple[d.Dim, d.Dim, bool]]:
+def _stretched(n: d.Poly) -> Iterator[tuple[d.Dim, d.Dim]]:
     for a in dict.fromkeys(a for m, _ in n.terms for a in m):
         if a.kind == BROADCAST:
-            for other in a.args[1:]:
-                yield a.args[0], other, False
+            yield from ((a.args[0], other) for other in a.args[1:])
         for inner in a.args:
             if isinstance(inner, d.Poly):
                 yield from _stretched(inner)

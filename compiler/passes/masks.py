@@ -22,7 +22,7 @@ from ..analysis import dims as d
 from ..analysis import shapes
 from ..analysis.functions import FALSE, TRUE, Clause, Condition, Functions, Read, coordinate, filling, keeps_a_key
 from ..analysis.poly import Monomial, make, terms_of
-from ..assumptions import COVERS_KEYS, KEEPS_A_KEY
+from ..assumptions import COVERS_KEYS, FINITE, KEEPS_A_KEY
 from . import Context
 from .size_queries import Inexpressible, Queries
 
@@ -35,6 +35,8 @@ _NESTED = 5
 DROPPED = -1e8
 """An added number up to which a key counts as masked out; -100 and -1e4 are biases, which a softmax can undo. Keras adds
 -1e9."""
+SURE = -1e30
+"""One that drops a key whatever its score; between the two the scores are assumed to be small beside it."""
 
 
 def run(model: ir.Model, ctx: Context) -> int:
@@ -169,9 +171,10 @@ class _Masks:
             return 0
         if bounds[3] != 1 and all(shape[-1] == 1 for shape in known):
             return 0  # one entry for all keys would be taken for a mask that is too short
-        assumed = set()
+        fills = [n for w in _wheres(mask, _NESTED) for v in w.inputs[1:] if (n := filling(v)) is not None]
+        assumed = {FINITE} if any(SURE < n <= DROPPED for n in fills) else set()
         if len(parts) > 1 or parts[0][1] or not (_drops_all(mask) or keeps_a_key(parts[0][0], bounds)):
-            assumed = {KEEPS_A_KEY}
+            assumed.add(KEEPS_A_KEY)
         if self.ctx.why_not(assumed):
             return 0
         self.before = node

@@ -4,7 +4,7 @@ import numpy as np
 from olc.analysis import dims as dim
 from olc.analysis.functions import keeps_a_key
 from olc.assumptions import FINITE, KEEPS_A_KEY
-from olc.passes.masks import DROPPED
+from olc.passes.masks import DROPPED, SURE
 from olc.rules import CLOSE, Case, Refused, Scalar, Value, array, boolean, dims, f32, is_constant, rule, scalar
 
 from .. import _shapes as s
@@ -67,7 +67,7 @@ def _why_no_mask(m, drop, emptied=False):
     if not drop <= DROPPED:
         return "the number added is a bias, not a mask"
     guarded = m.find("IsNaN") is not None
-    if guarded:
+    if guarded or drop > SURE:
         m.assumes.add(FINITE)
     if not emptied and not (guarded and drop == -np.inf) and (m.inverted or not keeps_a_key(m.mask, m.scores)):
         m.assumes.add(KEEPS_A_KEY)

@@ -207,6 +207,8 @@ class TransposeOfProduct:
         m.swap = (*range(rank - 2), rank - 1, rank - 2)
         if rank < 2 or s.permutation(m.perm, rank) != m.swap:
             return "other axes are moved than the last two"
+        if s.permutation(m.moved, rank)[-1] == rank - 1:
+            return "the Transpose of the operand leaves its last axis, and takes up none"
 
     def rewrite(op, m):
         a, b = (op.Transpose(x, perm=m.swap) for x in m.sides)

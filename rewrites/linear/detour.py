@@ -113,6 +113,33 @@ def _wide(shape):
     return [n for n in shape[1:] if n != 1]
 
 
+_BETWEEN = frozenset({"Add", "Div", "Mul", "Where", *s.VIEWS})
+"""What may stand between a product and the softmax of an Attention; others (a softcap's Tanh) keep it in parts."""
+
+
+def _near_softmax(y, x, most=6):
+    """Is ``y`` what a softmax weighs, or ``x`` what it gave of a product, with nothing between that an Attention lacks? Where the
+    model itself gives ``y`` nothing says that it is not."""
+
+    def above(value, left):
+        node = value.producer()
+        if node is None or left == 0:
+            return None
+        if node.op_type in ("MatMul", "Softmax"):
+            return node
+        inputs = node.inputs if node.op_type in _BETWEEN else ()
+        return next((found for v in inputs if v is not None and (found := above(v, left - 1)) is not None), None)
+
+    def below(value, left):
+        return left > 0 and any(
+            n.op_type == "Softmax" or (n.op_type in _BETWEEN and below(n.outputs[0], left - 1)) for n, _ in value.uses()
+        )
+
+    made = above(x, most)
+    weighed = made is not None and made.op_type == "Softmax" and above(made.inputs[0], most) is not None
+    return weighed or y.is_graph_output() or below(y, most)
+
+
 @rule(group="linear", safety=CLOSE("another kernel may sum in another order"), since=15)
 class RowsDetour:
     """Queries of several heads that are joined as the rows of one product, for they share a head of keys, stay apart.
@@ -135,6 +162,8 @@ class RowsDetour:
             return "the rows are not those of heads"
         if not all(isinstance(n, int) for n in (*groups, heads)):
             return "the number of heads is not known"
+        if groups and not _near_softmax(m.roots[0], m.x):
+            return "repeating keys and values pays in an attention alone"
         m.times, m.groups = heads, groups
         all_heads = dim.product((*groups, heads))
         m.shapes = x, (x[0], all_heads, queries, size), (x[0], all_heads, queries, k[-1]), out

@@ -90,13 +90,13 @@ class CompareOfCast:
 
 @rule(group="logic", safety=EXACT, since=13)
 class CompareBeforeView:
-    """A part or a view of something, compared with a number, is that of the comparison.
+    """A view of something, compared with a number, is that of the comparison.
 
     Sound because each element is compared alone.
     """
 
     def pattern(op, x, others: Many, attrs: Attrs, c: Const):
-        return op.oneof(*COMPARE)(op.oneof(*s.VIEWS, "Slice")(x, *others, **attrs), c)
+        return op.oneof(*COMPARE)(op.oneof(*s.VIEWS)(x, *others, **attrs), c)
 
     def unless(m):
         if not _narrows(m.c, m.x):

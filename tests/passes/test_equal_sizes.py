@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from olc import ir
 from olc.analysis import shapes
 from olc.assumptions import INPUTS_AGREE
 from olc.evaluation.inputs import synthesize
@@ -18,6 +19,12 @@ def named(text: str, ctx: Context | None = None) -> tuple[list[str], Context]:
     gone = equal_sizes.run(model, ctx)
     assert gone == len(ctx.events)
     return [", ".join(map(str, shapes.dims(v) or ())) for v in model.graph.inputs], ctx
+
+
+def inferred(text: str) -> ir.Model:
+    model = load(parse(text))
+    shapes.infer(model)
+    return model
 
 
 def test_ids_and_masks_that_meet() -> None:
@@ -57,6 +64,50 @@ def test_others_keep_their_names(text: str) -> None:
     found, ctx = named(text)
     assert found == before
     assert not ctx.relied
+
+
+@pytest.mark.parametrize("text", [
+    "g (float[N, 4] img, float[M, 4] t, int64[B, 4] ids) => (float[E, 4] y) { f = Cast<to = 1>(ids) z = Add(f, t) y = Add(z, img) }",
+    "g (float[N, 4] img, int64[1, 4] one, int64[B, 4] ids) => (float[E, 4] y) { f = Cast<to = 1>(ids) y = Add(f, img) }",
+])  # fmt: skip
+def test_what_meets_other_inputs_element_by_element_keeps_its_name(text: str) -> None:
+    assert named(text)[0] == [", ".join(map(str, shapes.dims(v) or ())) for v in inferred(text).graph.inputs]
+
+
+def test_a_batch_of_texts_and_of_what_a_product_pairs_it_with() -> None:
+    found, ctx = named("""g (float[N, 4, F] sound, int64[B, S] ids) => (float[E, 4, 4] y) {
+        f = Cast<to = 1>(ids) axes = Constant<value_ints = [2]>() q = Unsqueeze(f, axes) one = Constant<value_float = 1.0>()
+        four = Constant<value_ints = [1, 1, 4]>() w = Expand(one, four) qw = Mul(q, w) y = MatMul(qw, sound) }""")
+    assert found == ["N, 4, F", "N, S"]
+    assert ctx.relied == {INPUTS_AGREE: 1}
+
+
+def test_dims_without_a_name_get_one_where_they_are_equal() -> None:
+    proto = parse("g (int64[A, B] ids, int64[C, D] mask) => (int64[E, F] y) { y = Mul(ids, mask) }")
+    for value in proto.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.ClearField("dim_param")
+    model = load(proto)
+    shapes.infer(model)
+    assert equal_sizes.run(model, Context()) == 2
+    assert [[str(n) for n in v.shape] for v in model.graph.inputs] == [["ids_0", "ids_1"]] * 2
+
+
+def test_dims_without_a_name_stay_so_elsewhere() -> None:
+    proto = parse("g (int64[A, B] ids, float[C, D] x) => (float[C, D] y) { y = Neg(x) }")
+    for value in proto.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.ClearField("dim_param")
+    model = load(proto)
+    shapes.infer(model)
+    assert equal_sizes.run(model, Context()) == 0
+    assert all(n.value is None for v in model.graph.inputs for n in v.shape)
+
+
+def test_a_caller_names_dims_by_their_own_names() -> None:
+    model = load(parse("g (int64[A, B] input_ids, int64[C, D] mask) => (int64[E, F] y) { y = Mul(input_ids, mask) }"))
+    feed = synthesize(model, {"A": 3, "B": 4, "C": 1, "D": 4})[0]
+    assert [feed[n].shape for n in ("input_ids", "mask")] == [(3, 4), (1, 4)]
 
 
 def test_strict() -> None:
