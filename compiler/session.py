@@ -234,7 +234,8 @@ def lacking(providers: Sequence[str]) -> bool:
 
 
 def _repaired(error: Exception, path: str, folder: Path) -> Path | None:
-    """The file to open where the runtime refused one for an operator that is none (``repairs.py``); None where that is not why."""
+    """The file to open where the runtime refused one for an operator that is none (``repairs.py``); None where it was not for
+    that."""
     from . import storage
     from .errors import OlcError
     from .repairs import REPAIRED, REPAIRS

@@ -59,7 +59,7 @@ def test_a_file_with_it_can_be_opened(tmp_path: Path) -> None:
 def test_of_other_floats(tmp_path: Path, kind: str) -> None:
     """The file does not say what dtype it is that reaches the operator."""
     dtype = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-    nodes = [helper.make_node("Neg", ["x"], ["n"]), helper.make_node("Erfc", ["n"], ["e"]), helper.make_node("Mul", ["x", "e"], ["y"])]
+    nodes = [helper.make_node(*n) for n in (("Neg", ["x"], ["n"]), ("Erfc", ["n"], ["e"]), ("Mul", ["x", "e"], ["y"]))]
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("x", dtype, [N])], [helper.make_tensor_value_info("y", dtype, [N])]
     )

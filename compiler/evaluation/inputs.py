@@ -152,8 +152,9 @@ def plan(
         BadInput: no sizes were found with which the model runs, or an input is of a kind that cannot be made up.
     """
     alike = equal_sizes.named(model)
-    own = {str(n) for v in model.graph.inputs for n in v.shape or ()} - {str(n) for v in alike.graph.inputs for n in v.shape or ()}
-    found = roles.inputs(model if own & set(dims or ()) else alike)  # who names a dim by a name that went means it apart
+    names = [{str(n) for v in m.graph.inputs for n in v.shape or ()} for m in (model, alike)]
+    # who names a dim by a name that went means it apart
+    found = roles.inputs(model if (names[0] - names[1]) & set(dims or ()) else alike)
     for item in found:
         _refuse(item)
     first = Plan(found, sizes.choose(found, dims), seed)

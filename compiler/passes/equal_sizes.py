@@ -5,9 +5,9 @@ found out). Then a mask and the tokens that it is for are not known to be of one
 does not happen.
 
 Sound for two sizes that a product of matrices sums over: with others the model does not run. Two that meet element by element
-may also differ where one of them is 1 and is stretched; that nobody means this of token ids and masks, nor of a batch of texts and
-what a product pairs it with (the sound that a decoder attends to), is assumed (``inputs-agree``). Sizes of other inputs are left
-alone: one time step for all images is stretched in earnest.
+may also differ where one of them is 1 and is stretched; that nobody means this of token ids and masks, nor of a batch of texts
+and what a product pairs it with (the sound that a decoder attends to), is assumed (``inputs-agree``). Sizes of other inputs are
+left alone: one time step for all images is stretched in earnest.
 """
 
 from __future__ import annotations

@@ -284,8 +284,9 @@ def test_positions_that_a_float_rounds_are_not_followed() -> None:
     """2**24 and 2**24 + 1 are one float32, so that the last key but one is not in front of the last."""
     _, values = load(
         """g (float[B, S] x) => (bool[S] y) {
-            s1 = Shape<start = 1, end = 2>(x) z1 = Constant<value_ints = [0]>() s = Squeeze(s1, z1) far = Constant<value_int = 16777216>()
-            zero = Constant<value_int = 0>() one = Constant<value_int = 1>() r = Range(zero, s, one) rb = Add(r, far)
+            s1 = Shape<start = 1, end = 2>(x) z1 = Constant<value_ints = [0]>() s = Squeeze(s1, z1)
+            far = Constant<value_int = 16777216>() zero = Constant<value_int = 0>() one = Constant<value_int = 1>()
+            r = Range(zero, s, one) rb = Add(r, far)
             xf = Cast<to = 1>(rb) sf = Cast<to = 1>(s) y = LessOrEqual(xf, sf) }"""
     )
     assert str(Functions((S,)).condition(values["y"], (coordinate(0),))) == "y[@0] != 0"

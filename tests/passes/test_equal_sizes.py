@@ -67,7 +67,8 @@ def test_others_keep_their_names(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "g (float[N, 4] img, float[M, 4] t, int64[B, 4] ids) => (float[E, 4] y) { f = Cast<to = 1>(ids) z = Add(f, t) y = Add(z, img) }",
+    "g (float[N, 4] img, float[M, 4] t, int64[B, 4] ids) => (float[E, 4] y) { f = Cast<to = 1>(ids) z = Add(f, t) "
+    "y = Add(z, img) }",
     "g (float[N, 4] img, int64[1, 4] one, int64[B, 4] ids) => (float[E, 4] y) { f = Cast<to = 1>(ids) y = Add(f, img) }",
 ])  # fmt: skip
 def test_what_meets_other_inputs_element_by_element_keeps_its_name(text: str) -> None:
