@@ -12,7 +12,6 @@ from itertools import count
 import numpy as np
 
 from . import ir
-from .analysis import shapes
 
 REPAIRED = "olc.repaired"
 """Key in ``model.meta``: what was read otherwise than it is written, in words."""
@@ -23,7 +22,6 @@ _Repair = Callable[[ir.Node, "_Writer"], ir.Value]
 class _Writer:
     def __init__(self, node: ir.Node, graph: ir.Graph, taken: set[str]) -> None:
         self.before, self.graph, self.taken = node, graph, taken
-        self.numbers: list[tuple[ir.Value, ir.Value]] = []
 
     def __call__(self, op: str, *inputs: ir.Value | None, **attributes: object) -> ir.Value:
         new = ir.make_node(op, list(inputs), attributes, name=f"{self.before.name or self.before.op_type}/{op}")
@@ -38,10 +36,8 @@ class _Writer:
         return new.outputs[0]
 
     def number(self, n: float, like: ir.Value) -> ir.Value:
-        """A constant of the dtype of ``like``, or of float32 until that is known (`_typed`)."""
-        value = self("Constant", value=ir.Tensor(np.array(n, np.float32)))
-        self.numbers.append((value, like))
-        return value
+        """A constant of the dtype of ``like``, which a file need not state."""
+        return self("CastLike", self("Constant", value=ir.Tensor(np.array(n, np.float32))), like)
 
 
 def _erfc(node: ir.Node, op: _Writer) -> ir.Value:
@@ -51,7 +47,7 @@ def _erfc(node: ir.Node, op: _Writer) -> ir.Value:
     return op("Add", op("Erf", op("Neg", x)), op.number(1.0, x))
 
 
-REPAIRS: dict[str, tuple[_Repair, str, int]] = {"Erfc": (_erfc, "1 - erf(x)", 13)}
+REPAIRS: dict[str, tuple[_Repair, str, int]] = {"Erfc": (_erfc, "1 - erf(x)", 15)}
 """Operator of the standard domain to how it is written, what it means, and from which opset that can be written."""
 
 
@@ -68,27 +64,11 @@ def run(model: ir.Model) -> None:
         return
     graphs = list(ir.all_graphs(model))
     taken = {v.name or "" for g in graphs for v in (*g.inputs, *g.initializers.values(), *(o for n in g for o in n.outputs))}
-    numbers = []
     for graph, node in found:
-        op = _Writer(node, graph, taken)
-        ir.replace_value(node.outputs[0], REPAIRS[node.op_type][0](node, op))
+        ir.replace_value(node.outputs[0], REPAIRS[node.op_type][0](node, _Writer(node, graph, taken)))
         graph.remove(node, safe=True)
-        numbers += op.numbers
-    _typed(model, numbers)
     counts = {op: sum(n.op_type == op for _, n in found) for op in REPAIRS}
     model.meta[REPAIRED] = [
         f"{counts[op]} node{'s' if counts[op] > 1 else ''} of the operator {op}, which ONNX does not have, read as {meaning}"
         for op, (_, meaning, _) in REPAIRS.items() if counts[op]
     ]  # fmt: skip
-
-
-def _typed(model: ir.Model, numbers: list[tuple[ir.Value, ir.Value]]) -> None:
-    """Give constants the dtype of what they go with. Files need not state it, and it is inferred through the nodes made."""
-    shapes.infer(model)
-    for value, like in numbers:
-        node = value.producer()
-        assert node is not None
-        if like.dtype not in (None, ir.DataType.FLOAT):
-            number = node.attributes["value"].as_tensor().numpy()
-            node.attributes["value"] = ir.make_attr("value", number.astype(like.dtype.numpy()))
-            value.dtype = like.dtype

@@ -80,6 +80,6 @@ def test_names_that_are_taken(tmp_path: Path) -> None:
     assert "e/Neg" in names
 
 
-def test_before_there_was_an_erf_it_stays_unknown() -> None:
+def test_before_a_number_could_be_typed_it_stays_unknown() -> None:
     with pytest.raises(BadInput, match="has no operator 'Erfc'"):
-        storage.load_proto(model(opset=8))
+        storage.load_proto(model(opset=14))

@@ -12,6 +12,7 @@ from olc.rules import (
     Case,
     DataType,
     Refused,
+    Spec,
     any_type,
     boolean,
     elements,
@@ -23,6 +24,7 @@ from olc.rules import (
 )
 
 T = DataType
+CAST = Spec((T.FLOAT, T.DOUBLE, T.FLOAT16, T.BFLOAT16, T.INT8, T.UINT8, T.INT32, T.INT64, T.BOOL))
 # Significant bits, and whether there is a sign; what a float holds beyond that (its range) suffices for these integers.
 _INTEGERS = {
     T.BOOL: (1, False), T.UINT8: (8, False), T.INT8: (7, True), T.UINT16: (16, False), T.INT16: (15, True),
@@ -73,4 +75,25 @@ class ComposeCasts:
         Refused("narrow in the middle", x=f64["N"], mid=F32, to=F64, because="round or cut"),
         Refused("cut in the middle", x=i64["N"], mid=I32, to=I64, because="round or cut"),
         Refused("to truth value and back", x=f32["N"], mid=BOOL, to=F32, because="round or cut"),
+    ]
+
+
+@rule(group="chains", safety=EXACT, since=15)
+class CastLikeAsCast:
+    """CastLike is a Cast to the type of its second input. Sound by its definition."""
+
+    def pattern(op, x: CAST, like: CAST, attrs: Attrs):
+        return op.CastLike(x, like, **attrs)
+
+    def unless(m):
+        if m.attrs:
+            return "it says how to round to eight bits"
+
+    def rewrite(op, m):
+        return op.Cast(m.x, to=m.like.dtype)
+
+    cases = [
+        Case("a number like a tensor", x=f32[()], like=f16["N"], attrs={}),
+        Case("indices", x=i64["N"], like=f64["N", 2], attrs={}),
+        Refused("saturated", x=f32["N"], like=f16["N"], attrs={"saturate": 0}, opset=19, because="how to round"),
     ]

@@ -2,9 +2,12 @@
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.rules import CLOSE, Case, Refused, dims, f32, floats, rule
+from olc.rules import CLOSE, F16, F32, F64, Case, Refused, Spec, dims, f32, floats, rule
 
 from .. import _shapes as s
+
+MULTIPLIED = Spec((F32, F64, F16))
+"""Not bfloat16, which ONNX Runtime's CPU provider has an Einsum for and no MatMul."""
 
 
 def _terms(m):
@@ -99,7 +102,7 @@ class EinsumAsMatMul:
     or columns, and what is summed lies between. Equal letters are proved to be equal sizes, so that nothing is broadcast.
     """
 
-    def pattern(op, a: floats, b, equation):
+    def pattern(op, a: MULTIPLIED, b, equation):
         return op.Einsum(a, b, equation=equation)
 
     def unless(m):
