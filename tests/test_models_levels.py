@@ -31,7 +31,8 @@ def compiled(name: str, variant: str, level: int, folder: Path, **options: objec
     pytest.param(*c, marks=pytest.mark.long if c[0] in ALIKE and c not in KEPT else []) for c in CASES
 ])  # fmt: skip
 def test_level_2_does_the_models_job(name: str, variant: str, tmp_path: Path) -> None:
-    result = models.find(name).check(compiled(name, variant, 2, tmp_path), session)
+    # tests/test_corpus.py compares such networks with their sources
+    result = models.find(name).check(compiled(name, variant, 2, tmp_path, evaluate=name not in LARGE), session)
     assert result.passed, result.text
 
 
@@ -46,5 +47,5 @@ def test_lower_levels_do_the_models_job(name: str, variant: str, level: int, tmp
 def test_level_3_does_the_models_job(name: str, tmp_path: Path) -> None:
     """-O3 on all models, timings included, is ``python -m benchmarks levels``."""
     variant = models.find(name).variants[0].name
-    result = models.find(name).check(compiled(name, variant, 3, tmp_path, seconds=8.0), session)
+    result = models.find(name).check(compiled(name, variant, 3, tmp_path, seconds=5.0), session)
     assert result.passed, result.text
