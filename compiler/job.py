@@ -37,7 +37,7 @@ from .repairs import REPAIRED
 from .report import Report
 from .rules import Registry, registry
 from .session import INT8_CACHE, SessionOptions, run
-from .settings import SECONDS, Settings, patience
+from .settings import SECONDS, TIMED_S, Settings, patience
 from .strategy.calibrate import calibrate
 from .strategy.part import Fit
 from .strategy.plan import Choice, Plan
@@ -48,9 +48,6 @@ from .targets import int8_cache
 
 MOST_TAKEN_BACK = 5
 """Rewrites that a compile takes back because its own check fails, before it gives up."""
-
-TIMED_S = 2.0
-"""Seconds for timing source and artifact against each other."""
 
 PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy")
 

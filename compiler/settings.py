@@ -25,6 +25,8 @@ def duration(text: str) -> float:
     return seconds
 
 
+TIMED_S = 2.0
+"""Seconds for timing source and artifact against each other."""
 SECONDS, MOST_SECONDS, RUNS = 120.0, 600.0, 150
 """Wall time for a search where none is given: at least, at most, and between the two for so many runs of the source on all
 samples, of which each comparison takes a few."""

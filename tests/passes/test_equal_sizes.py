@@ -27,6 +27,17 @@ def inferred(text: str) -> ir.Model:
     return model
 
 
+def unnamed(text: str) -> ir.Model:
+    """The model without the names of its inputs' dims."""
+    proto = parse(text)
+    for value in proto.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.ClearField("dim_param")
+    model = load(proto)
+    shapes.infer(model)
+    return model
+
+
 def test_ids_and_masks_that_meet() -> None:
     found, ctx = named("g (int64[A, B] ids, int64[C, D] mask) => (int64[E, F] y) { y = Mul(ids, mask) }")
     assert found == ["A, B", "A, B"]
@@ -84,23 +95,13 @@ def test_a_batch_of_texts_and_of_what_a_product_pairs_it_with() -> None:
 
 
 def test_dims_without_a_name_get_one_where_they_are_equal() -> None:
-    proto = parse("g (int64[A, B] ids, int64[C, D] mask) => (int64[E, F] y) { y = Mul(ids, mask) }")
-    for value in proto.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            dim.ClearField("dim_param")
-    model = load(proto)
-    shapes.infer(model)
+    model = unnamed("g (int64[A, B] ids, int64[C, D] mask) => (int64[E, F] y) { y = Mul(ids, mask) }")
     assert equal_sizes.run(model, Context()) == 2
     assert [[str(n) for n in v.shape] for v in model.graph.inputs] == [["ids_0", "ids_1"]] * 2
 
 
 def test_dims_without_a_name_stay_so_elsewhere() -> None:
-    proto = parse("g (int64[A, B] ids, float[C, D] x) => (float[C, D] y) { y = Neg(x) }")
-    for value in proto.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            dim.ClearField("dim_param")
-    model = load(proto)
-    shapes.infer(model)
+    model = unnamed("g (int64[A, B] ids, float[C, D] x) => (float[C, D] y) { y = Neg(x) }")
     assert equal_sizes.run(model, Context()) == 0
     assert all(n.value is None for v in model.graph.inputs for n in v.shape)
 
