@@ -39,10 +39,10 @@ from .rules import Registry, registry
 from .session import INT8_CACHE, SessionOptions, run
 from .settings import SECONDS, TIMED_S, Settings, patience
 from .strategy.calibrate import calibrate
+from .strategy.learnt import carried_out, learns
 from .strategy.part import Fit
 from .strategy.plan import Choice, Plan
 from .strategy.quantize import STATIC
-from .strategy.rounding import LEARNT, carried_out
 from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
 from .targets import int8_cache
 
@@ -384,9 +384,8 @@ class Job:
         """What calibration saw; calibrated now where a plan is carried out that rests on it."""
         s = self.settings
         kept = plan.kept()
-        rounded = any(rule in LEARNT for rule, _ in kept) and bool(plan.rounded)
         smooth = plan.smooth or (plan.few is not None and plan.few.smooth)
-        if level == 3 and not self.facts and (smooth or rounded or any(rule in STATIC for rule, _ in kept)):
+        if level == 3 and not self.facts and (smooth or learns(plan) or any(rule in STATIC for rule, _ in kept)):
             self.say("calibrating")
             carried = plan.options(r.group for r in self.rules)
             level = 3 if self.target.half else 2  # where lowering comes after rounding, what is rounded is not lowered
@@ -394,12 +393,12 @@ class Job:
             result = optimize(self.model.clone(), options, self.context(), self.rules)
             fused = result.fused or result.model
             self.facts = self.calibrate(fused)
-            if rounded:
+            if learns(plan):
                 if s.data is None:
                     raise BadInput("the plan rounds weights by least squares", where="--plan", hint="give the --data of then")
                 _, keep = without_padding(self.model)
                 note(fused, self.facts, target=self.target)
-                self.weights = carried_out(fused, plan, self.sample(s.seed), keep, s.threads)
+                self.weights = carried_out(fused, plan, self.rules, self.context(), self.sample(s.seed), keep, s.threads)
         return self.facts
 
     def save(self, model: Model, plan: Plan | None) -> Path:

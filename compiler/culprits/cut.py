@@ -18,7 +18,7 @@ def around(model: Model, names: Iterable[str]) -> Iterator[tuple[Model, list[str
     region = {n for n in model.graph if _holds(n, wanted)}
     steps = 0
     while region and len(region) < len(model.graph):
-        made = _part(model, region)
+        made = part(model, region)
         if made is not None:
             yield made
         steps = max(1, 2 * steps)
@@ -51,8 +51,8 @@ def _wider(region: set[Node]) -> set[Node]:
     return region | {n for n in near if ir.owner(n) is graph}
 
 
-def _part(model: Model, region: set[Node]) -> tuple[Model, list[str]] | None:
-    """None where nothing comes out of the region."""
+def part(model: Model, region: set[Node]) -> tuple[Model, list[str]] | None:
+    """These nodes of the main graph as a model, and the values that it reads, its inputs; None where nothing comes out of it."""
     graph = model.graph
     here = set(graph.inputs) | {o for n in graph for o in n.outputs}
     inputs: dict[Value, None] = {}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK", "INT4_LIMIT", "INT7_LIMIT", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight",
     "flipped", "half_scale", "int4_blocks", "int8_form", "int8_weight", "nearest_blocks", "observed", "outlier_channels", "pack",
-    "quantize_linear_weight", "weight_limit",
+    "quantize_linear_weight", "shift_form", "weight_limit",
 ]  # fmt: skip
 
 
@@ -65,6 +65,11 @@ def int4_blocks(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def int8_form(limit: int) -> str:
     """The name under which a preparation keeps a weight of int8 in ±limit with a scale for each column, or output channel."""
     return f"int8-{limit}"
+
+
+def shift_form(limit: int) -> str:
+    """The name under which a preparation keeps what is added to the bias of a layer whose weight is of ``int8_form``."""
+    return f"shift-of-int8-{limit}"
 
 
 def block_form(bits: int) -> str:

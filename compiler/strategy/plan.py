@@ -54,7 +54,7 @@ class Plan:
         sites: (rule, node name) of LOSSY rewrites to what was decided.
         smooth: activations that are smoothed before layers are rounded, name to alpha.
         few: how layers are rounded in a body of its own for few elements, where that is another way.
-        rounded: weights that are rounded by least squares on the data (``rounding.py``), not to the nearest: initializer@form.
+        rounded: what is learnt from data (``learnt.py``), initializer@form: weights not rounded to the nearest, biases corrected.
         float32: names of nodes that do not compute in float16, whatever becomes of them: their values leave its range.
         notes: facts that the decisions rest on, a sentence each.
     """

@@ -1,7 +1,7 @@
 """Which layers are rounded, and how. Every scheme is tried whole, cut back to what the budget allows, and measured.
 
 1. All layers that a scheme's rules fit are rounded. Where that is faster but outside the budget, activations are smoothed
-   and weights rounded by least squares, if there was data to calibrate on.
+   and weights rounded by least squares and biases corrected, if there was data to calibrate on.
 2. Where a scheme that breaks the budget is faster than the best that fits, schemes are mixed (``part.py``).
 3. Where some samples are a token or few and others many, both steps are taken for each of the two, and a model with two
    bodies is tried (``passes/two_bodies.py``).
@@ -33,6 +33,7 @@ from ..quantization.facts import note
 from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
 from ..targets import int8_cache
+from .bias import corrected
 from .layers import ESTIMATES, OF_NODES, alphas
 from .part import Fit, Part, Site, Tried, own
 from .plan import Body, Choice, by_rule, made
@@ -83,6 +84,9 @@ ASKED: dict[str, tuple[str, ...]] = {
 ROUNDING = 0.25
 """The part of the search's time that rounding by least squares may take; the layers that it does not reach are rounded to
 the nearest."""
+
+CORRECTING = 0.1
+"""The part of the search's time that correcting biases may take."""
 
 SHARE = 0.85
 """The part of the search's time after which no other scheme is tried: mixing them takes the rest."""
@@ -221,8 +225,8 @@ class _Job:
         return judged
 
     def prepared(self, scheme: str, judged: list[Judged], label: str) -> list[Judged]:
-        """The whole with activations smoothed, and where that is not enough weights rounded by least squares, where either has
-        less error."""
+        """The whole with activations smoothed, and where that is not enough weights rounded by least squares and biases
+        corrected, where either has less error."""
         s, smooth = self.s, {}
         if scheme in ("int8", "int8-symmetric"):
             s.say("smoothing activations")
@@ -243,10 +247,20 @@ class _Job:
         made = least_squares(
             self.best.fused, learnt, s.feeds, s.keep, s.threads, lambda: turns.clock() < until, smoothed=smooth
         )  # fmt: skip
-        if not made:
-            return judged
+        told = [f"{len(made)} weights by least squares"] if made else []
         s.weights = merged(before, made)
-        again = self.judge(scheme, smooth, f"{label}, {len(made)} weights by least squares")
+        if "int8-conv" in worth:
+            s.say("correcting biases")
+            until = turns.clock() + CORRECTING * s.seconds
+            shifts = corrected(
+                self.best.fused, s.rules, s.ctx, self.found[scheme], s.feeds, s.threads, lambda: turns.clock() < until,
+                s.weights, smoothed=smooth,
+            )  # fmt: skip
+            told += [f"{len(shifts)} biases corrected"] if shifts else []
+            s.weights = merged(s.weights, shifts)
+        if not told:
+            return judged
+        again = self.judge(scheme, smooth, ", ".join([label, *told]))
         better = [_closer(new, old) for new, old in zip(again, judged, strict=True)]
         lost = [_fits(old) and not _fits(new) for new, old in zip(again, judged, strict=True)]
         if not any(better) or any(lost):

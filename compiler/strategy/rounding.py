@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from .. import ir
-from ..errors import BadInput
 from ..evaluation.padding import Keep
 from ..ir import Model, Node
 from ..passes import Context, smooth
@@ -33,7 +32,6 @@ from ..quantization import (
 from ..quantization.linears import linear
 from ..quantization.rounding import Gram, evened, round_blocks, round_int8, round_int8_groups
 from .layers import block_error, rows
-from .plan import Plan, made
 from .probe import watch
 
 AT_ONCE = 256 << 20
@@ -227,28 +225,6 @@ def least_squares(
                 if only is not None or layer.error(apart[key], rounded) < layer.error(apart[key], nearest):
                     gained.setdefault(layer.constant.name or "", {})[layer.form] = rounded
     return gained
-
-
-def carried_out(fused: Model, plan: Plan, feeds: Sequence[dict[str, Any]], keep: Keep, threads: int | None) -> Weights:
-    """The weights that a plan rounds by least squares, made again.
-
-    Args:
-        fused: what the search rounded, its facts noted: the form of a weight rests on them, and so does smoothing.
-
-    Raises:
-        BadInput: one of them cannot be made from these feeds.
-    """
-    bodies = [(made(plan.sites), plan.smooth)] + ([] if plan.few is None else [(made(plan.few.sites), plan.few.smooth)])
-    weights: Weights = {}
-    wanted: set[str] = set()
-    for sites, alphas in bodies:
-        weights = merged(weights, least_squares(fused, sites, feeds, keep, threads, only=plan.rounded, smoothed=alphas))
-        wanted |= {named(layer.constant.name or "", layer.form) for layer in layers_of(fused, sites, alphas)}
-    left = (wanted & set(plan.rounded)) - {named(name, form) for name, forms in weights.items() for form in forms}
-    if left:
-        what = f"{len(left)} of the weights that the plan rounds by least squares cannot be, on {len(feeds)} samples"
-        raise BadInput(what, where="--plan", hint="give the --data and --samples that it was made with")
-    return weights
 
 
 def _products(read: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ activation is that of the value that it was dequantized from, else it follows fr
 """
 
 import numpy as np
-from olc.quantization import all_finite, int8_form, observed, prepared, weight_limit
+from olc.quantization import all_finite, int8_form, observed, prepared, shift_form, weight_limit
 from olc.quantization.emulate import uint8_grid
 from olc.rules import LOSSY, U8, Attrs, Case, Const, Many, Refused, array, attr, f32, is_constant, rule, u8
 
@@ -140,7 +140,7 @@ class Int8Conv:
     """A convolution, perhaps with Relu or Clip after it, whose input, weight, bias and output are rounded to 8 bits.
 
     The weight is symmetric with a scale for each output channel. The activation is gone: what it would cut lies beyond the
-    grid.
+    grid. A preparation may have found what rounding takes from the mean of each channel: the bias gives it back.
     """
 
     def pattern(op, x: f32, w: Const[f32], b: Const[f32] | None, attrs: Attrs, low: Const | None, high: Const | None):
@@ -154,6 +154,9 @@ class Int8Conv:
     def rewrite(op, m):
         scale_x, _ = m.rounded[0][1]
         limit, b = weight_limit(m.w), None if m.b is None else array(m.b)
+        shift = prepared(m.w, shift_form(limit))
+        if shift is not None:
+            b = shift if b is None else b + shift
         q, scale, b, unit = _conv_weight(array(m.w), b, scale_x, limit, prepared(m.w, int8_form(limit)))
         bias = None if b is None else op.DequantizeLinear(b, unit, axis=0)
         y = op.Conv(*_inputs(op, m), op.DequantizeLinear(q, scale, axis=0), bias, **m.attrs)

@@ -16,10 +16,12 @@ from olc.passes import Context
 from olc.pipeline import Options, optimize
 from olc.quantization import int8_form, quantize_linear_weight
 from olc.quantization.facts import note
+from olc.rules import registry
 from olc.session import run, session
 from olc.strategy import rounding
 from olc.strategy.budget import Budget
 from olc.strategy.calibrate import calibrate
+from olc.strategy.learnt import carried_out
 from olc.strategy.plan import Choice, Plan
 from olc.strategy.quantize import NOT_TIMED
 
@@ -176,7 +178,8 @@ def test_a_plan_with_smoothed_and_rounded_weights_is_carried_out(tmp_path: Path,
     assert layer.form == int8_form(LIMIT)
     name = rounding.named(layer.constant.name or "", layer.form)
     plan = Plan(TARGET.name, 3, sites=sites, smooth={"a3": 0.8}, rounded=(name,))
-    assert rounding.carried_out(fused, plan, FEEDS, keep, 1).keys() == {layer.constant.name}
+    again = carried_out(fused, plan, registry(), Context(target=TARGET), FEEDS, keep, 1)
+    assert again.keys() == {layer.constant.name}
     storage.save(source, tmp_path / "m.onnx")
     (tmp_path / "data").mkdir()
     for i, feed in enumerate(FEEDS * 2):

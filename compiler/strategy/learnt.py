@@ -1,0 +1,49 @@
+"""What a plan learns from data, learnt again: weights rounded by least squares, biases corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import BadInput
+from ..evaluation.padding import Keep
+from ..ir import Model
+from ..passes import Context
+from ..quantization import shift_form
+from ..rules import Registry
+from .bias import corrected
+from .plan import Plan, made
+from .rounding import LEARNT, Weights, layers_of, least_squares, merged, named
+
+
+def learns(plan: Plan) -> bool:
+    """Does the plan hold anything of that?"""
+    return bool(plan.rounded) and any(rule in LEARNT for rule, _ in plan.kept())
+
+
+def carried_out(
+    fused: Model, plan: Plan, rules: Registry, ctx: Context, feeds: Sequence[dict[str, Any]], keep: Keep, threads: int | None
+) -> Weights:
+    """The weights that a plan rounds by least squares and the biases that it corrects, made again.
+
+    Args:
+        fused: what the search rounded, its facts noted: the form of a weight rests on them, and so does smoothing.
+
+    Raises:
+        BadInput: one of them cannot be made from these feeds.
+    """
+    bodies = [(made(plan.sites), plan.smooth)] + ([] if plan.few is None else [(made(plan.few.sites), plan.few.smooth)])
+    weights: Weights = {}
+    wanted: set[str] = set()
+    for sites, alphas in bodies:
+        weights = merged(weights, least_squares(fused, sites, feeds, keep, threads, only=plan.rounded, smoothed=alphas))
+        weights = merged(weights, corrected(
+            fused, rules, ctx, sites, feeds, threads, weights=weights, only=plan.rounded, smoothed=alphas
+        ))  # fmt: skip
+        for layer in layers_of(fused, sites, alphas):
+            wanted |= {named(layer.constant.name or "", form) for form in (layer.form, shift_form(layer.limit))}
+    left = (wanted & set(plan.rounded)) - {named(name, form) for name, forms in weights.items() for form in forms}
+    if left:
+        what = f"{len(left)} of the weights and biases that the plan learns from data cannot be, on {len(feeds)} samples"
+        raise BadInput(what, where="--plan", hint="give the --data and --samples that it was made with")
+    return weights
