@@ -9,12 +9,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import ir
+from ..analysis import cost, shapes
 from ..errors import BadInput, OlcError
 from ..passes import equal_sizes
 from . import roles, sizes
@@ -25,6 +27,10 @@ Feed = dict[str, Any]
 
 #: Runs tried while looking for sizes that the model accepts.
 ATTEMPTS = 60
+
+MOST_BYTES = 1 << 30
+"""Bytes of one value inside the model, beyond which pictures and sounds that nobody gave the sizes of are made smaller: scores of
+attention grow with the fourth power of a picture's side, and source and artifact are open side by side."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +163,31 @@ def plan(
     found = roles.inputs(model if (names[0] - names[1]) & set(dims or ()) else alike)
     for item in found:
         _refuse(item)
-    first = Plan(found, sizes.choose(found, dims), seed)
+    first = Plan(found, _affordable(alike, found, sizes.choose(found, dims)), seed)
     if run is not None:
         return _proved(first, run)
     with tempfile.TemporaryDirectory(prefix="olc-") as folder:
         return _proved(first, _runner(model, Path(folder) / "model.onnx"))
+
+
+def _affordable(model: ir.Model, found: list[Input], usual: Sizes) -> Sizes:
+    """The sizes, or smaller ones where some value would be too large; the usual where no smaller ones help."""
+    tried: Sizes | None = usual
+    while tried is not None and sizes.smaller(tried) is not None and _largest(model, found, tried) > MOST_BYTES:
+        tried = sizes.smaller(tried)
+    return usual if tried is None or (tried is not usual and _largest(model, found, tried) > MOST_BYTES) else tried
+
+
+def _largest(model: ir.Model, found: list[Input], at: Sizes) -> int:
+    """Bytes of the largest value inside the model, as far as shapes are known."""
+    model = model.clone()
+    given = {item.name: item for item in found if item.axes is not None and not item.sequence}
+    for value in model.graph.inputs:
+        if value.name in given:
+            value.shape = ir.Shape(at.shape(given[value.name]))
+    shapes.infer(model)
+    found_shapes = [(v, cost.shape_of(v, {})) for n in model.graph for v in n.outputs]
+    return max((prod(s) * v.dtype.itemsize for v, s in found_shapes if s is not None and v.dtype is not None), default=0)
 
 
 def _refuse(item: Input) -> None:

@@ -48,6 +48,12 @@ VARIED: dict[str, tuple[int, ...]] = {
     BATCH: (1, 3), SEQ: (1, 5, 40), PAST: (0, 7), ENCODED: (5, 40), HEIGHT: (96, 160), WIDTH: (96, 160), OTHER: (1, 5),
 }  # fmt: skip
 
+SMALL = 16
+"""A size that is not made smaller."""
+
+LESS = "less, for its memory"
+"""Origin of a size that is smaller than usual, because of how large values inside the model would be."""
+
 
 @dataclass
 class Sizes:
@@ -56,7 +62,7 @@ class Sizes:
     Attributes:
         kinds: symbol -> kind of axis. A nameless axis has the symbol ``input.axis``.
         values: symbol -> size.
-        origin: symbol -> ``"given"``, ``"default"``, ``"from past and seq"`` or ``"tried"``.
+        origin: symbol -> ``"given"``, ``"default"``, ``"from past and seq"``, ``"tried"`` or ``LESS``.
     """
 
     kinds: dict[str, str] = field(default_factory=dict)
@@ -218,10 +224,13 @@ def alternatives(sizes: Sizes) -> Iterator[tuple[Sizes, str]]:
         for size in dict.fromkeys((sizes.of(SEQ) or 1, sizes.of(PAST) or 0)):
             yield _changed(sizes, totals, size), f"{', '.join(sorted(totals))}={size}"
     present = [k for k in TRIED if any(sizes.kinds[s] == k for s in free)]
+    most = min((sizes.values[s] for s, origin in sizes.origin.items() if origin == LESS), default=max(TRIED[SAMPLES]))
     if HEIGHT in present and WIDTH in present:
         for height in TRIED[HEIGHT]:
             # Low pictures are lines of text, which are wide.
             for width in (320, height) if height <= 64 else dict.fromkeys((height, 320)):
+                if height * width > most * most:
+                    continue
                 both = _changed(sizes, [s for s in free if sizes.kinds[s] == HEIGHT], height)
                 both = _changed(both, [s for s in free if sizes.kinds[s] == WIDTH], width)
                 yield both, f"height={height}, width={width}"
@@ -229,8 +238,19 @@ def alternatives(sizes: Sizes) -> Iterator[tuple[Sizes, str]]:
     for kind in present:
         symbols = [s for s in free if sizes.kinds[s] == kind]
         for size in TRIED[kind]:
-            if any(sizes.values[s] != size for s in symbols):
+            if any(sizes.values[s] != size for s in symbols) and (size <= most or kind not in (HEIGHT, WIDTH, SAMPLES)):
                 yield _changed(sizes, symbols, size), f"{', '.join(sorted(symbols))}={size}"
+
+
+def smaller(sizes: Sizes) -> Sizes | None:
+    """The same with pictures and sounds that nobody gave the sizes of about half as large, powers of two; None where they are
+    small."""
+    free = [s for s, kind in sizes.kinds.items() if kind in (HEIGHT, WIDTH, SAMPLES) and sizes.origin[s] in ("default", LESS)]
+    large = [s for s in free if sizes.values[s] > SMALL]
+    if not large:
+        return None
+    halved = {s: 1 << (sizes.values[s] - 1).bit_length() - 1 for s in large}
+    return Sizes(dict(sizes.kinds), {**sizes.values, **halved}, {**sizes.origin, **dict.fromkeys(large, LESS)})
 
 
 def around(sizes: Sizes) -> list[Sizes]:
@@ -239,7 +259,8 @@ def around(sizes: Sizes) -> list[Sizes]:
     Axes whose name and place say nothing are varied one by one. Whether the model runs with them only a run can tell.
     """
     groups = {k: [s for s, kind in sizes.kinds.items() if kind == k] for k in VARIED if k != OTHER}
-    varied = [(symbols, VARIED[k]) for k, symbols in groups.items() if symbols]
+    less = {k: min((sizes.values[s] for s in symbols if sizes.origin.get(s) == LESS), default=0) for k, symbols in groups.items()}
+    varied = [(symbols, (less[k] // 2, less[k] * 3 // 4) if less[k] else VARIED[k]) for k, symbols in groups.items() if symbols]
     varied += [([s], VARIED[OTHER]) for s, kind in sizes.kinds.items() if kind == OTHER]
     found = [_changed(sizes, symbols, size) for symbols, values in varied for size in values
              if any(sizes.values.get(s) != size for s in symbols)]  # fmt: skip

@@ -92,3 +92,28 @@ class ViewBetweenTransposes:
         Refused("torn", x=f32[4, 6], first=(1, 0), a=[np.array([4, 6])], last=(1, 0), because="split or join"),
         Refused("sizes of the caller", x=f32[4, 6], first=(1, 0), a=[i64[3]], last=(1, 0, 2), because="not "),
     ]
+
+
+@rule(group="chains", safety=EXACT, since=13)
+class TransposeWithView:
+    """A Transpose and a change of shape that only puts dims of 1 elsewhere are one Transpose.
+
+    Sound because both chains move the same parts to the same places, and a dim of 1 has one index. Keys of one text, written
+    as a Reshape to three dims and turned, are then as those of many.
+    """
+
+    def pattern(op, x, perm, a: Many, attrs: Attrs):
+        view = op.oneof(*s.VIEWS)
+        return op.either(view(op.Transpose(x, perm=perm), *a, **attrs), op.Transpose(view(x, *a, **attrs), perm=perm))
+
+    def unless(m):
+        return _shorter(m)
+
+    def rewrite(op, m):
+        return layout.write(op, m.x, m.steps)
+
+    cases = [
+        Case("keys of one text", x=f32[1, 9, 2, 4], perm=(2, 3, 1, 0), a=[np.array([1, 2, 4, 9])]),
+        Case("keys of one text, turned last", x=f32[1, 9, "H", 4], perm=(1, 2, 0, 3), a=[np.array([9, -1, 1, 4])]),
+        Refused("heads joined", x=f32["B", 2, 9, 4], perm=(0, 2, 1, 3), a=[np.array([0, 9, 8])], because="no shorter chain"),
+    ]

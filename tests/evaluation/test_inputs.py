@@ -11,7 +11,7 @@ import onnx_ir
 import pytest
 from olc import ir
 from olc.errors import BadInput
-from olc.evaluation import inputs, roles
+from olc.evaluation import inputs, roles, sizes
 from olc.session import SessionOptions, run, session
 
 Feed = dict[str, Any]
@@ -223,6 +223,43 @@ def test_unnamed_picture_size_is_tried() -> None:
     assert made.sizes.origin["x.3"] == "tried"
     assert plan(m, **{"x.2": 7, "x.3": 320}).make(0)["x"].shape == (1, 3, 7, 320)
     assert inputs.plan(m, {"x[2]": 7}, 0, runner(m)).make(0)["x"].shape == (1, 3, 7, 320)
+
+
+PIXELS = """<ir_version: 10, opset_import: ["": 18]> g (float[n, 3, {0}] x, int64[1] t) => (float y) {{
+    flat = Constant <value_ints = [0, 0, -1]> () axes = Constant <value_ints = [1, 2]> ()
+    q = Reshape (x, flat) k = Transpose <perm = [0, 2, 1]> (q) scores = MatMul (k, q)
+    y = ReduceSum <keepdims = 0> (scores, axes) }}"""
+
+
+@pytest.mark.parametrize("named", ["h, w", "a, b", ","])
+def test_pictures_whose_pixels_attend_to_each_other_are_small(named: str) -> None:
+    """224 x 224 pixels have 10 GB of scores."""
+    if named == ",":
+        m = model(PIXELS.format("h, w"))
+        shape = m.graph.inputs[0].shape
+        assert shape is not None
+        m.graph.inputs[0].shape = onnx_ir.Shape([*shape[:2], None, None])
+    else:
+        m = model(PIXELS.format(named))
+    ran: list[Any] = []
+    made = inputs.plan(m, {}, 0, lambda feed: ran.append(feed["x"].shape))
+    assert ran == [(1, 3, 128, 128)]
+    assert {v["origin"] for v in made.to_dict()["sizes"].values() if v["kind"] in ("height", "width")} == {"less, for its memory"}
+    corners = [c.shape(i) for c in sizes.around(made.sizes) for i in made.inputs if i.name == "x"]
+    assert max(max(shape) for shape in corners) == 128
+    tried = [(s.of("height") or 0) * (s.of("width") or 0) for s, _ in sizes.alternatives(made.sizes)]
+    assert max(tried) <= 128 * 128 > min(tried)
+    given = inputs.plan(m, {"height": 256}, 0, lambda feed: None)
+    assert (given.sizes.of("height"), given.sizes.of("width")) == (256, 64), "what a user says stays"
+
+
+def test_pictures_are_of_the_usual_size_where_a_smaller_one_does_not_help() -> None:
+    m = model(
+        """<ir_version: 10, opset_import: ["": 18]> g (float[1, 3, h, w] x) => (float y) {
+        many = Constant <value_ints = [20000, 20000]> () z = ConstantOfShape (many) axes = Constant <value_ints = [0, 1]> ()
+        s = ReduceSum <keepdims = 0> (z, axes) y = Add (x, s) }"""
+    )
+    assert inputs.plan(m, {}, 0, lambda feed: None).sizes.of("height") == 224
 
 
 def test_speech_stream() -> None:
