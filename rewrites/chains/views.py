@@ -2,7 +2,7 @@
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, dims, elements, f32, i64, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, array, dims, elements, f32, i64, rule
 
 from .. import _shapes as s
 
@@ -82,4 +82,45 @@ class SqueezeOfReshape:
         Case("heads", x=f32["B", 4, 3], sizes=[np.array([n]) for n in (-1, 2, 2, 1, 3)], axes=np.array([3])),
         Refused("sizes of the caller", x=f32[2, "B"], sizes=[i64[1], np.array([1]), i64[1]], axes=np.array([1]),
                 because="one of the input's"),
+    ]  # fmt: skip
+
+
+@rule(group="chains", safety=EXACT, since=14)
+class ConstantWithinOnes:
+    """What gets a constant added, or is multiplied by one, between axes of 1 that come and go needs no such axes.
+
+    Sound because the constant has one entry along them. Windows of one picture, whose scores get the mask of their window, are
+    an axis more for the time of the sum.
+    """
+
+    def pattern(op, x, axes: Const, c: Const, again: Const):
+        more = op.Unsqueeze(x, axes)
+        return op.Squeeze(op.either(op.Add(more, c), op.Mul(more, c)), again)
+
+    def unless(m):
+        before, given = dims(m.x), array(m.c)
+        if before is None:
+            return s.UNKNOWN
+        rank = len(before) + len(array(m.axes).reshape(-1))
+        axes, again = ({int(a) % rank for a in array(v).reshape(-1)} for v in (m.axes, m.again))
+        if given.ndim > rank:
+            return "the constant has more axes"
+        shape = (1,) * (rank - given.ndim) + given.shape
+        if axes != again or any(shape[a] != 1 for a in axes):
+            return "other axes go"
+        m.shape = tuple(n for a, n in enumerate(shape) if a not in axes)
+
+    def rewrite(op, m):
+        combine = op.Add if m.find("Add") is not None else op.Mul
+        return combine(m.x, array(m.c).reshape(m.shape))
+
+    cases = [
+        Case("windows of one picture", x=f32["W", 2, 4, 4], axes=np.array([0]), c=np.ones((1, 1, 2, 1, 4), np.float32),
+             again=np.array([0])),
+        Case("an axis counted from the end", x=f32["N", 3], axes=np.array([-2]), c=np.ones((1, 3), np.float32),
+             again=np.array([1])),
+        Refused("another axis", x=f32[1, 3], axes=np.array([1]), c=np.ones(3, np.float32), again=np.array([0]),
+                because="other axes go"),
+        Refused("a constant that is larger", x=f32[1, 3], axes=np.array([0]), c=np.ones((1, 1, 1, 3), np.float32),
+                again=np.array([0]), because="more axes"),
     ]  # fmt: skip
