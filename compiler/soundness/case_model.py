@@ -384,6 +384,9 @@ def why_invalid(proto: onnx.ModelProto) -> str | None:
     missing = _missing_operator(proto, proto.graph.node)
     if missing is not None:
         return missing
+    version = next((i.version for i in proto.opset_import if i.domain == ""), 1)
+    if any(ir.of_runtime(n.op_type, n.domain, version) for n in proto.graph.node):
+        return None  # onnx's checker knows no such operator
     shaped = all(v.type.tensor_type.HasField("shape") for v in [*proto.graph.input, *proto.graph.output])
     try:
         if shaped:
