@@ -5,10 +5,11 @@ two steps goes up or down with the last digit of what was summed before, and wha
 single elements that a right rewrite keeps: ONNX Runtime's own levels of optimization move an encoder in 8 bits by half the size
 of its outputs at some elements, and by 5 % on the whole.
 
-So such a source is run again as the same model would be with other digits: not optimized by the runtime, and with its vectors of
-constants (biases, scales of norms and columns) moved by a 4,096th, which is far below a step. What the outputs move by, as a whole
-(root of the power of the difference over that of the output), is what the source leaves open. ``FACTOR`` times as much is the same
-function up to rounding; what moves further is wrong, and a source that rounds nothing is held to single elements as ever.
+Of a source that computes in half precision the outputs are judged as such, whatever they are cast to. One that rounds is run
+again as the same model would be with other digits: not optimized by the runtime, and with its vectors of constants (biases,
+scales of norms and columns) moved by a 4,096th, which is far below a step. What the outputs move by, as a whole (root of the power
+of the difference over that of the output), is what the source leaves open. ``FACTOR`` times as much is the same function up to
+rounding; what moves further is wrong, and a source that rounds nothing is held to single elements as ever.
 """
 
 from __future__ import annotations
@@ -41,10 +42,16 @@ def rounds(model: ir.Model) -> bool:
     return any(_rounds(n) for g in ir.all_graphs(model) for n in g)
 
 
+def halves(model: ir.Model) -> bool:
+    """Does it compute in half precision? Then its outputs are no finer, whatever they are cast to."""
+    return any(
+        v is not None and v.dtype in _HALF for g in ir.all_graphs(model) for n in g for v in n.inputs
+        if n.op_type not in ("Cast", "DequantizeLinear", "Constant")
+    )  # fmt: skip
+
+
 def _rounds(node: ir.Node) -> bool:
     kind = node.op_type
-    if kind not in ("Cast", "DequantizeLinear", "Constant") and any(v is not None and v.dtype in _HALF for v in node.inputs):
-        return True
     if kind == "QuantizeLinear":
         return node.inputs[0] is not None and not ir.is_constant(node.inputs[0])
     blocks = kind in ("MatMulNBits", "QMoE") and ir.attr(node, "accuracy_level", 0) == 4
@@ -75,6 +82,10 @@ class OwnRounding:
         the inputs that judge."""
         outputs = list(found)
         first = numerics.first_difference(outputs)
+        if first is not None and halves(self.model):
+            for d in outputs:
+                d.tolerance = None if d.tolerance is None else max(d.tolerance, numerics.TOLERANCES["float16"])
+            first = numerics.first_difference(outputs)
         if first is None or not any(d.max_rel is not None and not d.misplaced and d.problem is None for d in outputs):
             return first
         if not rounds(self.model):

@@ -1,7 +1,7 @@
 """Gelus of ONNX Runtime's domain, with the biases that they add."""
 
 import numpy as np
-from olc.rules import CLOSE, Case, Refused, Value, dims, f32, rule
+from olc.rules import CLOSE, Case, Refused, Value, dims, f16, f32, rule
 
 from .._helpers import narrow_floats
 from ._common import MS, is_vector
@@ -24,13 +24,13 @@ def _why_not(m):
 class StandardGelu:
     """ONNX Runtime's Gelu is the standard's, which came later."""
 
-    def pattern(op, x: f32):
+    def pattern(op, x: narrow_floats):
         return op.domain(MS).Gelu(x)
 
     def rewrite(op, m):
         return op.Gelu(m.x)
 
-    cases = [Case("a hidden layer", x=f32["B", "S", 8])]
+    cases = [Case("a hidden layer", x=f32["B", "S", 8]), Case("half precision", x=f16["N", 8])]
 
 
 @rule(group="fused", safety=SAME, since=20)
@@ -40,7 +40,7 @@ class BiasGelu:
     Sound by its definition; without the bias apart, a linear layer with it would not be known as one.
     """
 
-    def pattern(op, x: f32, bias):
+    def pattern(op, x: narrow_floats, bias):
         return op.domain(MS).BiasGelu(x, bias)
 
     unless = _why_not
@@ -50,6 +50,7 @@ class BiasGelu:
 
     cases = [
         Case("BERT", x=f32["B", "S", 8], bias=f32[8]),
+        Case("half precision", x=f16["N", 8], bias=f16[8]),
         Refused("of unknown length", x=f32["N", "D"], bias=f32["E"], because="one number for each column"),
     ]
 

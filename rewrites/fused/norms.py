@@ -33,18 +33,18 @@ def _why_not(m):
     return "epsilon is not a finite number of at least 0" if m.eps is None else None
 
 
-def _layer_norm(op, m, total):
-    return op.LayerNormalization(total, m.w, m.b, axis=-1, epsilon=m.eps)
+def _layer_norm(op, m, total, cast=lambda op, value: value):
+    return op.LayerNormalization(total, cast(op, m.w), None if m.b is None else cast(op, m.b), axis=-1, epsilon=m.eps)
 
 
-def _rms_norm(op, m, total):
-    return op.RMSNormalization(total, m.w, axis=-1, epsilon=m.eps)
+def _rms_norm(op, m, total, cast=lambda op, value: value):
+    return op.RMSNormalization(total, cast(op, m.w), axis=-1, epsilon=m.eps)
 
 
 def _in_float32(op, m, norm):
     """As the kernel for half precision computes: the sum in float32, each result rounded once."""
     total = _summed(op, *(None if v is None else wide(op, v) for v in (m.x, m.skip, m.bias)))
-    y = norm(op, m, total)
+    y = norm(op, m, total, wide)
     return op.Cast(y, to=m.x.dtype), op.Cast(total, to=m.x.dtype)
 
 
@@ -140,6 +140,92 @@ class SkipRmsNormAndSum:
         Case("with a bias", **_SUM, bias=f32[8], epsilon=None),
         Refused("negative epsilon", **_SUM, bias=None, epsilon=-1.0, because="epsilon is not"),
     ]  # fmt: skip
+
+
+_HALF = {"x": f16["B", "S", 8], "skip": f16["B", "S", 8], "w": f16[8]}
+IN_HALF = ("onnxruntime-cpu", "tensorrt")
+"""Targets on which a sum and a norm in float32 cost no more than in half precision, or on which the fused operator is none."""
+
+
+@rule(group="fused", safety=SUMMED, since=17, targets=IN_HALF)
+class SkipLayerNormInHalf:
+    """SkipLayerNormalization in half precision is LayerNormalization of a sum, both in float32.
+
+    Sound because that is how the kernel computes it: a sum in half precision might overflow.
+    """
+
+    def pattern(op, x: half, skip: half, w: half, b: half | None, bias: half | None, epsilon):
+        return op.domain(MS).SkipLayerNormalization(x, skip, w, b, bias, epsilon=epsilon)
+
+    unless = _why_not
+
+    def rewrite(op, m):
+        return _in_float32(op, m, _layer_norm)[0]
+
+    cases = [
+        Case("BERT", **_HALF, b=f16[8], bias=f16[8], epsilon=1e-12),
+        Case("nothing shifted", **_HALF, b=None, bias=None, epsilon=1e-5),
+        Refused("negative epsilon", **_HALF, b=None, bias=None, epsilon=-1.0, because="epsilon is not"),
+    ]
+
+
+@rule(group="fused", safety=SUMMED, since=17, targets=IN_HALF)
+class SkipLayerNormAndSumInHalf:
+    """The same where the sum is used, too."""
+
+    def pattern(op, x: half, skip: half, w: half, b: half | None, bias: half | None, epsilon):
+        y, _, _, total = op.domain(MS).SkipLayerNormalization(x, skip, w, b, bias, epsilon=epsilon, outputs=4)
+        return y, total
+
+    unless = _why_not
+
+    def rewrite(op, m):
+        return _in_float32(op, m, _layer_norm)
+
+    cases = [
+        Case("GPT-2", **_HALF, b=f16[8], bias=f16[8], epsilon=1e-12),
+        Refused("negative epsilon", **_HALF, b=None, bias=None, epsilon=-1.0, because="epsilon is not"),
+    ]
+
+
+@rule(group="fused", safety=SUMMED, since=23, targets=IN_HALF)
+class SkipRmsNormInHalf:
+    """SkipSimplifiedLayerNormalization in half precision is RMSNormalization of a sum, both in float32.
+
+    Sound because that is how the kernel computes it: a sum in half precision might overflow.
+    """
+
+    def pattern(op, x: half, skip: half, w: half, bias: half | None, epsilon):
+        return op.domain(MS).SkipSimplifiedLayerNormalization(x, skip, w, bias, epsilon=epsilon)
+
+    unless = _why_not
+
+    def rewrite(op, m):
+        return _in_float32(op, m, _rms_norm)[0]
+
+    cases = [
+        Case("Llama", **_HALF, bias=None, epsilon=1e-5),
+        Refused("negative epsilon", **_HALF, bias=None, epsilon=-1.0, because="epsilon is not"),
+    ]
+
+
+@rule(group="fused", safety=SUMMED, since=23, targets=IN_HALF)
+class SkipRmsNormAndSumInHalf:
+    """The same where the sum is used, too."""
+
+    def pattern(op, x: half, skip: half, w: half, bias: half | None, epsilon):
+        y, _, _, total = op.domain(MS).SkipSimplifiedLayerNormalization(x, skip, w, bias, epsilon=epsilon, outputs=4)
+        return y, total
+
+    unless = _why_not
+
+    def rewrite(op, m):
+        return _in_float32(op, m, _rms_norm)
+
+    cases = [
+        Case("Llama", **_HALF, bias=f16[8], epsilon=1e-5),
+        Refused("negative epsilon", **_HALF, bias=None, epsilon=-1.0, because="epsilon is not"),
+    ]
 
 
 @rule(group="fused", safety=CLOSE("the same norm, rounded elsewhere"), since=23)
