@@ -42,8 +42,8 @@ __all__ = [
     "Attr", "AttributeType", "DataType", "ExternalTensor", "Function", "Graph", "LazyTensor", "Model", "Node",
     "OptionalType", "PackedTensor", "SequenceType", "Shape", "SparseTensorType", "StringTensor", "SymbolicDim",
     "Tensor", "TensorProtoTensor", "TensorType", "TypeAndShape", "Value", "all_graphs", "array", "attr", "extract", "graph_of",
-    "initial_values", "is_constant", "make_attr", "make_constant", "make_node", "of_runtime", "opset_of", "owner", "replace_value", "scalar",
-    "schema_of", "serde", "subgraphs", "tensor", "with_bodies",
+    "initial_values", "is_constant", "make_attr", "make_constant", "make_node", "of_runtime", "opset_of", "owner",
+    "replace_value", "scalar", "schema_of", "serde", "subgraphs", "tensor", "with_bodies",
 ]  # fmt: skip
 
 

@@ -305,7 +305,7 @@ class Job:
             base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, self.granted,
             self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
             self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
-            self.target.kernels() if self.elsewhere else None, int8_cache=s.int8_cache, breach=lambda d: self.breach(d, False),
+            self.target.kernels() if self.elsewhere else None, s.int8_cache, lambda d: self.breach(d, lossy=False),
         )  # fmt: skip
         try:
             found = search.run(f"sha256:{self.described['sha256']}")

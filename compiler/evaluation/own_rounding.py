@@ -7,9 +7,9 @@ of its outputs at some elements, and by 5 % on the whole.
 
 Of a source that computes in half precision the outputs are judged as such, whatever they are cast to. One that rounds is run
 again as the same model would be with other digits: not optimized by the runtime, and with its vectors of constants (biases,
-scales of norms and columns) moved by a 4,096th, which is far below a step. What the outputs move by, as a whole (root of the power
-of the difference over that of the output), is what the source leaves open. ``FACTOR`` times as much is the same function up to
-rounding; what moves further is wrong, and a source that rounds nothing is held to single elements as ever.
+scales of norms and columns) moved by a 4,096th, which is far below a step. What the outputs move by, as a whole (root of the
+power of the difference over that of the output), is what the source leaves open. ``FACTOR`` times as much is the same function
+up to rounding; what moves further is wrong, and a source that rounds nothing is held to single elements as ever.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ class OwnRounding:
             self.known[key] = most
         return most
 
-    def _outputs(self, path: Path, options: SessionOptions, feeds: Sequence[Mapping[str, Any]], keep: Keep) -> list[dict[str, Any]]:
+    def _outputs(
+        self, path: Path, options: SessionOptions, feeds: Sequence[Mapping[str, Any]], keep: Keep
+    ) -> list[dict[str, Any]]:
         opened = self.open(path, options=options)
         return [keep(feed, run(opened, feed, where=str(path))) for feed in feeds]
 

@@ -53,7 +53,7 @@ class GroupedHeads:
     ]  # fmt: skip
 
 
-TWICE = np.array([0, 0, 1, 1])
+TWICE, IN_ALL = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
 _FLAT_KV = {"k": f32["B", "T", 2, 8], "v": f32["B", "T", 2, 8], "whole": np.array([0, 0, 32]), "whole2": np.array([0, 0, 32])}
 
 
@@ -85,7 +85,7 @@ class GroupedFlatHeads:
     cases = [
         Case("two for one", q=f32["B", "S", 32], **_FLAT_KV, i=TWICE, j=TWICE, mask=None, heads=4, same=4, attrs={"scale": 0.5}),
         Case("masked", q=f32["B", "S", 32], **_FLAT_KV, i=TWICE, j=TWICE, mask=boolean["S", "T"], heads=4, same=4, attrs={}),
-        Refused("repeated as a whole", q=f32["B", "S", 32], **_FLAT_KV, i=np.array([0, 1, 0, 1]), j=np.array([0, 1, 0, 1]), mask=None,
+        Refused("repeated as a whole", q=f32["B", "S", 32], **_FLAT_KV, i=IN_ALL, j=IN_ALL, mask=None,
                 heads=4, same=4, attrs={}, because="each in turn"),
         Refused("five axes", q=f32["B", "S", 32], **(_FLAT_KV | {"k": f32["B", "T", 2, 2, 4]}), i=TWICE, j=TWICE, mask=None,
                 heads=4, same=4, attrs={}, because="not known to have 4 axes"),

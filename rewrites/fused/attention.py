@@ -1,5 +1,7 @@
 """Attentions of ONNX Runtime's domain as the standard's."""
 
+from itertools import pairwise
+
 import numpy as np
 from olc.assumptions import FINITE, KEEPS_A_KEY
 from olc.passes.masks import DROPPED, SURE
@@ -123,7 +125,7 @@ class AttentionWithProjections:
     def rewrite(op, m):
         w, b, ends = array(m.w), constant(m.b), np.cumsum((0, *m.parts))
         parts = []
-        for start, end in zip(ends[:-1], ends[1:], strict=True):
+        for start, end in pairwise(ends):
             y = op.MatMul(m.x, np.ascontiguousarray(w[:, start:end]))
             parts.append(y if b is None else op.Add(y, np.ascontiguousarray(b[start:end])))
         return _attention(op, m, *parts, m.parts[0] // m.heads)
@@ -243,7 +245,8 @@ class EmbedLayerNorm:
     """
 
     def pattern(op, ids: i32["B", "S"], kinds: i32["B", "S"] | None, words: f32["V", "D"], places: f32["P", "D"],
-                segments: f32["K", "D"] | None, w: f32["D"], b: f32["D"], mask: Value | None, positions: i32 | None, epsilon, kind):  # fmt: skip
+                segments: f32["K", "D"] | None, w: f32["D"], b: f32["D"], mask: Value | None, positions: i32 | None, epsilon,
+                kind):  # fmt: skip
         y, _ = op.domain(MS).EmbedLayerNormalization(
             ids, kinds, words, places, segments, w, b, mask, positions, epsilon=epsilon, mask_index_type=kind, outputs=2
         )
@@ -270,7 +273,8 @@ class EmbedLayerNormAndEnds:
     """EmbedLayerNormalization whose mask's index is used, too: the number of ones in each row of the mask."""
 
     def pattern(op, ids: i32["B", "S"], kinds: i32["B", "S"] | None, words: f32["V", "D"], places: f32["P", "D"],
-                segments: f32["K", "D"] | None, w: f32["D"], b: f32["D"], mask: i32["B", "S"], positions: i32 | None, epsilon):  # fmt: skip
+                segments: f32["K", "D"] | None, w: f32["D"], b: f32["D"], mask: i32["B", "S"], positions: i32 | None,
+                epsilon):  # fmt: skip
         y, ends = op.domain(MS).EmbedLayerNormalization(
             ids, kinds, words, places, segments, w, b, mask, positions, epsilon=epsilon, outputs=2
         )
@@ -284,8 +288,8 @@ class EmbedLayerNormAndEnds:
 
     cases = [
         Case("BERT", ids=i32["B", "S"], kinds=i32["B", "S"], segments=f32[7, 8], **ROWS, mask=i32["B", "S"], positions=None),
-        Refused("negative epsilon", ids=i32["B", "S"], kinds=None, segments=None, **(ROWS | {"epsilon": -1.0}), mask=i32["B", "S"],
-                positions=None, because="epsilon is not"),
+        Refused("negative epsilon", ids=i32["B", "S"], kinds=None, segments=None, **(ROWS | {"epsilon": -1.0}),
+                mask=i32["B", "S"], positions=None, because="epsilon is not"),
     ]  # fmt: skip
 
 

@@ -107,7 +107,8 @@ class FusedConv:
              attrs={}),
         Case("hard", x=f32["N", 3, 5, 5], w=f32[4, 3, 3, 3], b=f32[4], z=None, activation="HardSigmoid",
              activation_params=[0.2, 0.5], attrs={"strides": [2, 2]}),
-        Case("another", x=f32["N", 3, 5], w=f32[4, 3, 3], b=f32[4], z=None, activation="Sigmoid", activation_params=None, attrs={}),
+        Case("another", x=f32["N", 3, 5], w=f32[4, 3, 3], b=f32[4], z=None, activation="Sigmoid", activation_params=None,
+             attrs={}),
         Refused("without its numbers", x=f32["N", 3, 5], w=f32[4, 3, 3], b=f32[4], z=None, activation="Clip",
                 activation_params=[0.0], attrs={}, because="not given all its numbers"),
         Refused("of another kind", x=f32["N", 3, 5], w=f32[4, 3, 3], b=f32[4], z=None, activation="Elu", activation_params=[1.0],
@@ -119,7 +120,8 @@ class FusedConv:
 class FusedGemm:
     """FusedGemm is Gemm and an activation."""
 
-    def pattern(op, x: f32, w: f32, b: Value | None, activation, activation_alpha, activation_beta, activation_gamma, attrs: Attrs):
+    def pattern(op, x: f32, w: f32, b: Value | None, activation, activation_alpha, activation_beta, activation_gamma,
+                attrs: Attrs):  # fmt: skip
         return op.domain(MS).FusedGemm(
             x, w, b, activation=activation, activation_alpha=activation_alpha, activation_beta=activation_beta,
             activation_gamma=activation_gamma, **attrs,

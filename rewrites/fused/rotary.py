@@ -55,7 +55,8 @@ class StandardRotaryEmbedding:
     cases = [
         Case("Llama", x=f32["B", "S", 16], positions=i64["B", "S"], **_TABLES, interleaved=0, heads=None),
         Case("heads apart", x=f32["B", 2, "S", 8], positions=i64["B", "S"], **_TABLES, interleaved=1, heads=0),
-        Case("a part of each head", x=f32["B", "S", 24], positions=i64["B", "S"], **(_TABLES | {"part": 8}), interleaved=0, heads=2),
+        Case("a part of each head", x=f32["B", "S", 24], positions=i64["B", "S"], **(_TABLES | {"part": 8}), interleaved=0,
+             heads=2),
         Case("half precision", x=f16["B", "S", 16], positions=i64["B", "S"], **(_TABLES | {"cos": f16[16, 4], "sin": f16[16, 4]}),
              interleaved=0, heads=2),
         Refused("from one position on", x=f32["B", "S", 16], positions=i64[1, 1], **_TABLES, interleaved=0, heads=None,
