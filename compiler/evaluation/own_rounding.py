@@ -44,10 +44,15 @@ def rounds(model: ir.Model) -> bool:
 
 def halves(model: ir.Model) -> bool:
     """Does it compute in half precision? Then its outputs are no finer, whatever they are cast to."""
-    return any(
-        v is not None and v.dtype in _HALF for g in ir.all_graphs(model) for n in g for v in n.inputs
-        if n.op_type not in ("Cast", "DequantizeLinear", "Constant")
-    )  # fmt: skip
+    return any(_halves(n) for g in ir.all_graphs(model) for n in g)
+
+
+def _halves(node: ir.Node) -> bool:
+    if node.op_type == "Cast":
+        of = node.inputs[0]
+        return ir.attr(node, "to", 0) in [int(d) for d in _HALF] and of is not None and not ir.is_constant(of)
+    stored = node.op_type in ("DequantizeLinear", "Constant", "Identity")
+    return not stored and any(v is not None and v.dtype in _HALF for v in node.inputs)
 
 
 def _rounds(node: ir.Node) -> bool:
