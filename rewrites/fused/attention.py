@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+from olc.analysis import dims as dim
 from olc.assumptions import FINITE, KEEPS_A_KEY
 from olc.passes.masks import DROPPED, SURE
 from olc.rules import BOOL, CLOSE, I32, I64, Case, Const, Refused, Spec, Value, array, dims, f32, rule
@@ -154,6 +155,27 @@ class AttentionWithProjections:
     ]  # fmt: skip
 
 
+def _why_no_heads(m):
+    """Why the operands are not heads side by side, or their bias is none; sets ``m.sizes``."""
+    m.sizes = [dims(x)[2] for x in (m.q, m.k, m.v)]
+    if _number_of_heads(m) is None or any(not isinstance(n, int) or n % m.heads for n in m.sizes):
+        return "the sizes of heads are unknown"
+    if m.sizes[0] != m.sizes[1]:
+        return "queries and keys are of unlike sizes"
+    if m.b is not None and array(m.b).shape != (sum(m.sizes),):
+        return "the bias is not one number for each column"
+    return None
+
+
+def _with_bias(op, m):
+    """Queries, keys and values with their parts of the bias."""
+    if m.b is None:
+        return m.q, m.k, m.v
+    ends = np.cumsum((0, *m.sizes))
+    parts = [np.ascontiguousarray(array(m.b)[start:end]) for start, end in pairwise(ends)]
+    return tuple(op.Add(x, part) for x, part in zip((m.q, m.k, m.v), parts, strict=True))
+
+
 _QKV = {"q": f32["B", "S", 8], "k": f32["B", "T", 8], "v": f32["B", "T", 8], "heads": 2}
 
 
@@ -171,24 +193,16 @@ class MultiHeadAttention:
         )
 
     def unless(m):
-        m.sizes = [dims(x)[2] for x in (m.q, m.k, m.v)]
-        if _number_of_heads(m) is None or any(not isinstance(n, int) or n % m.heads for n in m.sizes):
-            return "the sizes of heads are unknown"
-        if m.sizes[0] != m.sizes[1]:
-            return "queries and keys are of unlike sizes"
-        if m.b is not None and array(m.b).shape != (sum(m.sizes),):
-            return "the bias is not one number for each column"
+        reason = _why_no_heads(m)
+        if reason is not None:
+            return reason
         (batch, queries, _), keys = dims(m.q), dims(m.k)[1]
         if m.causal and queries != keys:
             return "causal attention of other keys than the queries'"
         return _kind_of_mask(m, batch, queries, keys) or _why_no_bias_of_scores(m, batch, queries, keys)
 
     def rewrite(op, m):
-        parts, start = [], 0
-        for x, size in zip((m.q, m.k, m.v), m.sizes, strict=True):
-            parts.append(x if m.b is None else op.Add(x, np.ascontiguousarray(array(m.b)[start : start + size])))
-            start += size
-        return _attention(op, m, *parts, m.sizes[0] // m.heads)
+        return _attention(op, m, *_with_bias(op, m), m.sizes[0] // m.heads)
 
     cases = [
         Case("Whisper's encoder", **_QKV, b=f32[24], mask=None, added=None, causal=None, scale=None, low=None),
@@ -203,6 +217,56 @@ class MultiHeadAttention:
         Refused("odd", q=f32["B", "S", 6], k=f32["B", "T", 6], v=f32["B", "T", 6], heads=4, b=None, mask=None,
                 added=None, causal=0, because="sizes of heads"),
         Refused("a bias too short", **_QKV, b=f32[8], mask=None, added=None, causal=0, because="one number for each column"),
+    ]  # fmt: skip
+
+
+_CACHED = {"q": f32["B", "S", 8], "k": f32["B", "S", 8], "v": f32["B", "S", 8], "past_k": f32["B", 2, "P", 4],
+           "past_v": f32["B", 2, "P", 4], "heads": 2}  # fmt: skip
+
+
+@rule(group="fused", safety=SAME, since=23, targets=("onnxruntime-cpu", "onnxruntime-cuda"))
+class MultiHeadAttentionWithCache:
+    """The same with keys and values of earlier tokens, which the standard's operator joins in the same way.
+
+    Causal attention stays: the two count tokens of the cache differently.
+    """
+
+    def pattern(op, q: f32["batch", "new", None], k: f32["batch", "new", None], v: f32["batch", "new", None],
+                b: Const[f32] | None, mask: Value | None, added: f32 | None, past_k: f32["batch", None, "past", None],
+                past_v: f32["batch", None, "past", None], heads, causal, scale, low):  # fmt: skip
+        return op.domain(MS).MultiHeadAttention(
+            q, k, v, b, mask, added, past_k, past_v, num_heads=heads, unidirectional=causal, scale=scale, mask_filter_value=low,
+            outputs=3,
+        )  # fmt: skip
+
+    def unless(m):
+        reason = _why_no_heads(m)
+        if reason is not None or m.causal:
+            return reason or "causal attention counts the tokens of the cache"
+        if [dims(x)[1::2] for x in (m.past_k, m.past_v)] != [(m.heads, n // m.heads) for n in m.sizes[1:]]:
+            return "the heads in the cache are not those of keys and values"
+        batch, new, _ = dims(m.q)
+        total = dim.add(dims(m.past_k)[2], new)
+        reason = _kind_of_mask(m, batch, new, total) or _why_no_bias_of_scores(m, batch, new, total)
+        return reason or ("ends of texts count from the cache on" if m.kind == "ends" else None)
+
+    def rewrite(op, m):
+        attrs = {"scale": _scaled(m, m.sizes[0] // m.heads), "q_num_heads": m.heads, "kv_num_heads": m.heads}
+        return op.Attention(*_with_bias(op, m), _mask(op, m, m.q, m.k), m.past_k, m.past_v, outputs=3, **attrs)
+
+    cases = [
+        Case("GPT-2", **_CACHED, b=None, mask=None, added=None, causal=None, scale=None, low=None),
+        Case("a bias", **_CACHED, b=f32[24], mask=None, added=None, causal=0, scale=0.5, low=None),
+        Case("something added", q=f32["B", 3, 8], k=f32["B", 3, 8], v=f32["B", 3, 8], past_k=f32["B", 2, 5, 4],
+             past_v=f32["B", 2, 5, 4], heads=2, b=None, mask=None, added=f32["B", 1, 3, 8], causal=0, scale=None, low=None),
+        Case("masked", q=f32["B", 3, 8], k=f32["B", 3, 8], v=f32["B", 3, 8], past_k=f32["B", 2, 5, 4],
+             past_v=f32["B", 2, 5, 4], heads=2, b=None, mask=i32["B", 8], added=None, causal=0, scale=None, low=-1e30),
+        Refused("causal", **_CACHED, b=None, mask=None, added=None, causal=1, because="counts the tokens of the cache"),
+        Refused("unlike sizes", **(_CACHED | {"k": f32["B", "S", 4]}), b=None, mask=None, added=None, causal=0,
+                because="of unlike sizes"),
+        Refused("other heads in the cache", **(_CACHED | {"past_k": f32["B", 4, "P", 2]}), b=None, mask=None, added=None,
+                causal=0, because="the heads in the cache"),
+        Refused("ends of texts", **_CACHED, b=None, mask=i32["B"], added=None, causal=0, because="count from the cache on"),
     ]  # fmt: skip
 
 
