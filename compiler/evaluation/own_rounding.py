@@ -112,7 +112,8 @@ class OwnRounding:
     def judge(self, points: Iterable[Point], keep: Keep) -> None:
         """Say of the outputs at other sizes, too, how much the source leaves open there."""
         for point in points:
-            self.breach(point.outputs, keep, point.corner.feed)
+            if numerics.first_difference(point.outputs) is not None:  # else there may be no inputs of that size
+                self.breach(point.outputs, keep, point.corner.feed)
 
     def left_open(self, feeds: Sequence[Mapping[str, Any]] | None, keep: Keep) -> dict[str, float]:
         """By output: the most that a variant moves it, as a whole."""
