@@ -1,7 +1,7 @@
 """What the rules that open fused operators share."""
 
 import numpy as np
-from olc.rules import F16, F32, DataType, array, dims, is_constant
+from olc.rules import F32, array, dims, is_constant
 
 MS = "com.microsoft"
 EPSILON = 1e-12
@@ -30,14 +30,7 @@ def is_vector(value):
     return d is not None and len(d) == 1
 
 
-def int32_to(op, value, dtype=DataType.INT64):
-    """Indices in the width in which the standard's operators mostly get them."""
-    return value if value.dtype == dtype else op.Cast(value, to=dtype)
-
-
 def constant(value):
     """The array of a constant; None where it is omitted or not one."""
     return array(value) if value is not None and is_constant(value) else None
 
-
-__all__ = ["EPSILON", "F16", "F32", "MS", "constant", "epsilon", "int32_to", "is_product", "is_vector", "wide"]
