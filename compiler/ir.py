@@ -42,8 +42,8 @@ __all__ = [
     "Attr", "AttributeType", "DataType", "ExternalTensor", "Function", "Graph", "LazyTensor", "Model", "Node",
     "OptionalType", "PackedTensor", "SequenceType", "Shape", "SparseTensorType", "StringTensor", "SymbolicDim",
     "Tensor", "TensorProtoTensor", "TensorType", "TypeAndShape", "Value", "all_graphs", "array", "attr", "extract", "graph_of",
-    "initial_values", "is_constant", "make_attr", "make_constant", "make_node", "opset_of", "owner", "replace_value", "scalar",
-    "schema_of", "serde", "subgraphs", "tensor", "with_bodies",
+    "initial_values", "is_constant", "make_attr", "make_constant", "make_node", "of_runtime", "opset_of", "owner",
+    "replace_value", "scalar", "schema_of", "serde", "subgraphs", "tensor", "with_bodies",
 ]  # fmt: skip
 
 
@@ -273,10 +273,36 @@ def opset_of(model: Model, domain: str = "") -> int | None:
 
 @cache
 def schema_of(op_type: str, domain: str, version: int) -> Any | None:
-    """The operator's schema (``onnx.defs.OpSchema``) in force at that opset, or None where onnx knows none."""
+    """The operator's schema (``onnx.defs.OpSchema``) in force at that opset, or None where neither onnx nor
+    ``_of_runtimes`` knows one."""
     import onnx.defs
 
     try:
         return onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
-        return None
+        return _of_runtimes().get(op_type) if domain == "" else None
+
+
+@cache
+def _of_runtimes() -> dict[str, Any]:
+    """Operators that ONNX Runtime has in the standard's domain at opsets at which the standard has none of that name:
+    its optimizers write them. LayerNormalization became the standard's, unchanged, with opset 17."""
+    import onnx
+    from onnx.defs import OpSchema
+
+    formal, default = OpSchema.FormalParameter, onnx.helper.make_attribute
+    floats = ["tensor(float16)", "tensor(float)", "tensor(double)", "tensor(bfloat16)"]
+    optional = OpSchema.FormalParameterOption.Optional
+    simplified = OpSchema(
+        "SimplifiedLayerNormalization", "", 1,
+        inputs=[formal("X", "T"), formal("scale", "V")],
+        outputs=[formal("Y", "V"), formal("inv_std_var", "U", param_option=optional)],
+        type_constraints=[("T", floats, ""), ("U", floats[1:3], ""), ("V", floats, "")],
+        attributes=[OpSchema.Attribute(n, default(n, v), "") for n, v in (("axis", -1), ("epsilon", 1e-5), ("stash_type", 1))],
+    )  # fmt: skip
+    return {simplified.name: simplified, "LayerNormalization": onnx.defs.get_schema("LayerNormalization", 17, "")}
+
+
+def of_runtime(op_type: str, domain: str, version: int) -> bool:
+    """Is it such an operator, which onnx's own tools do not know at that opset?"""
+    return domain == "" and op_type in _of_runtimes() and (op_type != "LayerNormalization" or version < 17)

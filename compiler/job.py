@@ -24,7 +24,8 @@ from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.metrics import Metric, Score, Task
 from .evaluation.metrics import load as load_metric
-from .evaluation.numerics import Comparison, OutputDifference, first_difference
+from .evaluation.numerics import Comparison, OutputDifference
+from .evaluation.own_rounding import OwnRounding
 from .evaluation.padding import Keep, as_it_is, without_padding
 from .fusions import survey
 from .ir import Model
@@ -219,6 +220,8 @@ class Job:
             self.path.parent.mkdir()
             storage.save(self.model, self.path)
         self.described = storage.described(self.path, self.path.name)
+        judging, run_by = lambda: self.sample(self.settings.seed + 1), self.target.session
+        self.own = OwnRounding(self.model, self.path, self.folder, run_by, self.plain(), judging)
 
     def sample(self, seed: int) -> list[dict[str, Any]]:
         """Inputs to run: the user's (every other sample judges, the rest chooses; prompts with a step each), or synthesised."""
@@ -302,7 +305,7 @@ class Job:
             base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, self.granted,
             self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
             self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
-            self.target.kernels() if self.elsewhere else None, int8_cache=s.int8_cache,
+            self.target.kernels() if self.elsewhere else None, s.int8_cache, lambda d: self.breach(d, lossy=False),
         )  # fmt: skip
         try:
             found = search.run(f"sha256:{self.described['sha256']}")
@@ -479,6 +482,7 @@ class Job:
 
     def check_points(self, points: Sequence[sweep.Point], exact: bool) -> None:
         """Raise where the two differ at another size; what finds the rewrite at fault compares at these, too."""
+        self.own.judge(points if exact else (), self.kept(lossy=False)[1])
         wrong = next((p for p in points if p.why_not(exact) is not None), None)
         self.varied = [p.corner.feed for p in points if not p.problem and (p is wrong or not p.corner.timed)]
         if wrong is not None:
@@ -514,7 +518,7 @@ class Job:
         """The first output that differs by more than the level promises, in words."""
         if lossy:
             return self.settings.bounds().breach(outputs)
-        return first_difference(outputs)
+        return self.own.breach(outputs, self.kept(lossy)[1])
 
     def profile(self, model: Model, built: Path, plan: Plan | None) -> None:
         """Note what the runtime executes of source and artifact, and what it fuses although that does not pay."""
@@ -529,12 +533,8 @@ class Job:
         except OlcError as e:
             self.notes.append(f"what the runtime executes is not known: {e.what}")
             return
-        made = executed.fused_by_the_runtime(model, rows)
-        self.executed["by_runtime"] = made
-        kernels = self.target.kernels()
-        slow = [f"{op} ({n})" for op, n in made.items() if not kernels.pays(f"com.microsoft::{op}")]
-        if slow:
-            self.notes.append(f"the runtime fuses {', '.join(slow)} although that is slower than the parts")
+        self.executed["by_runtime"] = made = executed.fused_by_the_runtime(model, rows)
+        self.notes += executed.slower(made, self.target.kernels())
 
     # --- report ----------------------------------------------------------------------------------------------------
 
@@ -543,7 +543,7 @@ class Job:
     ) -> Report:
         s = self.settings
         events = result.ctx.events
-        notes = list(dict.fromkeys([*self.notes, *(plan.notes if plan is not None else ())]))
+        notes = list(dict.fromkeys([*self.notes, *self.own.notes, *(plan.notes if plan is not None else ())]))
         if not result.settled:
             notes.append("cleaning had not settled after its last round; compiling the artifact again may gain a little")
         if result.slow:

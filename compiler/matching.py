@@ -179,7 +179,7 @@ def _candidates(s: _State, root: Any) -> list[Value]:
     if isinstance(root, Product):
         raise RuleError("a product cannot be a second root")
     if root.node in s.nodes:
-        return [s.nodes[root.node].outputs[root.index]]
+        return list(s.nodes[root.node].outputs[root.index : root.index + 1])  # none where the node leaves it out
     for inp in root.node.inputs:
         below: list[Value] = []
         if isinstance(inp, Param) and isinstance(s.bindings.get(inp.name), Value):

@@ -11,11 +11,14 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import ir
 from ..session import SessionOptions, run, session
 from .turns import alone
+
+if TYPE_CHECKING:
+    from ..targets.kernels import Kernels
 
 RUNS = 3
 """Runs profiled; the first warms up and is not counted."""
@@ -110,6 +113,12 @@ def fused_by_the_runtime(model: ir.Model, rows: list[Executed]) -> dict[str, int
     """Operator types that run and that the model does not hold, with how many: what the runtime made of it."""
     held = {n.op_type for g in ir.all_graphs(model) for n in g}
     return {r.operator: r.count for r in sorted(rows, key=lambda r: r.operator) if r.operator not in held}
+
+
+def slower(made: Mapping[str, int], kernels: Kernels) -> list[str]:
+    """What to say of operators that the runtime made, by type, although they are slower than their parts."""
+    slow = [f"{op} ({n})" for op, n in made.items() if not kernels.pays(f"com.microsoft::{op}")]
+    return [f"the runtime fuses {', '.join(slow)} although that is slower than the parts"] if slow else []
 
 
 def to_dicts(rows: list[Executed]) -> list[dict[str, Any]]:

@@ -68,6 +68,8 @@ class OutputDifference:
             (or where the squares are beyond float64).
         top1, top1_rows: share of rows with the same best element, and the number of rows; None where it does not fit.
         problem: what makes values incomparable (another shape or dtype, missing), or None.
+        own: how much the output may move as a whole where single elements may move by any amount, for the source rounds what
+            flows through it (``own_rounding.py``); None elsewhere.
     """
 
     name: str
@@ -86,6 +88,14 @@ class OutputDifference:
     top1_rows: int = 0
     tolerance: float | None = None
     problem: str | None = None
+    own: float | None = None
+
+    @property
+    def moved(self) -> float | None:
+        """The root of the power of the difference over that of the output; None where that is unknown."""
+        if self.sqnr_db is None:
+            return 0.0 if self.equal else None
+        return float(10 ** (-self.sqnr_db / 20))
 
     @property
     def equal(self) -> bool:
@@ -110,6 +120,8 @@ class OutputDifference:
         if bound is None:
             return f"{self.mismatches:,} of {self.elements:,} elements differ" if self.mismatches else None
         if self.max_rel is not None and self.max_rel > bound:
+            if self.own is not None and self.moved is not None and self.moved <= self.own:
+                return None
             return f"relative error {self.max_rel:.2g} exceeds {bound:.2g}"
         return None
 

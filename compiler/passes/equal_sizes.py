@@ -4,7 +4,8 @@ Exporters that know no names give each dim of each input one of its own (Keras a
 found out). Then a mask and the tokens that it is for are not known to be of one batch and one length, and what rests on that
 does not happen.
 
-Sound for two sizes that a product of matrices sums over: with others the model does not run. Two that meet element by element
+Sound for two sizes that a product of matrices sums over, and for the size of heads in a cache and that of the keys that it is
+for: with others the model does not run. Two that meet element by element
 may also differ where one of them is 1 and is stretched; that nobody means this of token ids and masks, nor of a batch of texts
 and what a product pairs it with (the sound that a decoder attends to), is assumed (``inputs-agree``). Sizes of other inputs are
 left alone: one time step for all images is stretched in earnest.
@@ -62,7 +63,8 @@ def run(model: ir.Model, ctx: Context) -> int:
 def named(model: ir.Model) -> ir.Model:
     """The model, or where inputs of text seem to have batches of their own a copy in which sizes that must be equal are."""
     text = [v.shape[0] for v in model.graph.inputs if _is_text(v) and v.shape is not None]
-    if len({str(n) for n in text}) < 2 and not any(n == ir.SymbolicDim(None) for n in text):
+    apart = len({str(n) for n in text}) > 1 or any(n == ir.SymbolicDim(None) for n in text)
+    if not apart and not any(_has_cache(node) for node in model.graph):
         return model
     copy = model.clone()
     shapes.infer(copy)
@@ -114,8 +116,6 @@ def _solved(model: ir.Model, text: set[str], allowed: bool) -> tuple[dict[str, d
                                if isinstance(n, d.Poly) and str(n) in d.symbols(n)))  # fmt: skip
     found: dict[str, d.Dim] = {}
     assumed = False
-    if len(names) < 2:
-        return {}, False
     for a, b, where in _equations(model.graph):
         if where != _SUMMED and not allowed:
             continue
@@ -124,6 +124,8 @@ def _solved(model: ir.Model, text: set[str], allowed: bool) -> tuple[dict[str, d
             if name in found or (where != _SUMMED and name not in text):
                 continue
             size = _solve(gap, name, names)
+            if isinstance(size, int) and where != _SUMMED:
+                continue
             if size is not None and (where != _MET or d.symbols(size) <= text):
                 found = {k: d.substitute(v, {name: size}) for k, v in found.items()} | {name: size}
                 assumed |= where != _SUMMED
@@ -132,14 +134,16 @@ def _solved(model: ir.Model, text: set[str], allowed: bool) -> tuple[dict[str, d
 
 
 def _solve(gap: d.Dim, name: str, names: list[str]) -> d.Dim | None:
-    """What the symbol is where ``gap`` is 0: a sum of other symbols of inputs, such as can be written as a dim; None where that
-    does not follow."""
+    """What the symbol is where ``gap`` is 0: a number, or a sum of other symbols of inputs, such as can be written as a dim; None
+    where that does not follow."""
     a = atom(SYMBOL, name)
     slope = {m: c for m, c in terms_of(gap) if any(a in x.leaves for x in m)}
     if list(slope) != [(a,)] or any(c % slope[(a,)] for _, c in terms_of(gap)):
         return None
     size = make({m: -c // slope[(a,)] for m, c in terms_of(gap) if m != (a,)})
-    if isinstance(size, int) or any(len(m) > 1 or c < 1 for m, c in size.terms) or not d.all_names(size) <= set(names):
+    if isinstance(size, int):
+        return size if size > 0 else None
+    if any(len(m) > 1 or c < 1 for m, c in size.terms) or not d.all_names(size) <= set(names):
         return None
     return size if str(size) in names or d.parse(str(size)) == size else None
 
@@ -154,11 +158,25 @@ def _equations(graph: ir.Graph) -> Iterator[tuple[d.Dim, d.Dim, int]]:
             left, right = (None if v is None else shapes.dims(v) for v in node.inputs)
             if left and right and left[-1] != right[-min(2, len(right))]:
                 yield left[-1], right[-min(2, len(right))], _SUMMED
+        if _has_cache(node):
+            yield from _of_cache(node)
         for value in node.outputs:
             for n in shapes.dims(value) or ():
                 if isinstance(n, d.Poly) and (n, where) not in seen:
                     seen.add((n, where))
                     yield from ((a, b, where) for a, b in _stretched(n))
+
+
+def _has_cache(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == ("com.microsoft", "GroupQueryAttention") and len(node.inputs) > 4
+
+
+def _of_cache(node: ir.Node) -> Iterator[tuple[d.Dim, d.Dim, int]]:
+    """The last size of past keys and values is that of the heads which the operator gives out."""
+    for past, present in zip(node.inputs[3:5], node.outputs[1:3], strict=False):
+        held, given = (None if v is None else shapes.dims(v) for v in (past, present))
+        if held and given and len(held) == len(given) == 4 and held[3] != given[3]:
+            yield held[3], given[3], _SUMMED
 
 
 def _stretched(n: d.Poly) -> Iterator[tuple[d.Dim, d.Dim]]:

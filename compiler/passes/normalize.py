@@ -4,7 +4,8 @@ Only what is exactly the same by the operator's own definition:
 
 * omitted inputs at the end of a node's input list are cut;
 * an attribute that holds the default which the schema declares is dropped;
-* the default domain is spelled "" in opset imports (``ai.onnx`` means the same);
+* the default domain is spelled "" in opset imports (``ai.onnx`` means the same), and domains that no operator is of are not
+  imported;
 * a Dropout in inference mode, or one that drops nothing, whose mask is not used is its input.
 """
 
@@ -28,7 +29,16 @@ def run(model: ir.Model, ctx: Context) -> int:
     for function in model.functions.values():
         changes += _imports(function.opset_imports, ctx)
         changes += _graph(function.graph, function.opset_imports, model, ctx)
-    return changes
+    return changes + _unused_imports(model, ctx)
+
+
+def _unused_imports(model: ir.Model, ctx: Context) -> int:
+    used = {"", *(n.domain for g in ir.all_graphs(model) for n in g), *(domain for domain, _, _ in model.functions)}
+    gone = [domain for domain in model.opset_imports if domain not in used]
+    for domain in gone:
+        del model.opset_imports[domain]
+        ctx.record(NAME, "opset import", f"no operator is of domain {domain}")
+    return len(gone)
 
 
 def _imports(imports: dict[str, int], ctx: Context) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from .. import ir
+from ..analysis import shapes
 from ..builder import Builder, Refusal
 from ..ir import DataType, Node, Value
 from ..patterns import COMMUTATIVE, Spec
@@ -182,7 +183,10 @@ def _follow_dtypes(node: Node, opsets: dict[str, int]) -> None:
     for i, out in enumerate(node.outputs):
         dtype: DataType | None = None
         if schema is None:
-            dtype = next((v.dtype for v in node.inputs if v is not None), None)
+            if out.dtype is None:
+                bare = ir.Graph([], [], nodes=[], opset_imports=opsets)
+                shapes.infer_node(node, ir.Model(bare, ir_version=10))
+            dtype = next((v.dtype for v in (out, *node.inputs) if v is not None and v.dtype is not None), None)
         elif schema.outputs:
             text = schema.outputs[min(i, len(schema.outputs) - 1)].type_str
             if text.startswith("tensor("):
@@ -384,6 +388,9 @@ def why_invalid(proto: onnx.ModelProto) -> str | None:
     missing = _missing_operator(proto, proto.graph.node)
     if missing is not None:
         return missing
+    version = next((i.version for i in proto.opset_import if i.domain == ""), 1)
+    if any(ir.of_runtime(n.op_type, n.domain, version) for n in proto.graph.node):
+        return None  # onnx's checker knows no such operator
     shaped = all(v.type.tensor_type.HasField("shape") for v in [*proto.graph.input, *proto.graph.output])
     try:
         if shaped:

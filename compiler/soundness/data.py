@@ -104,6 +104,10 @@ def feeds(
         for a in made.values():
             if a.dtype == bool and a.ndim:
                 a[..., :1] = True
+            elif a.dtype == np.int32 and a.ndim == 1:  # where each text ends
+                np.maximum(a, 1, out=a)
+            elif a.dtype == np.int32 and a.ndim:
+                a[..., :1] = 1
     return made
 
 

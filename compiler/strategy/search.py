@@ -106,6 +106,7 @@ class Search:
         machine: the table of another machine: it decides, for nothing that is timed here is true there.
         float32: nodes that do not compute in float16.
         int8_cache: caches shall be held in 8 bits.
+        beyond_rounding: how outputs differ by more than rounding, in words, or None.
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget; ``few_fits``: those of a body for few elements.
@@ -134,8 +135,9 @@ class Search:
     calibrate: Callable[[Model], dict[str, Observed]] | None = None
     task: Task | None = None
     machine: Kernels | None = None
-    float32: set[str] = field(default_factory=set)
     int8_cache: bool = False
+    beyond_rounding: Callable[[Sequence[numerics.OutputDifference]], str | None] = numerics.first_difference
+    float32: set[str] = field(default_factory=set)
     facts: dict[str, Observed] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -164,7 +166,7 @@ class Search:
         self.say("building the fused model")
         best = self.build(folder, None, {})
         # Nothing is rounded yet: it has to be right as -O2 has to be. Within the budget a wrong fusion might hide.
-        breach = numerics.first_difference(self.differences(best.session))
+        breach = self.beyond_rounding(self.differences(best.session))
         if breach is not None:
             raise CandidateFailed(VerificationFailed(breach), self.plan_of(None, {}, {}))
         groups, kept, best = self._groups(folder, best)

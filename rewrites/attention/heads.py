@@ -53,6 +53,49 @@ class GroupedHeads:
     ]  # fmt: skip
 
 
+TWICE, IN_ALL = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+_FLAT_KV = {"k": f32["B", "T", 2, 8], "v": f32["B", "T", 2, 8], "whole": np.array([0, 0, 32]), "whole2": np.array([0, 0, 32])}
+
+
+@rule(group="attention", safety=CLOSE("the same products, summed in another order"), since=23)
+class GroupedFlatHeads:
+    """The same of operands whose heads are joined again once they are repeated (multi-head operators of other tools)."""
+
+    def pattern(op, q, k, v, i: Const, j: Const, whole: Const, whole2: Const, mask: Value | None, heads, same, attrs: Attrs):
+        keys, values = op.Reshape(op.Gather(k, i, axis=2), whole), op.Reshape(op.Gather(v, j, axis=2), whole2)
+        return op.Attention(q, keys, values, mask, q_num_heads=heads, kv_num_heads=same, **attrs)
+
+    def unless(m):
+        k, v = dims(m.k), dims(m.v)
+        if k is None or v is None or not len(k) == len(v) == 4 or not all(isinstance(n, int) for n in (*k[2:], *v[2:])):
+            return "the operands are not known to have 4 axes, heads and their size among them"
+        if k[2] != v[2] or m.heads != m.same or m.heads != array(m.i).size:
+            return "the numbers of heads do not agree"
+        if not np.array_equal(array(m.i), array(m.j)) or not _repeats(m.i, k[2]):
+            return "heads are not repeated each in turn"
+        joined = [dims(x) for x in m.find("Attention").inputs[1:3]]
+        if joined != [(*d[:2], m.heads * d[3]) for d in (k, v)]:
+            return "the heads are not joined as they were repeated"
+        return None
+
+    def rewrite(op, m):
+        k, v = (op.Reshape(x, np.array([0, 0, dims(x)[2] * dims(x)[3]])) for x in (m.k, m.v))
+        return op.Attention(m.q, k, v, m.mask, q_num_heads=m.heads, kv_num_heads=dims(m.k)[2], **m.attrs)
+
+    cases = [
+        Case("two for one", q=f32["B", "S", 32], **_FLAT_KV, i=TWICE, j=TWICE, mask=None, heads=4, same=4, attrs={"scale": 0.5}),
+        Case("masked", q=f32["B", "S", 32], **_FLAT_KV, i=TWICE, j=TWICE, mask=boolean["S", "T"], heads=4, same=4, attrs={}),
+        Refused("repeated as a whole", q=f32["B", "S", 32], **_FLAT_KV, i=IN_ALL, j=IN_ALL, mask=None,
+                heads=4, same=4, attrs={}, because="each in turn"),
+        Refused("five axes", q=f32["B", "S", 32], **(_FLAT_KV | {"k": f32["B", "T", 2, 2, 4]}), i=TWICE, j=TWICE, mask=None,
+                heads=4, same=4, attrs={}, because="not known to have 4 axes"),
+        Refused("other heads", q=f32["B", "S", 32], **_FLAT_KV, i=TWICE, j=TWICE, mask=None, heads=8, same=8, attrs={},
+                because="numbers of heads do not agree"),
+        Refused("joined otherwise", q=f32[1, 4, 32], k=f32[1, 4, 2, 8], v=f32[1, 4, 2, 8], whole=np.array([4, 1, 32]),
+                whole2=np.array([4, 1, 32]), i=TWICE, j=TWICE, mask=None, heads=4, same=4, attrs={}, because="are not joined as"),
+    ]  # fmt: skip
+
+
 @rule(group="attention", targets=_PORTS, safety=EXACT, since=23)
 class CachePorts:
     """Keys and values joined to those of earlier tokens are left to Attention's own ports for them.

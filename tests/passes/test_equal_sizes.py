@@ -126,3 +126,21 @@ def test_inputs_are_made_up_alike() -> None:
     feed = synthesize(model)[0]
     assert feed["input_ids"].shape == feed["encoder_mask"].shape == (1, 128)
     assert [str(n) for n in model.graph.inputs[1].shape] == ["C", "D"]  # a look at a model changes nothing
+
+
+def test_a_size_that_a_product_sums_over_with_a_number() -> None:
+    found, ctx = named("g (float[A, B] x) => (float[A, D] y) <float[3, 2] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }")
+    assert found == ["A, 3"]
+    assert not ctx.relied
+
+
+CACHED = """g (float[B, S, 64] q, float[B, 2, P, D] k, float[B, 2, P, D] v, int32[B] last, int32 total) => (float[B, S, 32] y) {
+    y, pk, pv = com.microsoft.GroupQueryAttention<num_heads = 4, kv_num_heads = 2>(q, , , k, v, last, total) }"""
+
+
+def test_heads_in_a_cache_are_as_large_as_those_of_the_keys() -> None:
+    proto = parse(CACHED, imports=', "com.microsoft" : 1', check=False)
+    model = load(proto)
+    shapes.infer(model)
+    equal_sizes.run(model, Context())
+    assert [str(d) for d in shapes.dims(model.graph.inputs[1]) or ()] == ["B", "2", "P", "8"]

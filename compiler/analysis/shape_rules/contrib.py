@@ -164,6 +164,8 @@ def gather_block_quantized(s: Site) -> None:
 
 @rule("EmbedLayerNormalization", domain=MS)
 def embed_layer_normalization(s: Site) -> None:
+    for i, dtype in enumerate((s.dtype(2), ir.DataType.INT32, s.dtype(2))):
+        s.out(i, None, dtype=dtype)
     ids, words = s.dims(0), s.dims(2)
     s.out(0, (*ids, words[1]), dtype=s.dtype(2))
     s.out(1, (ids[0],), dtype=ir.DataType.INT32)
