@@ -1,7 +1,8 @@
 """Scores and weights of an attention that a mask fills, on the axes that the products have."""
 
 import numpy as np
-from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, array, boolean, dims, f32, rule
+from olc.analysis import dims as dim
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, Scalar, array, boolean, dims, f32, rule
 
 from .. import _shapes as s
 
@@ -82,4 +83,89 @@ class SoftmaxBeforeView:
                 numbers=[np.array([-1, 2, 1, 3, 4])], attrs={}, because="for all heads"),
         Refused("of fewer axes", c=boolean[3], x=f32["B", 1, 3, 4], k=np.float32(0), numbers=[np.array([-1, 1, 1, 4, 3])],
                 attrs={}, because="the same axes"),
+    ]  # fmt: skip
+
+
+def _scaled(op, q, k, a):
+    scores = op.MatMul(q, k)
+    return op.either(op.Mul(scores, a), op.Div(scores, a), scores)
+
+
+def _not_five(m):
+    """Why these are not the operands of an attention on five axes; else sets ``m.merged``, their shapes and those on four."""
+    shapes = [dims(x) for x in (m.q, m.k, m.v)]
+    if any(d is None or len(d) != 5 for d in shapes):
+        return "the operands are not known to have 5 axes"
+    if any(d[:3] != shapes[0][:3] for d in shapes):
+        return "batch, parts and heads are not known to agree"
+    first = dim.product(shapes[0][:2])
+    m.merged = [(d, (first, *d[2:])) for d in shapes]
+    return None if all(s.has_view(*to) for to in m.merged) else "there are as many parts as only a run can tell"
+
+
+def _on_four(op, m, biased=lambda scores: scores):
+    q, k, v = (s.reshaped(op, x, *to) for x, to in zip((m.q, m.k, m.v), m.merged, strict=True))
+    scores = op.MatMul(q, k)
+    if m.a is not None:
+        scores = op.Div(scores, m.a) if m.find("Div") is not None else op.Mul(scores, m.a)
+    (before, after), _, (values, _) = m.merged
+    return s.reshaped(op, op.MatMul(op.Softmax(biased(scores), axis=-1), v), (*after[:3], values[4]), (*before[:4], values[4]))
+
+
+_FIVE = {"q": f32[1, 4, 2, 3, 5], "k": f32[1, 4, 2, 5, 3], "v": f32[1, 4, 2, 3, 6], "a": np.float32(0.5)}
+
+
+@rule(group="attention", safety=EXACT, since=15)
+class FifthAxis:
+    """Attention within parts of each text or picture, on an axis of their own, is that of as many texts.
+
+    Sound because products and softmax treat all axes but the last two alike, and in their order.
+    """
+
+    def pattern(op, q: f32, k: f32, v: f32, a: Scalar):
+        return op.MatMul(op.Softmax(_scaled(op, q, k, a), axis=-1), v)
+
+    unless, rewrite = _not_five, _on_four
+
+    cases = [
+        Case("windows of a picture", **_FIVE),
+        Case("heads in front", q=f32["B", 3, 4, 5, 6], k=f32["B", 3, 4, 6, 5], v=f32["B", 3, 4, 5, 6], a=np.float32(2)),
+        Refused("four axes", q=f32[4, 2, 3, 5], k=f32[4, 2, 5, 3], v=f32[4, 2, 3, 6], a=np.float32(0.5), because="5 axes"),
+        Refused("one head of keys", **{**_FIVE, "k": f32[1, 4, 1, 5, 3]}, because="to agree"),
+    ]  # fmt: skip
+
+
+@rule(group="attention", safety=EXACT, since=15)
+class FifthAxisWithBias:
+    """The same with a bias, or a mask that is added.
+
+    Sound for the same reason; a bias that is not the same for all parts is so for all texts only where there is one.
+    """
+
+    def pattern(op, q: f32, k: f32, v: f32, a: Scalar, bias: f32):
+        return op.MatMul(op.Softmax(op.Add(_scaled(op, q, k, a), bias), axis=-1), v)
+
+    def unless(m):
+        reason, given = _not_five(m), dims(m.bias)
+        if reason is not None:
+            return reason
+        if given is None or len(given) > 5:
+            return "the bias is not known to fit the scores"
+        batch, parts = ((1,) * (5 - len(given)) + given)[:2]
+        if batch != 1 or (parts != 1 and dims(m.q)[0] != 1):
+            return "the bias is not the same for all texts"
+        m.bias_to = given, ((parts, *given[-3:]) if len(given) > 3 else given)
+        return None if s.has_view(*m.bias_to) else s.UNKNOWN
+
+    def rewrite(op, m):
+        return _on_four(op, m, lambda scores: op.Add(scores, s.reshaped(op, m.bias, *m.bias_to)))
+
+    cases = [
+        Case("windows of a picture", **_FIVE, bias=f32[1, 4, 1, 3, 3]),
+        Case("heads in front", q=f32[2, 3, 4, 5, 6], k=f32[2, 3, 4, 6, 5], v=f32[2, 3, 4, 5, 6], a=np.float32(2),
+             bias=f32[4, 5, 5]),
+        Refused("for each part of each", q=f32[2, 4, 1, 3, 5], k=f32[2, 4, 1, 5, 3], v=f32[2, 4, 1, 3, 6], a=np.float32(0.5),
+                bias=f32[1, 4, 1, 3, 3], because="for all texts"),
+        Refused("for each text", q=f32[2, 4, 1, 3, 5], k=f32[2, 4, 1, 5, 3], v=f32[2, 4, 1, 3, 6], a=np.float32(0.5),
+                bias=f32[2, 1, 1, 3, 3], because="for all texts"),
     ]  # fmt: skip

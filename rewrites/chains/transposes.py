@@ -208,6 +208,39 @@ class UnsqueezeBeforeTranspose:
     ]
 
 
+@rule(group="chains", safety=EXACT, since=13)
+class SqueezeBeforeTranspose:
+    """Axes of 1 that go after a Transpose go before it.
+
+    Sound because a dim of 1 may go anywhere. What was picked of queries, keys and values that share an array is then
+    transposed as one that stands alone is.
+    """
+
+    def pattern(op, x, perm, axes: Const):
+        return op.Squeeze(op.Transpose(x, perm=perm), axes)
+
+    def unless(m):
+        d = dims(m.x)
+        if d is None:
+            return s.UNKNOWN
+        perm = s.permutation(m.perm, len(d))
+        axes = s.axes_of(s.whole(m.axes), len(d))
+        if axes is None:
+            return "the axes are out of range"
+        m.before = sorted(perm[a] for a in axes)
+        left = [i for i in perm if i not in m.before]
+        m.order = tuple(sorted(left).index(i) for i in left)
+
+    def rewrite(op, m):
+        return op.Transpose(op.Squeeze(m.x, s.vector(m.before)), perm=m.order)
+
+    cases = [
+        Case("keys", x=f32[1, "B", 2, 9, 4], perm=(0, 1, 2, 4, 3), axes=np.array([0])),
+        Case("moved", x=f32[3, 1, "B", 1], perm=(2, 3, 0, 1), axes=np.array([-1, 1])),
+        Refused("twice", x=f32[3, 1, 2], perm=(2, 1, 0), axes=np.array([1, -2]), because="out of range"),
+    ]
+
+
 @rule(group="chains", safety=EXACT)
 class TransposeBeforeFactors:
     """Two multiples of one value that are moved alike are multiples of it, moved once.
