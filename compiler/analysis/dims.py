@@ -246,6 +246,8 @@ def _covers(a: Dim, b: Dim) -> bool:
     """True where ``a`` is the result of broadcasting a and b, whenever they can be broadcast."""
     if is_nonnegative(sub(a, 2)):
         return True
+    if _tail(b, a):  # equal, or a is 0, and so is the result
+        return True
     only = _single(b)
     # b = min(a, others) is at most a: they differ only where b is 1, or b is 0 and a is 1, which others >= 1 exclude
     if only is not None and only.kind == MIN and a in only.args:
@@ -255,11 +257,32 @@ def _covers(a: Dim, b: Dim) -> bool:
 
 def fits(n: Dim, whole: Dim) -> bool:
     """True where an axis of size ``n`` that broadcasts to ``whole``, and not because it is 1, has that size: it is equal, or
-    the first ``whole`` entries of a table of at least 2, which ends the run where it has fewer."""
+    the first ``whole`` entries of a table of at least 2, which ends the run where it has fewer, or the last ``whole`` of
+    several, which are as many unless ``whole`` is 0."""
+    if _tail(n, whole):
+        return True
     only = _single(n)
     if only is None or only.kind != MIN or whole not in only.args:
         return n == whole
     return all(o == whole or is_nonnegative(sub(o, 2)) for o in only.args)
+
+
+def _tail(n: Dim, whole: Dim) -> bool:
+    """True where ``n`` is ``whole`` unless that is 0: the size of ``x[-whole:]``, where -0 takes all."""
+    if isinstance(whole, int) or isinstance(n, int):
+        return False
+    least = minimum(whole, 1)
+    return least != 1 and is_nonnegative(whole) and _put(n, least, 1) == whole
+
+
+def _put(n: Poly, a: Dim, value: int) -> Dim:
+    """The dim with a number in place of an atom."""
+    at = _single(a)
+    out: Dim = 0
+    for m, c in n.terms:
+        rest = [x for x in m if x != at]
+        out = add(out, make({tuple(rest): c * value ** (len(m) - len(rest))}))
+    return out
 
 
 # ---------------------------------------------------------------------------------------------------- proofs

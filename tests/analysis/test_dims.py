@@ -190,6 +190,13 @@ def test_remainders_are_bounded() -> None:
     assert d.add(d.mul(7, d.floordiv(S, 7)), rest) == S
 
 
+def test_the_last_of_several_broadcast_to_as_many() -> None:
+    last = d.sub(d.add(S, T), d.mul(T, d.minimum(S, 1)))  # `x[-S:]` of S + T
+    assert d.broadcast(last, S) == S
+    assert d.broadcast(last, T) not in (S, T, last)
+    assert d.broadcast(d.add(S, T), S) != S
+
+
 def test_position_ids_cut_from_a_table_broadcast_to_the_sequence() -> None:
     assert d.broadcast(d.minimum(512, S), S) == S
     assert d.broadcast(d.minimum(512, d.add(S, T)), d.add(S, T)) == d.add(S, T)
@@ -267,6 +274,7 @@ def test_blown_up_sizes_are_refused_with_little_work() -> None:
 @pytest.mark.parametrize(("n", "whole", "same"), [
     ("S", "S", True), ("min(S, 128)", "S", True), ("min(S, 2)", "S", True), ("min(S, 1)", "S", False),
     ("min(S, T)", "S", False), ("S", "T", False), ("1", "S", False), ("max(S, 128)", "S", False),
+    ("S + T - T*min(1, S)", "S", True), ("S + T - T*min(1, T)", "S", False), ("S + T*min(1, S)", "S", False), ("5", "5", True),
 ])  # fmt: skip
 def test_the_first_entries_of_a_table_are_as_many_or_the_run_ends(n: str, whole: str, same: bool) -> None:
     a, b = d.parse(n), d.parse(whole)

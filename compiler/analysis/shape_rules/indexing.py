@@ -209,8 +209,9 @@ def _clamped(s: Site, n: Dim, at: Dim) -> Dim | None:
         return _at_least_zero(s, d.add(n, at))
     if s.nonnegative(at):
         return at if s.nonnegative(d.sub(n, at)) else d.minimum(n, at)
-    if d.is_positive(d.neg(at)):
-        return _at_least_zero(s, d.add(n, at))
+    if s.nonnegative(d.neg(at)):
+        # -0 counts from the front, though what is written as -S counts from the end: `x[-S:]` is all of x where S is 0
+        return d.mul(_at_least_zero(s, d.add(n, at)), d.minimum(d.neg(at), 1))
     return None
 
 
