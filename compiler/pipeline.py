@@ -13,6 +13,7 @@ from .ir import Model
 from .passes import (
     Context,
     Step,
+    branch_sizes,
     cse,
     dce,
     dedupe_initializers,
@@ -254,6 +255,7 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
             run.run_pass(raise_opset, run.ctx.target.opset_for(model))
             run.run_pass(lift_constants)
         run.run_pass(normalize)
+        run.run_pass(branch_sizes)
         run.run_pass(dedupe_initializers)
         run.run_pass(tied_weights)
         run.clean("EXACT")

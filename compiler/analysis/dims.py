@@ -11,8 +11,8 @@ a division that took place was not 0) it says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, reduce
 from math import gcd
 
 from .poly import (
@@ -47,8 +47,8 @@ from .poly import (
 
 __all__ = [
     "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names",
-    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "fits", "floordiv", "fresh", "gap", "is_nonnegative",
-    "is_positive", "is_size", "known_different", "known_equal", "maximum", "minimum", "mod", "mul", "neg", "parse",
+    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "fit", "fits", "floordiv", "fresh", "gap", "given",
+    "is_nonnegative", "is_positive", "is_size", "known_different", "known_equal", "maximum", "met", "minimum", "mod", "mul", "neg", "parse",
     "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
 
@@ -265,6 +265,44 @@ def fits(n: Dim, whole: Dim) -> bool:
     if only is None or only.kind != MIN or whole not in only.args:
         return n == whole
     return all(o == whole or is_nonnegative(sub(o, 2)) for o in only.args)
+
+
+def fit(axes: Sequence[Dim], whole: Sequence[Dim]) -> list[bool]:
+    """``fits`` of each axis, with what the others show: rows cut from a table where its columns are."""
+    facts = met(axes, whole)
+    return [fits(given(n, facts), w) for n, w in zip(axes, whole, strict=True)]
+
+
+def met(a: Sequence[Dim], b: Sequence[Dim]) -> list[Dim]:
+    """Dims that are >= 0 in every run in which the shapes broadcast: the first ``w`` entries of a table of at least 2 that meet
+    ``w`` say that it has as many."""
+    found = []
+    for n, w in [*zip(a, b, strict=True), *zip(b, a, strict=True)]:
+        only = _single(n)
+        if only is not None and only.kind == MIN and w in only.args and all(o == w or is_nonnegative(sub(o, 2)) for o in only.args):
+            found += [sub(o, w) for o in only.args if o != w]
+    return found
+
+
+def given(n: Dim, facts: Sequence[Dim]) -> Dim:
+    """The dim where all facts are known to be >= 0: minima and maxima without what that decides."""
+    if isinstance(n, int) or not facts:
+        return n
+
+    def shown(p: Dim) -> bool:
+        return is_nonnegative(p) or any(is_nonnegative(sub(p, f)) for f in facts)
+
+    out: Dim = 0
+    for m, c in n.terms:
+        term: Dim = c
+        for a in m:
+            if a.kind in (MIN, MAX):
+                args, sign = [given(x, facts) for x in a.args], 1 if a.kind == MAX else -1
+                term = mul(term, reduce(lambda x, y: _extreme(a.kind, x, y, lambda k, x: shown(mul(sub(k, x), sign))), args))
+            else:
+                term = mul(term, of_atom(a))
+        out = add(out, term)
+    return out
 
 
 def _tail(n: Dim, whole: Dim) -> bool:
