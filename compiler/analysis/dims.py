@@ -46,9 +46,9 @@ from .poly import (
 )
 
 __all__ = [
-    "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names",
-    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "fit", "fits", "floordiv", "fresh", "gap", "given",
-    "is_nonnegative", "is_positive", "is_size", "known_different", "known_equal", "maximum", "met", "minimum", "mod", "mul", "neg", "parse",
+    "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names", "at_least",
+    "broadcast", "ceildiv", "divide_exact", "evaluate", "fit", "fits", "floordiv", "fresh", "gap", "given", "is_nonnegative",
+    "is_positive", "is_size", "known_different", "known_equal", "maximum", "met", "minimum", "mod", "mul", "neg", "parse",
     "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
 
@@ -279,8 +279,9 @@ def met(a: Sequence[Dim], b: Sequence[Dim]) -> list[Dim]:
     found = []
     for n, w in [*zip(a, b, strict=True), *zip(b, a, strict=True)]:
         only = _single(n)
-        if only is not None and only.kind == MIN and w in only.args and all(o == w or is_nonnegative(sub(o, 2)) for o in only.args):
-            found += [sub(o, w) for o in only.args if o != w]
+        others = [o for o in only.args if o != w] if only is not None and only.kind == MIN and w in only.args else []
+        if all(is_nonnegative(sub(o, 2)) for o in others):
+            found += [sub(o, w) for o in others]
     return found
 
 
@@ -288,21 +289,21 @@ def given(n: Dim, facts: Sequence[Dim]) -> Dim:
     """The dim where all facts are known to be >= 0: minima and maxima without what that decides."""
     if isinstance(n, int) or not facts:
         return n
-
-    def shown(p: Dim) -> bool:
-        return is_nonnegative(p) or any(is_nonnegative(sub(p, f)) for f in facts)
-
     out: Dim = 0
     for m, c in n.terms:
         term: Dim = c
         for a in m:
-            if a.kind in (MIN, MAX):
-                args, sign = [given(x, facts) for x in a.args], 1 if a.kind == MAX else -1
-                term = mul(term, reduce(lambda x, y: _extreme(a.kind, x, y, lambda k, x: shown(mul(sub(k, x), sign))), args))
-            else:
-                term = mul(term, of_atom(a))
+            term = mul(term, _given(a, facts) if a.kind in (MIN, MAX) else of_atom(a))
         out = add(out, term)
     return out
+
+
+def _given(a: Atom, facts: Sequence[Dim]) -> Dim:
+    def beats(x: Dim, y: Dim) -> bool:
+        over = sub(x, y) if a.kind == MAX else sub(y, x)
+        return is_nonnegative(over) or any(is_nonnegative(sub(over, f)) for f in facts)
+
+    return reduce(lambda x, y: _extreme(a.kind, x, y, beats), [given(x, facts) for x in a.args])
 
 
 def _tail(n: Dim, whole: Dim) -> bool:

@@ -43,6 +43,14 @@ def run(model: ir.Model, ctx: Context) -> int:
     return changes
 
 
+def named(model: ir.Model) -> ir.Model:
+    """The model, or a copy in which the lengths of such masks have names of their own."""
+    if not any(n.op_type == "If" for n in model.graph) or not any("mask" in (v.name or "").lower() for v in model.graph.inputs):
+        return model
+    copy = model.clone()
+    return copy if run(copy, Context()) else model
+
+
 def _own_axes(value: ir.Value, model: ir.Model) -> list[int]:
     """Axes, but the first, whose size has a name that only token ids and their like have too: not encoded states."""
     if value.shape is None or len(value.shape) < 2:

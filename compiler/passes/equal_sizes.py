@@ -117,7 +117,8 @@ def _name_unnamed(model: ir.Model) -> bool:
 
 def _renamed(model: ir.Model) -> list[ir.Value]:
     """Masks of branches, whose sizes have names of their own (``branch_sizes``)."""
-    return [n.outputs[0] for graph, _ in branches(model)[1:] for n in graph if n.op_type == "Identity" and OWN in n.outputs[0].meta]
+    nodes = [n for graph, _ in branches(model)[1:] for n in graph]
+    return [n.outputs[0] for n in nodes if n.op_type == "Identity" and OWN in n.outputs[0].meta]
 
 
 def _solved(
@@ -185,8 +186,8 @@ def _summed(n: d.Dim, keys: d.Dim) -> Iterator[tuple[d.Dim, d.Dim, int]]:
         if keys in (a, b):
             other = b if a == keys else a
             yield other, keys, _PAIRED
-            for m, _ in terms_of(other):  # a mask from which as many were cut as there are keys
-                yield from ((x, keys, _CUT) for atom in m if atom.kind == MIN and keys in atom.args for x in atom.args if x != keys)
+            cut = [a for m, _ in terms_of(other) for a in m if a.kind == MIN and keys in a.args]
+            yield from ((x, keys, _CUT) for a in cut for x in a.args if x != keys)
 
 
 def _stretched(n: d.Poly) -> Iterator[tuple[d.Dim, d.Dim]]:
