@@ -178,6 +178,35 @@ class TransposeBeforeRepeat:
     ]
 
 
+@rule(group="chains", safety=EXACT)
+class GatherBetweenTransposes:
+    """Entries that are picked between two Transposes are picked behind one.
+
+    Sound because a vector of indices leaves the axes where they are. torch brings the axis whose entries it repeats to the
+    front, and back.
+    """
+
+    def pattern(op, x, first, i: Const, axis, second):
+        return op.Transpose(op.Gather(op.Transpose(x, perm=first), i, axis=axis), perm=second)
+
+    def unless(m):
+        d, i = dims(m.x), dims(m.i)
+        if d is None or i is None or len(i) != 1:
+            return "the indices are not a vector, or the axes are not known"
+        m.order = [s.permutation(m.first, len(d))[j] for j in s.permutation(m.second, len(d))]
+        m.at = s.permutation(m.second, len(d)).index(m.axis % len(d))
+
+    def rewrite(op, m):
+        return op.Gather(op.Transpose(m.x, perm=m.order), m.i, axis=m.at)
+
+    cases = [
+        Case("there and back", x=f32["B", "S", 3], first=(2, 1, 0), i=np.array([0, 0, 1, 1, 2, 2]), axis=0, second=(2, 1, 0)),
+        Case("elsewhere", x=f32["B", "S", 3, 2], first=(2, 3, 0, 1), i=np.array([2, -3]), axis=-4, second=(1, 0, 3, 2)),
+        Refused("one, without its axis", x=f32["B", 4, 2], first=(1, 0, 2), i=np.array(1), axis=0, second=(1, 0),
+                because="not a vector"),
+    ]  # fmt: skip
+
+
 @rule(group="chains", safety=EXACT, since=13)
 class UnsqueezeBeforeTranspose:
     """An axis that is put in front of a matrix whose rows became columns is put in before.
