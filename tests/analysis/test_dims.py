@@ -285,7 +285,8 @@ def test_the_first_entries_of_a_table_are_as_many_or_the_run_ends(n: str, whole:
 
 @pytest.mark.parametrize(("axes", "same"), [
     (("max(min(128 - P, S), 0)", "min(P + S, 128)"), [True, True]), (("max(min(128 - P, S), 0)", "P + S"), [False, True]),
-    (("max(min(128 - P, S), 0)", "min(P + S, 1)"), [False, False]), (("max(min(128 - P, S), 0)", "min(P + S, 200)"), [False, True]),
+    (("max(min(128 - P, S), 0)", "min(P + S, 1)"), [False, False]),
+    (("max(min(128 - P, S), 0)", "min(P + S, 200)"), [False, True]),
     (("S", "min(P + S, 128)"), [True, True]), (("T", "min(P + S, 128)"), [False, True]),
 ])  # fmt: skip
 def test_rows_cut_from_a_table_where_its_columns_are(axes: tuple[str, str], same: list[bool]) -> None:
