@@ -17,6 +17,7 @@ from .passes import (
     cse,
     dce,
     dedupe_initializers,
+    doubtful_sizes,
     equal_sizes,
     float16,
     fold,
@@ -256,6 +257,7 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
             run.run_pass(lift_constants)
         run.run_pass(normalize)
         run.run_pass(branch_sizes)
+        run.run_pass(doubtful_sizes)
         run.run_pass(dedupe_initializers)
         run.run_pass(tied_weights)
         run.clean("EXACT")

@@ -11,7 +11,7 @@ a division that took place was not 0) it says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from math import gcd
 
@@ -49,7 +49,7 @@ __all__ = [
     "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names", "at_least",
     "broadcast", "ceildiv", "divide_exact", "evaluate", "fit", "fits", "floordiv", "fresh", "gap", "given", "is_nonnegative",
     "is_positive", "is_size", "known_different", "known_equal", "maximum", "met", "minimum", "mod", "mul", "neg", "parse",
-    "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
+    "parts", "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
 
 # How many bounds `is_nonnegative` puts in for atoms one after another, on how long a polynomial, and how many in all.
@@ -434,6 +434,14 @@ def all_names(d: Dim) -> frozenset[str]:
 def is_size(d: Dim) -> bool:
     """True where the dim is made of sizes only: no integer that a caller's data decides."""
     return isinstance(d, int) or all(a.kind == SYMBOL for a in _leaves(d))
+
+
+def parts(d: Dim) -> Iterator[Atom]:
+    """The atoms of the dim, those inside opaque atoms included."""
+    for a in dict.fromkeys(a for m, _ in terms_of(d) for a in m):
+        yield a
+        for inner in a.args:
+            yield from parts(inner)
 
 
 def _leaves(p: Poly) -> Iterable[Atom]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import ir
 from ..errors import BadInput, OlcError
-from ..passes import branch_sizes, equal_sizes
+from ..passes import branch_sizes, doubtful_sizes, equal_sizes
 from . import roles, sizes
 from .roles import Input
 from .sizes import Sizes
@@ -159,7 +159,7 @@ def plan(
     Raises:
         BadInput: no sizes were found with which the model runs, or an input is of a kind that cannot be made up.
     """
-    alike = branch_sizes.named(equal_sizes.named(model))
+    alike = doubtful_sizes.named(branch_sizes.named(equal_sizes.named(model)))
     names = [{str(n) for v in m.graph.inputs for n in v.shape or ()} for m in (model, alike)]
     # who names a dim by a name that went means it apart
     found = roles.inputs(model if (names[0] - names[1]) & set(dims or ()) else alike)
