@@ -1,7 +1,6 @@
 """Identity, and inference-mode Dropout."""
 
 import numpy as np
-from olc.analysis.shape_rules.core import OWN
 from olc.rules import EXACT, Attrs, Case, Refused, Scalar, f32, floats, rule, scalar
 
 from .. import _shapes as s
@@ -17,10 +16,6 @@ class DropIdentity:
 
     def pattern(op, x):
         return op.Identity(op.either(op.shared(op.Identity(x)), x))
-
-    def unless(m):
-        if any(OWN in n.outputs[0].meta for n in m.nodes):
-            return "its sizes have names of their own"
 
     def rewrite(op, m):
         return op.Identity(m.x) if m.root.outputs[0].is_graph_output() and len(m.nodes) == 2 else m.x

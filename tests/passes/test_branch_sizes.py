@@ -161,3 +161,15 @@ def test_samples_take_both_ways() -> None:
     assert [bool(f["use_cache_branch"][0]) for f in feeds] == [True, False, True]
     assert [f["attention_mask"].shape for f in feeds] == [(1, 17), (1, 1), (1, 17)]
     assert [f["past"].shape[2] for f in feeds] == [16, 16, 16]
+
+
+def test_an_identity_of_what_was_given_a_name_is_no_fault_of_a_rule() -> None:
+    text = merged()
+    for branch in text.graph.node[0].attribute:
+        for node in branch.g.node:
+            node.input[:] = ["again" if v == "attention_mask" else v for v in node.input]
+        branch.g.node.insert(0, onnx.helper.make_node("Identity", ["attention_mask"], ["again"]))
+    model = storage.load_proto(text)
+    result = optimize(model, Options(level=2, strict=True), Context(target=targets.get("onnxruntime-cpu")))
+    assert not result.outcome.quarantined
+    assert all("Attention" in found for found in operators(model))
