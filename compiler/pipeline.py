@@ -13,9 +13,11 @@ from .ir import Model
 from .passes import (
     Context,
     Step,
+    branch_sizes,
     cse,
     dce,
     dedupe_initializers,
+    doubtful_sizes,
     equal_sizes,
     float16,
     fold,
@@ -254,6 +256,8 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
             run.run_pass(raise_opset, run.ctx.target.opset_for(model))
             run.run_pass(lift_constants)
         run.run_pass(normalize)
+        run.run_pass(branch_sizes)
+        run.run_pass(doubtful_sizes)
         run.run_pass(dedupe_initializers)
         run.run_pass(tied_weights)
         run.clean("EXACT")

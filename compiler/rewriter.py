@@ -12,6 +12,7 @@ import numpy as np
 from . import ir
 from .analysis import dims as dim
 from .analysis import shapes
+from .analysis.shape_rules.core import OWN
 from .builder import Builder, Refusal
 from .errors import RuleError
 from .ir import Graph, Model, Node, Value
@@ -190,6 +191,8 @@ class Rewriter:
         results = list(result) if isinstance(result, tuple) else [result]
         if len(results) != len(m.roots):
             raise Refusal(f"the rewrite gives {len(results)} results for {len(m.roots)} roots")
+        if any(n.op_type == "Identity" and OWN in n.outputs[0].meta for n in m.nodes):
+            raise Refusal("the Identity gives sizes names of their own", fault=False)
         made = {o for n in op.nodes for o in n.outputs}
         for i, v in enumerate(results):
             if isinstance(v, np.ndarray):

@@ -186,34 +186,54 @@ def _sort(model: ir.Model, where: str) -> None:
 
 
 def _unshadow(model: ir.Model) -> None:
-    """Rename inputs and initializers of bodies that hide a name from around: legal ONNX, but a trap for a rewriter.
+    """Rename values of bodies that have the name of one around: legal ONNX, but a trap for a rewriter.
 
-    (A node output that hides one is not legal, and is left for the verifier to refuse.)
+    An input or an initializer may hide a value. A node's output may only have the name of one that the body cannot see, which
+    most often is what the node that holds the body makes of it (Optimum's merged decoders); one that hides a value is left for
+    the verifier to refuse.
     """
     for root in (model.graph, *(f.graph for f in model.functions.values())):
         if any(True for node in root for _ in ir.subgraphs(node)):
             taken = {v.name or "" for g in ir.with_bodies(root) for v in _defined(g)}
-            _unshadow_body(root, set(), taken, {})
+            _unshadow_body(root, set(), set(), taken, {})
 
 
-def _unshadow_body(graph: ir.Graph, scope: set[str], taken: set[str], numbers: dict[str, int]) -> None:
-    """``scope`` holds the names around; it is added to and restored, not copied, so that the walk stays linear."""
-    for v in (*graph.inputs, *graph.initializers.values()):
-        base = v.name or ""
-        if base in scope:
-            number = numbers.get(base, 0) + 1
-            while f"{base}_{number}" in taken:
-                number += 1
-            numbers[base] = number
-            v.name = f"{base}_{number}"
-            taken.add(v.name)
-    bodies = [s for node in graph for s in ir.subgraphs(node)]
-    if bodies:
+def _unshadow_body(
+    graph: ir.Graph, scope: set[str], visible: set[str], taken: set[str], numbers: dict[str, int]
+) -> None:
+    """``scope`` holds the names around, ``visible`` those of them that are defined before the body: they are added to and
+    restored, not copied, so that the walk stays linear."""
+
+    def rename(v: ir.Value, base: str) -> None:
+        number = numbers.get(base, 0) + 1
+        while f"{base}_{number}" in taken:
+            number += 1
+        numbers[base] = number
+        v.name = f"{base}_{number}"
+        taken.add(v.name)
+
+    given = [*graph.inputs, *graph.initializers.values()]
+    for v in given:
+        if v.name in scope:
+            rename(v, v.name)
+    if scope:
+        for node in graph:
+            for v in node.outputs:
+                if v.name in scope and v.name not in visible:
+                    rename(v, v.name)
+    if any(True for node in graph for _ in ir.subgraphs(node)):
         own = {v.name or "" for v in _defined(graph)} - scope
         scope |= own
-        for body in bodies:
-            _unshadow_body(body, scope, taken, numbers)
+        seen = {v.name or "" for v in given} - visible
+        visible |= seen
+        for node in graph:
+            for body in ir.subgraphs(node):
+                _unshadow_body(body, scope, visible, taken, numbers)
+            made = {v.name for v in node.outputs if v.name} - visible
+            visible |= made
+            seen |= made
         scope -= own
+        visible -= seen
 
 
 def _defined(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -241,6 +241,28 @@ def test_a_body_input_that_hides_an_outer_name_is_renamed() -> None:
     assert run(saved, feed).tolist() == run(model, feed).tolist() == [9, 10]
 
 
+def test_what_a_body_makes_may_have_a_name_that_it_does_not_see() -> None:
+    """So Optimum merges decoders: the branches' results are called as those of the If. Such a name is renamed."""
+    branches = [
+        helper.make_graph([helper.make_node(op, ["x"], ["late"]), helper.make_node("Exp", ["late"], ["y"])], op, [],
+                          [tensor_input("y")])
+        for op in ("Neg", "Abs")
+    ]  # fmt: skip
+    nodes = [
+        helper.make_node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node("Neg", ["y"], ["late"]),
+    ]
+    given = [tensor_input("x"), tensor_input("c", (), T.BOOL)]
+    model = graph_of(nodes, given, [tensor_input("late"), tensor_input("y")])
+    onnx.checker.check_model(model)
+    saved = through(model)
+    made = [[list(n.output) for n in a.g.node] for a in saved.graph.node[0].attribute]
+    assert sorted(made) == [[["late_1"], ["y_1"]], [["late_2"], ["y_2"]]]
+    for c in (True, False):
+        feed = {"x": np.array([1, -2], np.float32), "c": np.array(c)}
+        assert run(saved, feed).tolist() == run(model, feed).tolist()
+
+
 def run(model: Any, feeds: dict[str, Any]) -> np.ndarray:
     import onnxruntime
 

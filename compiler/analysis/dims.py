@@ -11,8 +11,8 @@ a division that took place was not 0) it says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, reduce
 from math import gcd
 
 from .poly import (
@@ -46,10 +46,10 @@ from .poly import (
 )
 
 __all__ = [
-    "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names",
-    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "fits", "floordiv", "fresh", "gap", "is_nonnegative",
-    "is_positive", "is_size", "known_different", "known_equal", "maximum", "minimum", "mod", "mul", "neg", "parse",
-    "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
+    "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names", "at_least",
+    "broadcast", "ceildiv", "divide_exact", "evaluate", "fit", "fits", "floordiv", "fresh", "gap", "given", "is_nonnegative",
+    "is_positive", "is_size", "known_different", "known_equal", "maximum", "met", "minimum", "mod", "mul", "neg", "parse",
+    "parts", "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
 
 # How many bounds `is_nonnegative` puts in for atoms one after another, on how long a polynomial, and how many in all.
@@ -246,6 +246,8 @@ def _covers(a: Dim, b: Dim) -> bool:
     """True where ``a`` is the result of broadcasting a and b, whenever they can be broadcast."""
     if is_nonnegative(sub(a, 2)):
         return True
+    if _tail(b, a):  # equal, or a is 0, and so is the result
+        return True
     only = _single(b)
     # b = min(a, others) is at most a: they differ only where b is 1, or b is 0 and a is 1, which others >= 1 exclude
     if only is not None and only.kind == MIN and a in only.args:
@@ -255,11 +257,71 @@ def _covers(a: Dim, b: Dim) -> bool:
 
 def fits(n: Dim, whole: Dim) -> bool:
     """True where an axis of size ``n`` that broadcasts to ``whole``, and not because it is 1, has that size: it is equal, or
-    the first ``whole`` entries of a table of at least 2, which ends the run where it has fewer."""
+    the first ``whole`` entries of a table of at least 2, which ends the run where it has fewer, or the last ``whole`` of
+    several, which are as many unless ``whole`` is 0."""
+    if _tail(n, whole):
+        return True
     only = _single(n)
     if only is None or only.kind != MIN or whole not in only.args:
         return n == whole
     return all(o == whole or is_nonnegative(sub(o, 2)) for o in only.args)
+
+
+def fit(axes: Sequence[Dim], whole: Sequence[Dim]) -> list[bool]:
+    """``fits`` of each axis, with what the others show: rows cut from a table where its columns are."""
+    facts = met(axes, whole)
+    return [fits(given(n, facts), w) for n, w in zip(axes, whole, strict=True)]
+
+
+def met(a: Sequence[Dim], b: Sequence[Dim]) -> list[Dim]:
+    """Dims that are >= 0 in every run in which the shapes broadcast: the first ``w`` entries of a table of at least 2 that meet
+    ``w`` say that it has as many."""
+    found = []
+    for n, w in [*zip(a, b, strict=True), *zip(b, a, strict=True)]:
+        only = _single(n)
+        others = [o for o in only.args if o != w] if only is not None and only.kind == MIN and w in only.args else []
+        if all(is_nonnegative(sub(o, 2)) for o in others):
+            found += [sub(o, w) for o in others]
+    return found
+
+
+def given(n: Dim, facts: Sequence[Dim]) -> Dim:
+    """The dim where all facts are known to be >= 0: minima and maxima without what that decides."""
+    if isinstance(n, int) or not facts:
+        return n
+    out: Dim = 0
+    for m, c in n.terms:
+        term: Dim = c
+        for a in m:
+            term = mul(term, _given(a, facts) if a.kind in (MIN, MAX) else of_atom(a))
+        out = add(out, term)
+    return out
+
+
+def _given(a: Atom, facts: Sequence[Dim]) -> Dim:
+    def beats(x: Dim, y: Dim) -> bool:
+        over = sub(x, y) if a.kind == MAX else sub(y, x)
+        return is_nonnegative(over) or any(is_nonnegative(sub(over, f)) for f in facts)
+
+    return reduce(lambda x, y: _extreme(a.kind, x, y, beats), [given(x, facts) for x in a.args])
+
+
+def _tail(n: Dim, whole: Dim) -> bool:
+    """True where ``n`` is ``whole`` unless that is 0: the size of ``x[-whole:]``, where -0 takes all."""
+    if isinstance(whole, int) or isinstance(n, int):
+        return False
+    least = minimum(whole, 1)
+    return least != 1 and is_nonnegative(whole) and _put(n, least, 1) == whole
+
+
+def _put(n: Poly, a: Dim, value: int) -> Dim:
+    """The dim with a number in place of an atom."""
+    at = _single(a)
+    out: Dim = 0
+    for m, c in n.terms:
+        rest = [x for x in m if x != at]
+        out = add(out, make({tuple(rest): c * value ** (len(m) - len(rest))}))
+    return out
 
 
 # ---------------------------------------------------------------------------------------------------- proofs
@@ -372,6 +434,14 @@ def all_names(d: Dim) -> frozenset[str]:
 def is_size(d: Dim) -> bool:
     """True where the dim is made of sizes only: no integer that a caller's data decides."""
     return isinstance(d, int) or all(a.kind == SYMBOL for a in _leaves(d))
+
+
+def parts(d: Dim) -> Iterator[Atom]:
+    """The atoms of the dim, those inside opaque atoms included."""
+    for a in dict.fromkeys(a for m, _ in terms_of(d) for a in m):
+        yield a
+        for inner in a.args:
+            yield from parts(inner)
 
 
 def _leaves(p: Poly) -> Iterable[Atom]:

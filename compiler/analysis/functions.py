@@ -26,6 +26,7 @@ from . import shapes
 from .conditions import FALSE, TRUE, Clause, Condition
 from .function_rules import CARRIERS, OPERATORS, WHOLE, filling
 from .poly import atom, make, of_atom, terms_of, without
+from .shape_rules.core import OWN
 
 __all__ = ["FALSE", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "filling", "keeps_a_key"]
 
@@ -222,7 +223,7 @@ class Functions:
         if ir.is_constant(value):
             return self._constant(value, at)
         node = value.producer()
-        if node is None or node.domain != "" or node.outputs[0] is not value:
+        if node is None or node.domain != "" or node.outputs[0] is not value or OWN in value.meta:
             return None
         if value.dtype not in WHOLE and (value.dtype != ir.DataType.FLOAT or node.op_type not in CARRIERS):
             return None

@@ -18,12 +18,15 @@ import numpy as np
 from .. import ir
 from ..analysis import cost, shapes
 from ..errors import BadInput, OlcError
-from ..passes import equal_sizes
+from ..passes import branch_sizes, doubtful_sizes, equal_sizes
 from . import roles, sizes
 from .roles import Input
 from .sizes import Sizes
 
 Feed = dict[str, Any]
+
+#: Of so many samples the one of this number has its choices made the other way. Padding comes and goes in turns of two.
+_EVERY, _FALSE = 3, 1
 
 #: Runs tried while looking for sizes that the model accepts.
 ATTEMPTS = 60
@@ -53,6 +56,8 @@ class Plan:
 
     Attributes:
         cautious: integers of unknown meaning are 0, because others were out of range for the model.
+        choices: flags that choose a branch of an If are false in one of three samples, so that both branches run. What is not
+            asked to be cached has no past: a mask has an entry for each new token then.
         tried: what had to be changed from the defaults to make the model run, in words.
     """
 
@@ -60,6 +65,7 @@ class Plan:
     sizes: Sizes
     seed: int = 0
     cautious: bool = False
+    choices: bool = False
     tried: list[str] = field(default_factory=list)
 
     def make(self, number: int = 0) -> Feed:
@@ -80,6 +86,8 @@ class Plan:
             return f"uniform from 1 to {item.trace.rows - 1:,}, the rows of {item.trace.table!r}"
         if item.role == roles.OTHER:
             return "zeros" if self.cautious and _is_integer(item.dtype) else _BY_DTYPE[_family(item.dtype)]
+        if item.role == roles.FLAG and self.choices and chooses(item):
+            return "true, but false in one of three"
         return _TEXTS[item.role]
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def plan(
     Raises:
         BadInput: no sizes were found with which the model runs, or an input is of a kind that cannot be made up.
     """
-    alike = equal_sizes.named(model)
+    alike = doubtful_sizes.named(branch_sizes.named(equal_sizes.named(model)))
     names = [{str(n) for v in m.graph.inputs for n in v.shape or ()} for m in (model, alike)]
     # who names a dim by a name that went means it apart
     found = roles.inputs(model if (names[0] - names[1]) & set(dims or ()) else alike)
@@ -207,7 +215,18 @@ def _runner(model: ir.Model, path: Path) -> Callable[[Feed], Any]:
     return lambda feed: run(opened, feed, where=model.graph.name or "model")
 
 
+def chooses(item: Input) -> bool:
+    """Is the input a flag that chooses a branch?"""
+    return item.role == roles.FLAG and "If" in item.trace.consumers
+
+
 def _proved(first: Plan, run: Callable[[Feed], Any]) -> Plan:
+    found = _that_runs(first, run)
+    both = replace(found, choices=True)
+    return both if any(map(chooses, found.inputs)) and _failure(both, run, _FALSE) is None else found
+
+
+def _that_runs(first: Plan, run: Callable[[Feed], Any]) -> Plan:
     error = _failure(first, run)
     if error is None:
         return first
@@ -236,9 +255,9 @@ def _candidates(start: Sizes) -> Any:
     yield from sizes.alternatives(start)
 
 
-def _failure(candidate: Plan, run: Callable[[Feed], Any]) -> OlcError | None:
+def _failure(candidate: Plan, run: Callable[[Feed], Any], number: int = 0) -> OlcError | None:
     try:
-        run(candidate.make(0))
+        run(candidate.make(number))
     except OlcError as error:
         return error
     return None
@@ -281,14 +300,16 @@ class _Sample:
         self.plan = plan
         self.number = number
         self.rng = np.random.default_rng([plan.seed, number])
-        self.past = (plan.sizes.of(sizes.PAST) or 0) if any(i.role == roles.CACHE for i in plan.inputs) else 0
+        self.chosen = not plan.choices or number % _EVERY != _FALSE
+        self.past = (plan.sizes.of(sizes.PAST) or 0) if self.chosen and any(i.role == roles.CACHE for i in plan.inputs) else 0
+        self.sizes = plan.sizes if self.chosen else sizes.without_past(plan.sizes)
         self.new = plan.sizes.of(sizes.SEQ) or self._fixed_length()
 
     def _fixed_length(self) -> int:
         return next((self.plan.sizes.shape(i)[-1] for i in self.plan.inputs if i.role == roles.IDS and i.rank), 1)
 
     def value(self, item: Input) -> Any:
-        shape = self.plan.sizes.shape(item)
+        shape = self.sizes.shape(item)
         if item.sequence:
             return [self._tensor(item, shape) for _ in range(2)]
         return self._tensor(item, shape)
@@ -318,7 +339,7 @@ class _Sample:
         masks = [i for i in self.plan.inputs if i.role == roles.MASK and i.rank == 2 and "encoder" not in i.name]
         if masks and len(shape) == 2 and start:
             # Padding at the head of the past does not count as a position.
-            kept = self._mask(masks[0], self.plan.sizes.shape(masks[0]))
+            kept = self._mask(masks[0], self.sizes.shape(masks[0]))
             if kept.shape[0] == shape[0] and kept.shape[1] >= length:
                 rising = np.maximum(np.cumsum(kept, axis=1) - 1, 0)[:, -length:]
         return rising if item.trace.rows is None else np.minimum(rising, item.trace.rows - 1)
@@ -380,7 +401,7 @@ class _Sample:
         return self.rng.integers(0, 1000, shape)
 
     def _flag(self, item: Input, shape: tuple[int, ...]) -> np.ndarray:
-        return np.array(True)
+        return np.array(self.chosen or not chooses(item))
 
     def _past_length(self, item: Input, shape: tuple[int, ...]) -> np.ndarray:
         return np.array(self.past)

@@ -272,6 +272,11 @@ def around(sizes: Sizes) -> list[Sizes]:
     return found
 
 
+def without_past(sizes: Sizes) -> Sizes:
+    """The same with masks that cover new tokens only; caches are as long as they were, for nobody looks at them."""
+    return _changed(sizes, [s for s, k in sizes.kinds.items() if k == TOTAL], sizes.of(SEQ) or 1)
+
+
 def at(sizes: Sizes, given: Mapping[str, int]) -> Sizes:
     """The same with some sizes given, by symbol or by kind.
 

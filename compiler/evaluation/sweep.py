@@ -115,7 +115,9 @@ def _draws(node: Node) -> bool:
 
 def corners(plan: Plan) -> list[Corner]:
     """Inputs of other sizes than the plan's, one sample each: few rows and short ones, so that it takes little time."""
-    found = [_corner(plan, varied, number) for number, varied in enumerate(sizes.around(plan.sizes))]
+    each = (0, 1) if plan.choices else (0,)  # both ways of a choice
+    step = 3 if plan.choices else 1
+    found = [_corner(plan, varied, step * i + n) for i, varied in enumerate(sizes.around(plan.sizes)) for n in each]
     return found if len(found) <= CORNERS else [*found[: CORNERS - 1], found[-1]]
 
 

@@ -2,7 +2,9 @@
 
 Sound because a constant initializer (one that is not also a graph input, so no caller overrides it) is its dtype,
 shape and bytes; -0.0 and 0.0 differ, and a NaN equals only the same NaN. An initializer of a body that equals one
-of a graph around it gives way to that. Those that are graph outputs, or that a quantization annotation names, stay
+of a graph around it gives way to that. Large ones of two bodies that do not see each other (the branches of an If, for
+which a rule has made the same weight anew) become one of the main graph, which both see: else what the branches of a merged
+decoder share would be stored twice. Those that are graph outputs, or that a quantization annotation names, stay
 but may stand in for others. The unused ones are removed here.
 
 Cost: tensors are read only where another of the same dtype and shape is visible, and large ones first by a sample
@@ -21,9 +23,11 @@ from .. import ir
 from ..tensors import SparseTensor
 from . import Context
 from .contents import content, place, sample
-from .edit import annotated, defined, inherit
+from .edit import Names, annotated, defined, inherit
 
 NAME = "dedupe-initializers"
+LIFTED = 1024
+"""Bytes from which equal initializers of separate bodies move out: axes and shapes stay where runtimes look for them."""
 
 _Kind = tuple[ir.DataType, tuple[Any, ...]]
 
@@ -38,7 +42,7 @@ def run(model: ir.Model, ctx: Context, most: float = inf) -> int:
     changes = merger.graph(model.graph, [])
     for function in model.functions.values():
         changes += merger.graph(function.graph, [])
-    return changes
+    return changes + merger.lift(model)
 
 
 def _kind(value: ir.Value) -> _Kind:
@@ -99,6 +103,40 @@ class _Merger:
             for body in ir.subgraphs(node):
                 changes += self.graph(body, scopes)
         return changes
+
+    def lift(self, model: ir.Model) -> int:
+        """Move what several bodies hold to the main graph."""
+        alike: dict[Hashable, list[tuple[ir.Graph, ir.Value]]] = {}
+        for graph in ir.all_graphs(model, functions=False):
+            if graph is not model.graph:
+                for value in _candidates(graph):
+                    if _kind(value) in self.shared and self.may_move(value):
+                        alike.setdefault((_kind(value), sample(value.const_value)), []).append((graph, value))
+        changes = 0
+        names: Names | None = None
+        for group in alike.values():
+            equal: dict[bytes, list[tuple[ir.Graph, ir.Value]]] = {}
+            for graph, value in group if len(group) > 1 else ():
+                equal.setdefault(self.digest(value), []).append((graph, value))
+            for (graph, first), *others in equal.values():
+                if not others:
+                    continue
+                names = names if names is not None else Names(model)
+                del graph.initializers[first.name or ""]
+                names.own(first)
+                model.graph.register_initializer(first)
+                for home, value in others:
+                    value.replace_all_uses_with(first)
+                    inherit(first, value)
+                    del home.initializers[value.name or ""]
+                    self.ctx.record(NAME, value.name, f"same content as {first.name}, of another body")
+                    changes += 1
+        return changes
+
+    def may_move(self, value: ir.Value) -> bool:
+        tensor = value.const_value
+        assert tensor is not None
+        return tensor.nbytes >= LIFTED and not value.is_graph_output() and value.name not in self.pinned
 
     def find(self, kind: _Kind, value: ir.Value, scopes: list[_Scope]) -> ir.Value | None:
         """An equal visible initializer; where there is none, ``value`` is entered for those to come."""

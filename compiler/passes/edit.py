@@ -104,6 +104,17 @@ def bodies(node: ir.Node) -> Iterator[ir.Graph]:
             yield from bodies(inner)
 
 
+def branches(model: ir.Model) -> list[tuple[ir.Graph, frozenset[ir.Graph]]]:
+    """The main graph and the branches of Ifs in it, at any depth, each with the graphs around it: what runs once, and sees the
+    model's inputs. (A Loop's body runs many times, on values of its own.)"""
+    found: list[tuple[ir.Graph, frozenset[ir.Graph]]] = [(model.graph, frozenset())]
+    for graph, around in found:  # it grows
+        for node in graph:
+            if node.op_type == "If" and node.domain == "":
+                found += [(body, around | {graph}) for body in ir.subgraphs(node)]
+    return found
+
+
 def release(node: ir.Node) -> None:
     """End the node's uses of its inputs, and those that the nodes of its bodies make of any value.
 

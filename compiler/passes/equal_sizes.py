@@ -19,15 +19,17 @@ from collections.abc import Iterator
 from .. import ir
 from ..analysis import dims as d
 from ..analysis import shapes
-from ..analysis.poly import BROADCAST, SYMBOL, atom, make, terms_of
+from ..analysis.poly import BROADCAST, MIN, SYMBOL, atom, make, terms_of
+from ..analysis.shape_rules.core import OWN
 from ..assumptions import INPUTS_AGREE
 from . import Context
+from .edit import branches
 
 NAME = "equal_sizes"
 _ROUNDS = 4
 _TEXT = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL})
-_SUMMED, _PAIRED, _MET = range(3)
-"""Where two sizes are found together: in the sum of a product, as its batches, element by element."""
+_SUMMED, _PAIRED, _MET, _CUT = range(4)
+"""Where two sizes are found together: in the sum of a product, as its batches, element by element, one cut to the other."""
 
 
 def run(model: ir.Model, ctx: Context) -> int:
@@ -40,6 +42,9 @@ def run(model: ir.Model, ctx: Context) -> int:
     gone = 0
     for _ in range(_ROUNDS):
         found, assumed = _solved(model, text, allowed)
+        for graph, _ in branches(model)[1:]:
+            more, taken = _solved(model, text, allowed, graph)
+            found, assumed = {**found, **more}, assumed or taken
         if not found:
             break
         if assumed:
@@ -48,6 +53,8 @@ def run(model: ir.Model, ctx: Context) -> int:
             ctx.record(NAME, model.graph.name or "", f"{name} is {size}")
         for value in model.graph.inputs:
             _rename(value, [d.substitute(n, found) for n in shapes.dims(value) or ()])
+        for value in _renamed(model):
+            value.meta[OWN] = {axis: d.substitute(n, found) for axis, n in value.meta[OWN].items()}
         gone += len(found)
         shapes.infer(model)
     if not gone:
@@ -110,17 +117,30 @@ def _name_unnamed(model: ir.Model) -> bool:
     return True
 
 
-def _solved(model: ir.Model, text: set[str], allowed: bool) -> tuple[dict[str, d.Dim], bool]:
-    """Symbols of inputs that equal something else: name -> what; and whether anything was assumed."""
+def _renamed(model: ir.Model) -> list[ir.Value]:
+    """Masks of branches, whose sizes have names of their own (``branch_sizes``)."""
+    nodes = [n for graph, _ in branches(model)[1:] for n in graph]
+    return [n.outputs[0] for n in nodes if n.op_type == "Identity" and OWN in n.outputs[0].meta]
+
+
+def _solved(
+    model: ir.Model, text: set[str], allowed: bool, branch: ir.Graph | None = None
+) -> tuple[dict[str, d.Dim], bool]:
+    """Symbols of inputs that equal something else: name -> what; and whether anything was assumed. Of a branch: its own."""
     names = list(dict.fromkeys(str(n) for v in model.graph.inputs for n in shapes.dims(v) or ()
                                if isinstance(n, d.Poly) and str(n) in d.symbols(n)))  # fmt: skip
     found: dict[str, d.Dim] = {}
     assumed = False
-    for a, b, where in _equations(model.graph):
-        if where != _SUMMED and not allowed:
+    held = [n for v in _renamed(model) if branch is not None and ir.graph_of(v) is branch for n in v.meta[OWN].values()]
+    own = [str(n) for n in held if str(n) in d.symbols(n) - set(names)]
+    if branch is not None and not own:
+        return {}, False
+    solved, names, text = own or names, [*names, *own], text | set(own)
+    for a, b, where in _equations(model.graph if branch is None else branch):
+        if (where != _SUMMED and not allowed) or (where == _CUT and branch is None):
             continue
         gap = d.substitute(d.sub(a, b), found)
-        for name in reversed(names):  # the first input's names stay
+        for name in reversed(solved):  # the first input's names stay
             if name in found or (where != _SUMMED and name not in text):
                 continue
             size = _solve(gap, name, names)
@@ -158,6 +178,7 @@ def _equations(graph: ir.Graph) -> Iterator[tuple[d.Dim, d.Dim, int]]:
             left, right = (None if v is None else shapes.dims(v) for v in node.inputs)
             if left and right and left[-1] != right[-min(2, len(right))]:
                 yield left[-1], right[-min(2, len(right))], _SUMMED
+                yield from _summed(left[-1], right[-min(2, len(right))])
         if _has_cache(node):
             yield from _of_cache(node)
         for value in node.outputs:
@@ -177,6 +198,16 @@ def _of_cache(node: ir.Node) -> Iterator[tuple[d.Dim, d.Dim, int]]:
         held, given = (None if v is None else shapes.dims(v) for v in (past, present))
         if held and given and len(held) == len(given) == 4 and held[3] != given[3]:
             yield held[3], given[3], _SUMMED
+
+
+def _summed(n: d.Dim, keys: d.Dim) -> Iterator[tuple[d.Dim, d.Dim, int]]:
+    """What a sum over as many as there are keys says of a size that is stretched to that many."""
+    for a, b in _stretched(n) if isinstance(n, d.Poly) else ():
+        if keys in (a, b):
+            other = b if a == keys else a
+            yield other, keys, _PAIRED
+            cut = [a for m, _ in terms_of(other) for a in m if a.kind == MIN and keys in a.args]
+            yield from ((x, keys, _CUT) for a in cut for x in a.args if x != keys)
 
 
 def _stretched(n: d.Poly) -> Iterator[tuple[d.Dim, d.Dim]]:

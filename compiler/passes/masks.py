@@ -24,6 +24,7 @@ from ..analysis.functions import FALSE, TRUE, Clause, Condition, Functions, Read
 from ..analysis.poly import Monomial, make, terms_of
 from ..assumptions import COVERS_KEYS, FINITE, KEEPS_A_KEY
 from . import Context
+from .edit import branches
 from .size_queries import Inexpressible, Queries
 
 NAME = "masks"
@@ -40,18 +41,22 @@ SURE = -1e30
 
 
 def run(model: ir.Model, ctx: Context) -> int:
-    """Rebuild the masks of the main graph's attentions; returns how many changed."""
+    """Rebuild the masks of attentions in the main graph and in branches; returns how many changed."""
     if (model.opset_imports.get("") or 0) < SINCE:
         return 0
-    found = [n for n in model.graph if n.op_type == "Attention" and n.domain == "" and len(n.inputs) > 3]
+    return sum(_rebuild(model, ctx, *scope) for scope in branches(model))
+
+
+def _rebuild(model: ir.Model, ctx: Context, graph: ir.Graph, around: frozenset[ir.Graph]) -> int:
+    found = [n for n in graph if n.op_type == "Attention" and n.domain == "" and len(n.inputs) > 3]
     # Where the number of keys in use is an input of its own, "causal" counts from there.
     found = [n for n in found if n.inputs[3] is not None and (len(n.inputs) < 7 or n.inputs[6] is None)]
     if not found:
         return 0
-    masks = _Masks(model, ctx)
+    masks = _Masks(model, ctx, graph, around)
     changes = sum(masks.attention(n) for n in found)
     if changes:
-        model.graph.sort()  # what one mask shares with another may have been made for the later one
+        graph.sort()  # what one mask shares with another may have been made for the later one
     return changes
 
 
@@ -122,9 +127,10 @@ def _drops_all(mask: ir.Value) -> bool:
 
 
 class _Masks:
-    def __init__(self, model: ir.Model, ctx: Context) -> None:
+    def __init__(self, model: ir.Model, ctx: Context, graph: ir.Graph, around: frozenset[ir.Graph]) -> None:
         self.model, self.ctx = model, ctx
-        self.sizes = Queries(model, ctx)
+        self.sizes = Queries(model, ctx, graph)
+        self.visible = around | {graph}
         self.made: dict[str, ir.Value] = {}
         self.trial = False
         self.functions: Functions
@@ -233,8 +239,9 @@ class _Masks:
             return None
         functions = Functions(bounds)
         at = tuple(coordinate(i) for i in range(RANK))[-len(shape) :]
-        for n, whole, c in zip(shape, bounds[-len(shape) :], at, strict=True):
-            if n != 1 and not d.fits(n, whole) and not functions.covers(c, n):
+        fit = d.fit(shape, bounds[-len(shape) :])
+        for n, fits, c in zip(shape, fit, at, strict=True):
+            if n != 1 and not fits and not functions.covers(c, n):
                 return None
         condition = functions.condition(mask, at)
         return None if condition == FALSE or self.ctx.why_not(functions.assumed) else (functions, condition)
@@ -365,7 +372,7 @@ class _Masks:
     def read(self, read: Read, boolean: bool) -> ir.Value:
         """A tensor read at plain coordinates, each once: its axes are moved to where they belong."""
         shape = shapes.dims(read.value)
-        if shape is None or ir.graph_of(read.value) is not self.sizes.graph:
+        if shape is None or ir.graph_of(read.value) not in self.visible:
             raise Inexpressible
         places: list[int] = []
         for n, c in zip(shape, read.at, strict=True):

@@ -67,10 +67,10 @@ class _Chain:
 
 
 def run(model: ir.Model, ctx: Context) -> int:
-    """Bring the scores of every softmax of the main graph into order; returns how many changed."""
+    """Bring the scores of every softmax into order, in bodies too; returns how many changed."""
     names: Names | None = None
     changes = 0
-    for softmax in list(model.graph):
+    for softmax in [n for graph in ir.all_graphs(model, functions=False) for n in graph]:
         chain = _read(softmax)
         if chain is None or _in_order(chain) or not _fits(chain):
             continue

@@ -9,6 +9,10 @@ proved to hold sizes of the model's inputs (or sums and products of such) is com
 
 Sound because the shape analysis proves what the value holds, and equal names of sizes of inputs are equal sizes by
 the model's own declaration. Exports of one model that differ in whom they ask become the same graph.
+
+In a branch of an If only inputs are asked that the branch reads itself: callers give what they like for those that only
+the other branch reads (a merged decoder's caches of nothing at its first step). For the same reason the main graph asks none
+that only bodies read.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from .. import ir
 from ..analysis import dims as d
 from ..analysis import shapes
 from . import Context
-from .edit import Names, redirect
+from .edit import Names, branches, redirect
 
 NAME = "size_queries"
 SINCE = 15
@@ -41,29 +45,32 @@ class Inexpressible(Exception):
 
 
 def run(model: ir.Model, ctx: Context) -> int:
-    """Rewrite the size queries of the main graph; returns how many values have a new source."""
+    """Rewrite the size queries of the main graph and of branches; returns how many values have a new source."""
     if (model.opset_imports.get("") or 0) < SINCE:
         return 0
-    return Queries(model, ctx).run()
+    names = Names(model)
+    return sum(Queries(model, ctx, graph, names).run() for graph, _ in branches(model))
 
 
 class Queries:
-    """Sizes of a model's inputs, and the nodes that ask for them."""
+    """Sizes of a model's inputs, and the nodes that ask for them, in its main graph or in a branch."""
 
-    def __init__(self, model: ir.Model, ctx: Context) -> None:
+    def __init__(self, model: ir.Model, ctx: Context, graph: ir.Graph | None = None, names: Names | None = None) -> None:
         self.model = model
         self.ctx = ctx
-        self.graph = model.graph
-        self.names = Names(model)
+        self.graph = model.graph if graph is None else graph
+        self.names = Names(model) if names is None else names
         self.pinned = self.names.pinned
         self.made: dict[Key, ir.Value] = {}
         self.keys: dict[ir.Value, Key] = {}
         self.inputs: list[tuple[ir.Value, tuple[d.Dim, ...]]] = []
         self.place: dict[d.Dim, tuple[ir.Value, int]] = {}
-        self.order = {value: i for i, value in enumerate(self.graph.inputs)}
-        for value in self.graph.inputs:
+        self.order = {value: i for i, value in enumerate(model.graph.inputs)}
+        main = self.graph is model.graph
+        read = set() if main else {v for node in self.graph for v in node.inputs}
+        for value in model.graph.inputs:
             shape = None if value.is_initializer() else shapes.dims(value)
-            if shape is None:
+            if shape is None or not (_read_here(value, self.graph) if main else value in read):
                 continue
             self.inputs.append((value, shape))
             for i, n in enumerate(shape):
@@ -268,6 +275,12 @@ class Queries:
             self.graph.register_initializer(found)
             self.made[key] = found
         return found
+
+
+def _read_here(value: ir.Value, graph: ir.Graph) -> bool:
+    """Does a node of the graph read the value, or no node of any?"""
+    uses = ir.uses(value)
+    return not uses or any(ir.owner(node) is graph for node, _ in uses)
 
 
 def _size(key: Key) -> int:

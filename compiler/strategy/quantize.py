@@ -30,6 +30,7 @@ from ..matching import Match
 from ..passes import Context, float16
 from ..pipeline import Few
 from ..quantization.facts import note
+from ..quantization.linears import linear
 from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
 from ..targets import int8_cache
@@ -145,6 +146,9 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
         fired = [(e.by, e.site) for e in ctx.events if e.number is not None and e.site in nodes]
         if fired:
             known.setdefault(scheme, []).extend(fired)
+    inside = [n for g in ir.all_graphs(model, functions=False) if g is not model.graph for n in g if linear(n) is not None]
+    if inside and s.quantize != "none":
+        s.notes.append(f"{len(inside)} layers within bodies (of If, Loop) stay in float: what reaches them is not seen")
     if s.target.half and s.quantize != "none":
         half = [(float16.NAME, ir.site(n)) for n in float16.convertible(model, s.target)]
         far = beyond(model, [node for _, node in half], s.feeds, s.threads, float16.SAFE)

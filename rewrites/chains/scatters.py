@@ -8,7 +8,7 @@ from olc.rules import EXACT, Case, Refused, array, attr, dims, f32, i64, is_cons
 
 def _offset(indices, shape, axis, functions):
     """By how much places [..., axis] of a block are moved along an axis; None where not all are, alike."""
-    at = tuple(coordinate(i) for i in range(len(shape)))
+    at = tuple(0 if n == 1 else coordinate(i) for i, n in enumerate(shape))
     if not is_constant(indices):
         place = functions.at(indices, (*at, axis))
         return None if isinstance(place, Condition) else dim.sub(place, at[axis])
@@ -52,12 +52,17 @@ class ScatterOfRange:
         m.axis, m.start = (differ or [found[0]])[0], found[1]
         if differ[1:] or (m.start and m.axis != found[0]) or m.axis >= at[-1]:
             return "the range is not one of one axis"
+        m.all = not differ and not m.start
+        if m.all:
+            return None
         m.end, m.size = dim.add(m.start, part[m.axis]), whole[m.axis]
         if not isinstance(m.end, int) or not isinstance(m.size, int) or m.end > m.size:
             return "the size is not known"
         return None
 
     def rewrite(op, m):
+        if m.all:
+            return m.updates
         parts, axis = [m.updates], np.array([m.axis])
         if m.start > 0:
             parts.insert(0, op.Slice(m.data, np.array([0]), np.array([m.start]), axis))

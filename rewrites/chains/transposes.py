@@ -129,7 +129,8 @@ class GatherBeforeTranspose:
             return "the indices are not a vector, or the axes are not known"
         m.order = s.permutation(m.perm, len(d))
         m.at = m.order[m.axis % len(d)]
-        if m.order[-1] != len(d) - 1 and m.at != len(d) - 1:
+        last = len(d) - 1
+        if m.order[-1] != last and last not in (m.at, m.axis % len(d)):
             return None  # so are the keys of an attention transposed, whose heads may be repeated
         return None if isinstance(d[m.at], int) and i[0] <= d[m.at] else "as much may be picked as there is, and more"
 
@@ -142,6 +143,8 @@ class GatherBeforeTranspose:
         Refused("one, without its axis", x=f32["B", 4], perm=(1, 0), i=np.array(1), axis=0, because="not a vector"),
         Case("grouped keys", x=f32["B", 2, "S", 4], perm=(0, 1, 3, 2), i=np.array([0, 0, 1, 1]), axis=1),
         Refused("each twice", x=f32["B", 2, 4], perm=(1, 0, 2), i=np.array([0, 1, 1]), axis=0, because="and more"),
+        Refused("each of the last twice", x=f32["B", 2, "S"], perm=(0, 2, 1), i=np.array([0, 0, 1, 1]), axis=2,
+                because="and more"),
     ]
 
 
@@ -149,7 +152,8 @@ class GatherBeforeTranspose:
 class TransposeBeforeRepeat:
     """Entries that are repeated along an axis, then transposed, are transposed and repeated.
 
-    Sound because a vector of indices leaves the axes where they are; it pays because less is moved.
+    Sound because a vector of indices leaves the axes where they are; it pays because less is moved. Where the last axis is
+    moved it is done for entries that come to lie there, which ``repeat-of-last`` repeats.
     """
 
     def pattern(op, x, i: Const, axis, perm):
@@ -162,7 +166,7 @@ class TransposeBeforeRepeat:
         m.order = s.permutation(m.perm, len(d))
         at = m.axis % len(d)
         m.at = m.order.index(at)
-        if m.order[-1] != len(d) - 1:
+        if m.order[-1] != len(d) - 1 and m.at != len(d) - 1:
             return "the last axis is moved"
         return None if isinstance(d[at], int) and i[0] > d[at] else "no more is picked than there is"
 
@@ -171,11 +175,41 @@ class TransposeBeforeRepeat:
 
     cases = [
         Case("Keras's keys", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 1, 3)),
+        Case("Cohere's angles", x=f32["B", 2, "S"], i=np.array([0, 0, 1, 1]), axis=1, perm=(0, 2, 1)),
         Refused("one, without its axis", x=f32["B", 4, 2], i=np.array(1), axis=1, perm=(1, 0), because="not a vector"),
         Refused("each once", x=f32["B", 2, 4], i=np.array([1, 0]), axis=1, perm=(1, 0, 2), because="no more"),
         Refused("keys for a product", x=f32["B", "S", 2, 4], i=np.array([0, 0, 1, 1]), axis=2, perm=(0, 2, 3, 1),
                 because="last axis"),
     ]
+
+
+@rule(group="chains", safety=EXACT)
+class GatherBetweenTransposes:
+    """Entries that are picked between two Transposes are picked behind one.
+
+    Sound because a vector of indices leaves the axes where they are. torch brings the axis whose entries it repeats to the
+    front, and back.
+    """
+
+    def pattern(op, x, first, i: Const, axis, second):
+        return op.Transpose(op.Gather(op.Transpose(x, perm=first), i, axis=axis), perm=second)
+
+    def unless(m):
+        d, i = dims(m.x), dims(m.i)
+        if d is None or i is None or len(i) != 1:
+            return "the indices are not a vector, or the axes are not known"
+        m.order = [s.permutation(m.first, len(d))[j] for j in s.permutation(m.second, len(d))]
+        m.at = s.permutation(m.second, len(d)).index(m.axis % len(d))
+
+    def rewrite(op, m):
+        return op.Gather(op.Transpose(m.x, perm=m.order), m.i, axis=m.at)
+
+    cases = [
+        Case("there and back", x=f32["B", "S", 3], first=(2, 1, 0), i=np.array([0, 0, 1, 1, 2, 2]), axis=0, second=(2, 1, 0)),
+        Case("elsewhere", x=f32["B", "S", 3, 2], first=(2, 3, 0, 1), i=np.array([2, -3]), axis=-4, second=(1, 0, 3, 2)),
+        Refused("one, without its axis", x=f32["B", 4, 2], first=(1, 0, 2), i=np.array(1), axis=0, second=(1, 0),
+                because="not a vector"),
+    ]  # fmt: skip
 
 
 @rule(group="chains", safety=EXACT, since=13)

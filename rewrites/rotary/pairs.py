@@ -134,6 +134,43 @@ class AnglesTwice:
     ]  # fmt: skip
 
 
+@rule(group="rotary", safety=EXACT, since=13)
+class AxisBeforeTwice:
+    """An axis that tables get whose entries were put beside themselves is made before.
+
+    Sound because an axis of one entry may be made anywhere, and the entries stay in their order.
+    """
+
+    def pattern(op, f: Spec((F32, F16)), axes: Const, twice: Const, shape: Const, front: Const):
+        return op.Unsqueeze(_each_twice(op, f, axes, twice, shape), front)
+
+    def unless(m):
+        d, (wide, joined) = dims(m.f), (dims(m.find(op).outputs[0]) for op in ("Expand", "Reshape"))
+        if d is None or wide is None or joined is None or s.whole(m.axes) != (len(d),):
+            return "what is put beside itself is not known to be entries"
+        if wide[:-1] != d or not isinstance(d[-1], int) or joined != (*d[:-1], 2 * d[-1]) or wide[-1] != 2:
+            return "what is put beside itself is not known to be entries"
+        m.new = s.whole(m.front)
+        m.rank = len(d) + len(m.new)
+        return None if all(0 <= a < m.rank - 1 for a in m.new) else "the axis is behind the entries, or counts from the end"
+
+    def rewrite(op, m):
+        wide = op.Expand(op.Unsqueeze(m.f, s.vector([*m.new, m.rank])), s.vector([1] * m.rank + [2]))
+        return op.Reshape(wide, s.vector([0] * (m.rank - 1) + [2 * dims(m.f)[-1]]))
+
+    cases = [
+        Case("heads", f=f32["B", "S", 4], axes=np.array([3]), twice=np.array([1, 1, 1, 2]), shape=np.array([0, 0, 8]),
+             front=np.array([1])),
+        Case("two", f=f32["B", 4], axes=np.array([2]), twice=np.array([1, 1, 2]), shape=np.array([0, 8]), front=np.array([0, 2])),
+        Refused("behind", f=f32["B", 4], axes=np.array([2]), twice=np.array([1, 1, 2]), shape=np.array([0, 8]),
+                front=np.array([2]), because="behind"),
+        Refused("in turn", f=f32["B", 4], axes=np.array([1]), twice=np.array([1, 2, 1]), shape=np.array([0, 8]),
+                front=np.array([1]), because="to be entries"),
+        Refused("three times", f=f32["B", 4], axes=np.array([2]), twice=np.array([1, 1, 3]), shape=np.array([0, 12]),
+                front=np.array([1]), because="to be entries"),
+    ]  # fmt: skip
+
+
 @rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
 class RotaryPairs:
     """A tensor times cosines, plus each of its pairs swapped and one negated times sines, is RotaryEmbedding.

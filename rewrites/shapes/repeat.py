@@ -1,7 +1,7 @@
 """Repeating along one axis, as exporters write it."""
 
 import numpy as np
-from olc.rules import EXACT, Attrs, Case, Many, Refused, dims, f32, i64, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, any_type, array, dims, f32, i64, rule
 
 from .. import _shapes as s
 
@@ -72,4 +72,37 @@ class RepeatAsGather:
             "sizes of the caller", x=f32[1, 3, 1, 2], shape=i64[4], numbers=[np.array([2, 6, 2])],
             because="along one axis",
         ),
+    ]  # fmt: skip
+
+
+@rule(group="shapes", safety=EXACT, since=13)
+class RepeatOfLast:
+    """A Gather that repeats each entry of the last axis is an Expand of a new axis that is joined with it.
+
+    Sound because entry i of the joined axis is a copy of entry ``i // times``. Along the last axis a Gather would pick single
+    elements, and the tables of rotary embeddings are written so.
+    """
+
+    def pattern(op, x: any_type, i: Const, axis):
+        return op.Gather(x, i, axis=axis)
+
+    def unless(m):
+        d, i = dims(m.x), array(m.i)
+        if d is None or m.axis % len(d) != len(d) - 1 or len(d) < 2 or not isinstance(d[-1], int) or i.ndim != 1:
+            return "it does not pick from a last axis of known size"
+        if not d[-1] or i.size % d[-1] or i.size == d[-1] or not np.array_equal(i, np.repeat(np.arange(d[-1]), i.size // d[-1])):
+            return "it does not repeat each entry"
+        m.times = i.size // d[-1]
+
+    def rewrite(op, m):
+        n = len(dims(m.x))
+        wide = op.Expand(op.Unsqueeze(m.x, s.vector([n])), s.vector([1] * n + [m.times]))
+        return op.Reshape(wide, s.vector([0] * (n - 1) + [m.times * dims(m.x)[-1]]))
+
+    cases = [
+        Case("each twice", x=f32["B", "S", 3], i=np.array([0, 0, 1, 1, 2, 2]), axis=-1),
+        Refused("in turn", x=f32["B", 2], i=np.array([0, 1, 0, 1]), axis=1, because="repeat each"),
+        Refused("some twice", x=f32["B", 2], i=np.array([0, 0, 1]), axis=1, because="repeat each"),
+        Refused("as they are", x=f32["B", 2], i=np.array([0, 1]), axis=1, because="repeat each"),
+        Refused("not the last", x=f32[2, "N"], i=np.array([0, 0, 1, 1]), axis=0, because="a last axis"),
     ]  # fmt: skip

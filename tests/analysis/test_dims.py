@@ -190,6 +190,13 @@ def test_remainders_are_bounded() -> None:
     assert d.add(d.mul(7, d.floordiv(S, 7)), rest) == S
 
 
+def test_the_last_of_several_broadcast_to_as_many() -> None:
+    last = d.sub(d.add(S, T), d.mul(T, d.minimum(S, 1)))  # `x[-S:]` of S + T
+    assert d.broadcast(last, S) == S
+    assert d.broadcast(last, T) not in (S, T, last)
+    assert d.broadcast(d.add(S, T), S) != S
+
+
 def test_position_ids_cut_from_a_table_broadcast_to_the_sequence() -> None:
     assert d.broadcast(d.minimum(512, S), S) == S
     assert d.broadcast(d.minimum(512, d.add(S, T)), d.add(S, T)) == d.add(S, T)
@@ -267,9 +274,23 @@ def test_blown_up_sizes_are_refused_with_little_work() -> None:
 @pytest.mark.parametrize(("n", "whole", "same"), [
     ("S", "S", True), ("min(S, 128)", "S", True), ("min(S, 2)", "S", True), ("min(S, 1)", "S", False),
     ("min(S, T)", "S", False), ("S", "T", False), ("1", "S", False), ("max(S, 128)", "S", False),
+    ("S + T - T*min(1, S)", "S", True), ("S + T - T*min(1, T)", "S", False), ("S + T*min(1, S)", "S", False), ("5", "5", True),
 ])  # fmt: skip
 def test_the_first_entries_of_a_table_are_as_many_or_the_run_ends(n: str, whole: str, same: bool) -> None:
     a, b = d.parse(n), d.parse(whole)
     assert a is not None
     assert b is not None
     assert d.fits(a, b) == same
+
+
+@pytest.mark.parametrize(("axes", "same"), [
+    (("max(min(128 - P, S), 0)", "min(P + S, 128)"), [True, True]), (("max(min(128 - P, S), 0)", "P + S"), [False, True]),
+    (("max(min(128 - P, S), 0)", "min(P + S, 1)"), [False, False]),
+    (("max(min(128 - P, S), 0)", "min(P + S, 200)"), [False, True]),
+    (("S", "min(P + S, 128)"), [True, True]), (("T", "min(P + S, 128)"), [False, True]),
+])  # fmt: skip
+def test_rows_cut_from_a_table_where_its_columns_are(axes: tuple[str, str], same: list[bool]) -> None:
+    """As many columns as there are keys mean that the table has as many rows, too."""
+    found = [d.parse(n) for n in axes]
+    assert None not in found
+    assert d.fit(found, (symbol("S"), d.add(symbol("P"), symbol("S")))) == same  # type: ignore[arg-type]

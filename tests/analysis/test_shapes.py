@@ -164,6 +164,28 @@ def test_slices_of_symbolic_sizes(body: str, want: str) -> None:
             assert d.evaluate(shapes.dims(v["y"])[1], {"n": n}) == min(n, 2)  # type: ignore[index]
 
 
+@pytest.mark.parametrize("behind", [True, False])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_from_the_end_of_a_symbolic_number(axis: int, behind: bool) -> None:
+    """`x[-n:]` is the last n, but all where n is 0; `x[:-n]` what is before them, but nothing where n is 0."""
+    start, end = ("at", "big") if behind else ("s0", "at")
+    v = inferred(
+        f"""g (float[m] x, float[p, n, k] w) => (float y)
+          <int64[1] big = {{9223372036854775807}}, int64[1] s0 = {{0}}, int64[1] a = {{{axis}}}> {{
+          z = Shape<start = 1, end = 2>(w)  p1 = Shape<end = 1>(w)  at = Neg(z)  t = Add(p1, z)  o = Shape<start = 2>(w)
+          q = Concat<axis = 0>(z, t, o)  r = Reshape(x, q)  y = Slice(r, {start}, {end}, a)
+        }}"""
+    )
+    found = shapes.dims(v["y"])
+    assert found is not None
+    for n, p, k in ((0, 0, 3), (0, 4, 0), (1, 0, 2), (2, 3, 5), (3, 1, 1), (5, 5, 5), (5, 2, 3)):
+        whole = (n, n + p, k)[axis]
+        cut = len(range(whole)[-n:]) if behind else len(range(whole)[:-n])
+        assert d.evaluate(found[axis], {"n": n, "p": p, "k": k}) == cut
+    if axis < 2 and behind:
+        assert d.fits(found[axis], d.symbol("n"))
+
+
 def test_backward_slice_from_before_the_first_element_is_left_open() -> None:
     """ONNX Runtime takes the first element (as ONNX's text says), numpy and the reference evaluator none."""
     v = inferred(

@@ -121,6 +121,21 @@ def test_two_branches_cannot_see_each_other() -> None:
     assert changes == 0
 
 
+def test_large_ones_of_two_branches_move_out() -> None:
+    """The names in branches may be the same, and that of the one that moves may be taken elsewhere."""
+    proto = parse(BODY.replace("l)", "k)").replace("l =", "k =") % "float[1] w = {1}")
+    for branch in proto.graph.node[0].attribute:
+        branch.g.initializer[0].CopyFrom(numpy_helper.from_array(np.arange(512, dtype=np.float32).reshape(256, 2), "k"))
+        branch.g.node[0].input[1] = "row"
+        branch.g.node.insert(0, helper.make_node("ReduceMax", ["k"], ["row"], axes=[0], keepdims=0))
+        branch.g.node[0].output[0] = branch.g.node[1].input[1] = f"row_{branch.g.name}"
+    proto.opset_import[0].version = 17
+    after, changes, _ = transform(dedupe_initializers, proto)
+    assert changes == 1
+    assert sorted(names(after)) == ["k_1", "w"]
+    assert [list(a.g.initializer) for a in after.graph.node[0].attribute] == [[], []]
+
+
 def test_an_outer_name_that_the_body_defines_itself_is_not_visible() -> None:
     proto = parse((BODY % "float[2] w = {1, 2}").replace("y = If", "r = Neg(w) y = If"))
     body = proto.graph.node[1].attribute[0].g

@@ -414,3 +414,20 @@ def test_real_models(name: str, variant: str, role: str, most: int, tmp_path: Pa
     before, after = (models.cpu_session(p).run(None, feed) for p in (paths[role], tmp_path / "model.onnx"))
     for a, b in zip(before, after, strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-4 * max(1.0, float(np.abs(a).max(initial=0.0))))
+
+
+ALL = (
+    "s = Shape<start = 0, end = 1>(x) n = Squeeze(s) r = Range(zero, n, one) u = Unsqueeze(r, right) e = Expand(u, z)"
+    " f = Expand(v, z) a = Unsqueeze(e, last) b = Unsqueeze(f, last) p = Concat<axis = -1>({first}, {second})"
+    " y = ScatterND(x, p, w)"
+)
+COUNT = "int64 zero = {0}, int64 one = {1}, int64[1] right = {1}, int64[1] last = {2}, int64[1, 3] v = {0, 1, 2}"
+
+
+@pytest.mark.parametrize(("first", "second", "left"), [("a", "b", ["Identity"]), ("b", "a", None), ("a", "a", None)])
+def test_writing_to_all_of_a_value_whose_size_is_not_known(first: str, second: str, left: list[str] | None) -> None:
+    """What TorchScript makes of `mask[:, :, :, :n] = ...` where n is the whole length."""
+    signature = "float[N, 3] x, float[N, 3] w => float[N, 3] y"
+    proto = parsed("z = Shape(x) " + ALL.format(first=first, second=second), signature, COUNT)
+    found = ops(cleaned(proto))
+    assert found == left if left else "ScatterND" in found

@@ -27,6 +27,8 @@ __all__ = [
 ]  # fmt: skip
 
 DIMS, ELEMENTS, REALS, _READ = "olc.dims", "olc.elements", "olc.reals", "olc.read"
+OWN = "olc.own_sizes"
+"""Key in the ``meta`` of an Identity's result: sizes that have other names there than in what it passes on, by axis."""
 
 Dims = tuple[Dim, ...]
 Elements = tuple[Dim, ...]
@@ -309,8 +311,9 @@ class Site:
             short, long = (out, shape) if len(out) < len(shape) else (shape, out)
             lead = len(long) - len(short)
             joined = list(long[:lead])
+            facts = d.met(short, long[lead:])
             for a, b in zip(short, long[lead:], strict=True):
-                both = d.broadcast(a, b)
+                both = d.broadcast(d.given(a, facts), d.given(b, facts))
                 if both is None:
                     raise Unknown
                 joined.append(both)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import dims as d
 from ..dims import Dim
-from .core import BOOL, FLOAT_KINDS, INTEGERS, MOST, Dims, Real, Site, Unknown, count, grid, rule, static
+from .core import BOOL, FLOAT_KINDS, INTEGERS, MOST, OWN, Dims, Real, Site, Unknown, count, grid, rule, static
 
 # ------------------------------------------------------------------------------------------- shape of the input
 
@@ -31,6 +31,10 @@ def like_first(s: Site) -> None:
 @rule("Identity", "Scatter", "ScatterElements", "ScatterND")
 def identity(s: Site) -> None:
     same = s.node.op_type == "Identity"
+    own = s.outputs[0].meta.get(OWN) if same else None
+    if own:
+        s.out(0, tuple(own.get(i, n) for i, n in enumerate(s.dims(0))))
+        return
     s.out(0, s.dims(0), s.elements(0) if same else None, exact=s.reals(0) if same else None)
 
 

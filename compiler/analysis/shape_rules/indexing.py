@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import ir
 from .. import dims as d
 from ..dims import Dim
 from .core import MOST, Dims, Site, Unknown, grid, normal_axis, rule, static
@@ -83,10 +84,17 @@ def compress(s: Site) -> None:
     s.out(0, tuple(out))
 
 
+_COUNTED = 1 << 12
+"""Elements of a constant whose entries are counted."""
+
+
 @rule("NonZero")
 def non_zero(s: Site) -> None:
     known = s.dims_or_none(0)
-    s.out(0, (s.fresh() if known is None else len(known), s.fresh()))
+    tensor = ir.tensor(s.inputs[0])
+    small = tensor is not None and tensor.size <= _COUNTED and tensor.dtype != ir.DataType.STRING
+    count = int(np.count_nonzero(tensor.numpy())) if small and tensor is not None else s.fresh()
+    s.out(0, (s.fresh() if known is None else len(known), count))
 
 
 @rule("Unique")
@@ -209,8 +217,9 @@ def _clamped(s: Site, n: Dim, at: Dim) -> Dim | None:
         return _at_least_zero(s, d.add(n, at))
     if s.nonnegative(at):
         return at if s.nonnegative(d.sub(n, at)) else d.minimum(n, at)
-    if d.is_positive(d.neg(at)):
-        return _at_least_zero(s, d.add(n, at))
+    if s.nonnegative(d.neg(at)):
+        # -0 counts from the front, though what is written as -S counts from the end: `x[-S:]` is all of x where S is 0
+        return d.mul(_at_least_zero(s, d.add(n, at)), d.minimum(d.neg(at), 1))
     return None
 
 
