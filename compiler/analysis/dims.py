@@ -11,7 +11,7 @@ a division that took place was not 0) it says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import gcd
 
@@ -48,7 +48,7 @@ from .poly import (
 __all__ = [
     "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names",
     "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "fits", "floordiv", "fresh", "gap", "is_nonnegative",
-    "is_positive", "is_size", "known_different", "known_equal", "maximum", "minimum", "mod", "mul", "neg", "parse",
+    "is_positive", "is_size", "known_different", "known_equal", "maximum", "met", "minimum", "mod", "mul", "neg", "parse",
     "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
 
@@ -260,6 +260,52 @@ def fits(n: Dim, whole: Dim) -> bool:
     if only is None or only.kind != MIN or whole not in only.args:
         return n == whole
     return all(o == whole or is_nonnegative(sub(o, 2)) for o in only.args)
+
+
+def met(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
+    """Two shapes as they must be where they broadcast together, aligned at the last axis: a size that ``fits`` its
+    counterpart is written like that, and what this proves settles the other axes.
+
+    A table's first P + S rows of 64 that meet P + S keys show that P + S <= 64, so its columns P to P + S, which would be
+    ``max(min(64 - P, S), 0)``, are S.
+    """
+    pairs = list(zip(reversed(a), reversed(b), strict=False))
+    facts = [f for x, y in pairs for n, whole in ((x, y), (y, x)) for f in _shown_by(n, whole)]
+    if not facts:
+        return tuple(a), tuple(b)
+    size = {x: y for one, other in pairs for x, y in ((one, other), (other, one)) if x != y and fits(x, y)}
+    first, second = (tuple(_settled(size.get(n, n), facts) for n in shape) for shape in (a, b))
+    return first, second
+
+
+def _shown_by(n: Dim, whole: Dim) -> list[Dim]:
+    """What is >= 0 where the two broadcast together: the rest of a table of which the first ``whole`` entries were taken."""
+    only = _single(n)
+    if n == whole or only is None or not fits(n, whole):
+        return []
+    return [sub(o, whole) for o in only.args if o != whole]
+
+
+def _settled(n: Dim, facts: Sequence[Dim]) -> Dim:
+    """The dim, where all ``facts`` are >= 0: arguments of extremes that these rule out are gone."""
+    out: Dim = 0
+    for m, c in terms_of(n):
+        term: Dim = c
+        for a in m:
+            term = mul(term, _settled_extreme(a, facts) if a.kind in (MIN, MAX) else of_atom(a))
+        out = add(out, term)
+    return out
+
+
+def _settled_extreme(a: Atom, facts: Sequence[Dim]) -> Dim:
+    def beats(x: Dim, y: Dim) -> bool:
+        more = sub(x, y) if a.kind == MAX else sub(y, x)
+        return is_nonnegative(more) or any(is_nonnegative(sub(more, f)) for f in facts)
+
+    out = _settled(a.args[0], facts)
+    for arg in a.args[1:]:
+        out = _extreme(a.kind, out, _settled(arg, facts), beats)
+    return out
 
 
 # ---------------------------------------------------------------------------------------------------- proofs

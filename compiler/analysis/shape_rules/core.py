@@ -306,6 +306,7 @@ class Site:
             if out is None or out == shape:
                 out = shape
                 continue
+            out, shape = d.met(out, shape)
             short, long = (out, shape) if len(out) < len(shape) else (shape, out)
             lead = len(long) - len(short)
             joined = list(long[:lead])
