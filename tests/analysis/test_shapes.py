@@ -403,3 +403,10 @@ def test_work_is_linear() -> None:
         return made
 
     assert work(1600) < 4.2 * work(400)
+
+
+def test_places_of_what_is_filled_with_ones_are_as_many_as_entries() -> None:
+    found = inferred("""g (float[b, s] x) => (int64 y) {
+        n = Shape(x) a = ConstantOfShape<value = int64[1] {1}>(n) y = NonZero(a) z = ConstantOfShape(n) w = NonZero(z) }""")
+    assert said(found["y"]) == "2, b*s"
+    assert said(found["w"]).startswith("2, ?")

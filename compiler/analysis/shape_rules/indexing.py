@@ -86,7 +86,17 @@ def compress(s: Site) -> None:
 @rule("NonZero")
 def non_zero(s: Site) -> None:
     known = s.dims_or_none(0)
-    s.out(0, (s.fresh() if known is None else len(known), s.fresh()))
+    if known is None:
+        s.out(0, (s.fresh(), s.fresh()))
+        return
+    made = s.inputs[0].producer() if s.inputs[0] is not None else None
+    if made is not None and made.op_type == "ConstantOfShape" and made.domain == "":
+        value = made.attributes.get("value")
+        held = 0 if value is None or value.is_ref() else value.value.numpy().reshape(-1)[0]
+        if held != 0:
+            s.out(0, (len(known), d.product(known)))  # none of the entries is left out
+            return
+    s.out(0, (len(known), s.fresh()))
 
 
 @rule("Unique")
