@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import dims as d
 from ..dims import Dim
-from .core import MOST, Dims, Site, Unknown, grid, normal_axis, rule, static
+from .core import MOST, Dims, Site, Unknown, elements, grid, normal_axis, rule, static
 
 # Slice ends at or beyond this mean "to the end": what tf2onnx writes for it, the least of those met.
 _ENDLESS = 10**9
@@ -48,7 +48,21 @@ def gather(s: Site) -> None:
             else:
                 picked = grid(where, at).astype(np.int64)
                 items = np.take(grid(held, data), picked, axis).reshape(-1).tolist()
+        elif held is None and len(data) == 1:
+            items = _of_range(s, data[0])
     s.out(0, out, items)
+
+
+def _of_range(s: Site, count: Dim) -> list[Dim] | None:
+    """The entries that a Gather picks from a Range of any length: the last position is the length less 1."""
+    made = s.inputs[0].producer() if s.inputs[0] is not None else None
+    where = s.elements(1)
+    if made is None or made.op_type != "Range" or made.domain != "" or where is None:
+        return None
+    start, _, step = (None if v is None else elements(v) for v in made.inputs)
+    if start is None or step is None or not all(isinstance(i, int) for i in where):
+        return None
+    return [d.add(start[0], d.mul(i if i >= 0 else d.add(count, i), step[0])) for i in where if isinstance(i, int)]
 
 
 @rule("GatherElements")
