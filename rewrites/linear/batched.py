@@ -12,6 +12,14 @@ def _unscaled(x, number):
     return x if number is None else next(v for v in x.producer().inputs if v is not number)
 
 
+def _split(op, m, x):
+    """[batch * heads, ...] as [batch, heads, ...]: in front of a Transpose, where others may use what that moves."""
+    node = x.producer()
+    if node in m.nodes and node.op_type == "Transpose":
+        return op.Transpose(layout.split_first(op, node.inputs[0], m.heads), perm=(0, 1, 3, 2))
+    return layout.split_first(op, x, m.heads)
+
+
 @rule(group="linear", safety=EXACT, since=15)
 class BatchedHeads:
     """A product of heads that were joined with the batch, ``[batch * heads, ...]``, is that of the heads, joined afterwards.
@@ -21,9 +29,9 @@ class BatchedHeads:
     that multiplies an operand multiplies each entry, whatever axes number them.
     """
 
-    def pattern(op, q, q_joined: Const, q3: f32, k, k_joined: Const, k3: f32, c: Scalar, e: Scalar):
-        queries, keys = op.either(op.Reshape(q, q_joined), q3), op.Reshape(k, k_joined)
-        keys = op.either(op.Transpose(keys, perm=(0, 2, 1)), keys, k3)
+    def pattern(op, q, q_joined: Const, q3: f32, k, k_joined: Const, k3: f32, turned: f32, c: Scalar, e: Scalar):
+        queries, keys = op.either(op.Reshape(q, q_joined), q3), op.shared(op.Reshape(k, k_joined))
+        keys = op.either(op.Transpose(op.either(keys, turned), perm=(0, 2, 1)), keys, k3)
         return op.MatMul(op.either(op.Mul(queries, c), queries), op.either(op.Mul(keys, e), keys))
 
     def unless(m):
@@ -37,18 +45,19 @@ class BatchedHeads:
         return None
 
     def rewrite(op, m):
-        parts = (layout.split_first(op, x, m.heads) for x in m.sides)
+        parts = (_split(op, m, x) for x in m.sides)
         y = op.MatMul(*(x if n is None else op.Mul(x, n) for x, n in zip(parts, (m.c, m.e), strict=True)))
         rows = op.Mul(op.Shape(y, start=0, end=1), op.Shape(y, start=1, end=2))
         return op.Reshape(y, op.Concat(rows, op.Shape(y, start=2, end=4), axis=0))
 
     cases = [
         Case("BART's scores", q=f32["B", 2, 3, 4], q_joined=np.array([-1, 3, 4]), q3=f32["N", 3, 4],
-             k=f32["B", 2, 5, 4], k_joined=np.array([-1, 5, 4]), k3=f32["N", 4, 5], c=0.5, e=0.5),
+             k=f32["B", 2, 5, 4], k_joined=np.array([-1, 5, 4]), k3=f32["N", 4, 5], turned=f32["N", 5, 4], c=0.5, e=0.5),
         Case("one text", q=f32[1, 2, 3, 4], q_joined=np.array([2, 3, 4]), q3=f32["N", 3, 4],
-             k=f32[1, 2, 5, 4], k_joined=np.array([2, 5, 4]), k3=f32["N", 4, 5], c=0.5, e=0.5),
+             k=f32[1, 2, 5, 4], k_joined=np.array([2, 5, 4]), k3=f32["N", 4, 5], turned=f32["N", 5, 4], c=0.5, e=0.5),
         Refused("heads of one", q=f32["B", 2, 3, 4], q_joined=np.array([-1, 3, 4]), q3=f32["N", 3, 4],
-                k=f32["B", 3, 2, 4, 4], k_joined=np.array([-1, 4, 4]), k3=f32["N", 4, 4], c=0.5, e=0.5, because="of both alike"),
+                k=f32["B", 3, 2, 4, 4], k_joined=np.array([-1, 4, 4]), k3=f32["N", 4, 4], turned=f32["N", 4, 4], c=0.5, e=0.5,
+                because="of both alike"),
     ]  # fmt: skip
 
 
