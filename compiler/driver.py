@@ -6,17 +6,17 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import cache, storage
-from .errors import OutputError
+from .errors import BadInput, OlcError, OutputError
 from .files import refuse_overwriting, scratch, write_text
 from .job import Job
 from .report import Report
-from .session import sidecar
+from .session import UNOPENED, sidecar
 from .settings import Settings
 from .strategy.plan import Plan
 from .strategy.search import Trial
@@ -51,7 +51,9 @@ def compile(
         kept = cache.entry(source, out, chosen) if chosen.cache != "off" else None
         report = kept.read(folder / out.name) if kept is not None and chosen.cache == "on" else None
         if report is None:
-            report = Job(source, out, chosen, folder, say).run()
+            job = Job(source, out, chosen, folder, say)
+            with _blaming_the_source(job):
+                report = job.run()
             write_text(sidecar(folder / out.name), report.dumps())
             why_not = kept.write(_finished(folder)) if kept is not None else None
             report.notes += [why_not] if why_not is not None else []
@@ -71,9 +73,23 @@ def plan(
     chosen = replace(settings if settings is not None else Settings(), level=3)
     with tempfile.TemporaryDirectory(prefix="olc-plan-") as folder:
         job = Job(source, Path(folder) / "model.onnx", chosen, Path(folder), say)
-        job.load()
-        found = job.search()
+        with _blaming_the_source(job):
+            job.load()
+            found = job.search()
         return found, job.trials
+
+
+@contextlib.contextmanager
+def _blaming_the_source(job: Job) -> Iterator[None]:
+    """A source that the runtime does not open as it stands is bad input, also where what was made of it failed first."""
+    try:
+        yield
+    except OlcError as e:
+        cause = e if type(e) is OlcError else e.__cause__
+        if type(cause) is OlcError and cause.where == str(getattr(job, "path", None)) and cause.what.startswith(UNOPENED):
+            hint = cause.hint or "the file is wrong as it is: export it again, at a newer opset say"
+            raise BadInput(f"the source {cause.what}", where=cause.where, hint=hint) from e
+        raise
 
 
 def check_output(read: Iterable[Path], out: Path) -> None:

@@ -44,6 +44,10 @@ SPINNING = ("session.intra_op.allow_spinning", "0")
 SPINNING_TEXT = "threads that do not spin"
 
 
+UNOPENED = "cannot be opened"
+"""How an error begins that says why the runtime refuses a model."""
+
+
 @dataclass(frozen=True)
 class SessionOptions:
     """How a model should be opened.
@@ -205,11 +209,11 @@ def session(
         except Exception as error:  # the binding raises a dozen unrelated classes, RuntimeError among them
             repaired = None if isinstance(path, bytes) else _repaired(error, where, Path(folder))
             if repaired is None:
-                raise refusal(error, where, "cannot be opened") from error
+                raise refusal(error, where, UNOPENED) from error
         try:
             return opened(repaired)
         except Exception as error:
-            raise refusal(error, where, "cannot be opened") from error
+            raise refusal(error, where, UNOPENED) from error
 
 
 @cache

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from olc import frontend, storage
 from olc.deserialize import Limits
+from olc.driver import compile
 from olc.errors import BadInput
 from onnx import TensorProto as T
 from onnx import helper
@@ -359,3 +361,22 @@ def test_work_grows_linearly() -> None:
         small, large = make(count), make(4 * count)
         ratio = calls(large) / calls(small)
         assert ratio < 4.5, f"{make.__name__}: {ratio:.1f}"
+
+
+# what only the runtime refuses
+
+
+@pytest.mark.parametrize("text", [
+    "m = Min(z, c)",  # torch 1.13 wrote this at opset 11, where only floats have a minimum
+    "f = Constant<value = float {0}>() m = Clip(z, f, c)",  # found where dtypes are known, before the runtime is asked
+])  # fmt: skip
+@pytest.mark.parametrize("level", [0, 2])
+def test_a_source_that_the_runtime_does_not_open(tmp_path: Path, text: str, level: int) -> None:
+    graph = onnx.parser.parse_model(f"""<ir_version: 6, opset_import: ["": 11]> g (int64[n] x) => (float[n] y) {{
+        c = Constant<value = int64 {{7}}>() z = Neg(x) {text} y = Cast<to = 1>(m) }}""")
+    onnx.save(graph, tmp_path / "m.onnx")
+    found = refused(lambda: compile(tmp_path / "m.onnx", tmp_path / "o.onnx", level=level, cache="off"))
+    assert found.what.startswith("the source cannot be opened: ")
+    assert found.where == str(tmp_path / "m.onnx")
+    assert "export it again" in str(found.hint)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]

@@ -12,7 +12,7 @@ a division that took place was not 0) it says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from math import gcd
 
 from .poly import (
@@ -46,8 +46,8 @@ from .poly import (
 )
 
 __all__ = [
-    "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names", "at_least",
-    "broadcast", "ceildiv", "divide_exact", "evaluate", "fit", "fits", "floordiv", "fresh", "gap", "given", "is_nonnegative",
+    "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names",
+    "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "fits", "floordiv", "fresh", "gap", "is_nonnegative",
     "is_positive", "is_size", "known_different", "known_equal", "maximum", "met", "minimum", "mod", "mul", "neg", "parse",
     "parts", "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
 ]  # fmt: skip
@@ -267,43 +267,50 @@ def fits(n: Dim, whole: Dim) -> bool:
     return all(o == whole or is_nonnegative(sub(o, 2)) for o in only.args)
 
 
-def fit(axes: Sequence[Dim], whole: Sequence[Dim]) -> list[bool]:
-    """``fits`` of each axis, with what the others show: rows cut from a table where its columns are."""
-    facts = met(axes, whole)
-    return [fits(given(n, facts), w) for n, w in zip(axes, whole, strict=True)]
+def met(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
+    """Two shapes as they must be where they broadcast together, aligned at the last axis: a size that ``fits`` its
+    counterpart is written like that, and what this proves settles the other axes.
+
+    A table's first P + S rows of 64 that meet P + S keys show that P + S <= 64, so its columns P to P + S, which would be
+    ``max(min(64 - P, S), 0)``, are S.
+    """
+    pairs = list(zip(reversed(a), reversed(b), strict=False))
+    size = {x: y for one, other in pairs for x, y in ((one, other), (other, one)) if x != y and fits(x, y)}
+    if not size:
+        return tuple(a), tuple(b)
+    facts = [f for x, y in size.items() for f in _shown_by(x, y)]
+    first, second = (tuple(_settled(size.get(n, n), facts) for n in shape) for shape in (a, b))
+    return first, second
 
 
-def met(a: Sequence[Dim], b: Sequence[Dim]) -> list[Dim]:
-    """Dims that are >= 0 in every run in which the shapes broadcast: the first ``w`` entries of a table of at least 2 that meet
-    ``w`` say that it has as many."""
-    found = []
-    for n, w in [*zip(a, b, strict=True), *zip(b, a, strict=True)]:
-        only = _single(n)
-        others = [o for o in only.args if o != w] if only is not None and only.kind == MIN and w in only.args else []
-        if all(is_nonnegative(sub(o, 2)) for o in others):
-            found += [sub(o, w) for o in others]
-    return found
+def _shown_by(n: Dim, whole: Dim) -> list[Dim]:
+    """What is >= 0 where ``n`` fits: the rest of a table of which the first ``whole`` entries were taken."""
+    only = _single(n)
+    if only is None or only.kind != MIN or whole not in only.args:
+        return []
+    return [sub(o, whole) for o in only.args if o != whole]
 
 
-def given(n: Dim, facts: Sequence[Dim]) -> Dim:
-    """The dim where all facts are known to be >= 0: minima and maxima without what that decides."""
-    if isinstance(n, int) or not facts:
-        return n
+def _settled(n: Dim, facts: Sequence[Dim]) -> Dim:
+    """The dim, where all ``facts`` are >= 0: arguments of extremes that these rule out are gone."""
     out: Dim = 0
-    for m, c in n.terms:
+    for m, c in terms_of(n):
         term: Dim = c
         for a in m:
-            term = mul(term, _given(a, facts) if a.kind in (MIN, MAX) else of_atom(a))
+            term = mul(term, _settled_extreme(a, facts) if a.kind in (MIN, MAX) else of_atom(a))
         out = add(out, term)
     return out
 
 
-def _given(a: Atom, facts: Sequence[Dim]) -> Dim:
+def _settled_extreme(a: Atom, facts: Sequence[Dim]) -> Dim:
     def beats(x: Dim, y: Dim) -> bool:
-        over = sub(x, y) if a.kind == MAX else sub(y, x)
-        return is_nonnegative(over) or any(is_nonnegative(sub(over, f)) for f in facts)
+        more = sub(x, y) if a.kind == MAX else sub(y, x)
+        return is_nonnegative(more) or any(is_nonnegative(sub(more, f)) for f in facts)
 
-    return reduce(lambda x, y: _extreme(a.kind, x, y, beats), [given(x, facts) for x in a.args])
+    out = _settled(a.args[0], facts)
+    for arg in a.args[1:]:
+        out = _extreme(a.kind, out, _settled(arg, facts), beats)
+    return out
 
 
 def _tail(n: Dim, whole: Dim) -> bool:

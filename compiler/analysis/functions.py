@@ -301,8 +301,9 @@ class Functions:
 
     def _aligned(self, shape: Sequence[d.Dim], out: Sequence[d.Dim], at: Coordinates) -> Coordinates | None:
         coordinates: list[d.Dim] = []
-        for n, whole, c in zip(shape, out[len(out) - len(shape) :], at[len(at) - len(shape) :], strict=True):
-            if n == 1 or d.fits(n, whole) or (c == self.key and n == self.keys):
+        fitted, _ = d.met(shape, out)
+        for n, whole, c in zip(fitted, out[len(out) - len(shape) :], at[len(at) - len(shape) :], strict=True):
+            if n in (1, whole) or (c == self.key and n == self.keys):
                 pass  # the size of the other operand is the one to wonder about
             elif not self.covers(c, n):  # that they broadcast at all means that n is as many, or 1
                 return None

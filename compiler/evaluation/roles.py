@@ -222,12 +222,12 @@ def _handed_on(
         trace.truth = True
     if op == "Sub" and index == 1 and _number(node.inputs[0]) == 1:
         trace.truth = True
-    if op == "Add" and not trace.truth and not any(ir.is_constant(v) for v in node.inputs):
+    if op == "Add" and not trace.truth and not any(_held(v) is not None for v in node.inputs):
         trace.added = True
     if op in ("STFT", "DFT"):
         trace.waveform = True
     if op == "Conv" and index == 0 and len(node.inputs) > 1:
-        kernel = ir.tensor(node.inputs[1])
+        kernel = _held(node.inputs[1])
         trace.waveform |= kernel is not None and len(kernel.shape) == 3 and kernel.shape[1] == 1
     if node.domain == "" and op in _PASSES and (index == 0 or op in ("Concat", "Where")):
         return [v for v in node.outputs if v is not None]
@@ -246,7 +246,7 @@ def _rows(table: ir.Value | None, axis: int) -> tuple[int | None, str]:
     for _ in range(8):
         if table is None:
             break
-        held = ir.tensor(table)
+        held = _held(table)
         if held is not None:
             shape = [int(d) for d in held.shape]
             fits = len(shape) >= 2 and -len(shape) <= axis < len(shape)
@@ -265,5 +265,10 @@ def _is_truth(node: ir.Node) -> bool:
 
 
 def _number(value: ir.Value | None) -> Any | None:
-    held = ir.tensor(value)
-    return ir.scalar(value) if held is not None and held.size == 1 else None
+    held = _held(value)
+    return held.numpy().reshape(-1)[0] if held is not None and held.size == 1 else None
+
+
+def _held(value: ir.Value | None) -> Any | None:
+    """The tensor that a value holds: a constant's, or the default of an input, which is left out."""
+    return value.const_value if value is not None and value.is_initializer() else ir.tensor(value)

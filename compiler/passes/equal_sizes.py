@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from .. import ir
 from ..analysis import dims as d
 from ..analysis import shapes
-from ..analysis.poly import BROADCAST, MIN, SYMBOL, atom, make, terms_of
+from ..analysis.poly import BROADCAST, MAX, MIN, SYMBOL, atom, make, terms_of
 from ..analysis.shape_rules.core import OWN
 from ..assumptions import INPUTS_AGREE
 from . import Context
@@ -155,7 +155,8 @@ def _solved(
 
 def _solve(gap: d.Dim, name: str, names: list[str]) -> d.Dim | None:
     """What the symbol is where ``gap`` is 0: a number, or a sum of other symbols of inputs, such as can be written as a dim; None
-    where that does not follow."""
+    where that does not follow. Not the smaller or larger of two: what is cut from a table of one row for all (``min(S, 1)``) is
+    stretched in earnest."""
     a = atom(SYMBOL, name)
     slope = {m: c for m, c in terms_of(gap) if any(a in x.leaves for x in m)}
     if list(slope) != [(a,)] or any(c % slope[(a,)] for _, c in terms_of(gap)):
@@ -164,6 +165,8 @@ def _solve(gap: d.Dim, name: str, names: list[str]) -> d.Dim | None:
     if isinstance(size, int):
         return size if size > 0 else None
     if any(len(m) > 1 or c < 1 for m, c in size.terms) or not d.all_names(size) <= set(names):
+        return None
+    if any(x.kind in (MIN, MAX, BROADCAST) for m, _ in size.terms for x in m):
         return None
     return size if str(size) in names or d.parse(str(size)) == size else None
 

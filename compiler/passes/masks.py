@@ -239,9 +239,8 @@ class _Masks:
             return None
         functions = Functions(bounds)
         at = tuple(coordinate(i) for i in range(RANK))[-len(shape) :]
-        fit = d.fit(shape, bounds[-len(shape) :])
-        for n, fits, c in zip(shape, fit, at, strict=True):
-            if n != 1 and not fits and not functions.covers(c, n):
+        for n, whole, c in zip(d.met(shape, bounds)[0], bounds[-len(shape) :], at, strict=True):
+            if n not in (1, whole) and not functions.covers(c, n):
                 return None
         condition = functions.condition(mask, at)
         return None if condition == FALSE or self.ctx.why_not(functions.assumed) else (functions, condition)

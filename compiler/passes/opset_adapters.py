@@ -409,6 +409,9 @@ def _repeat(site: Site, index: int, groups: int, each: int) -> None:
     site.node.replace_input_with(index, row)
 
 
+RENAMED = {"Scatter": (11, "ScatterElements"), "Upsample": (10, "Resize")}
+"""Operators that are withdrawn: the version since which, and what an adapter writes in their place."""
+
 _REDUCTIONS = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSumSquare",

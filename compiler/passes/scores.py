@@ -32,6 +32,8 @@ from .edit import Names, constant, redirect
 from .masks import DROPPED, conditions
 
 NAME = "scores"
+SINCE = 15
+"""The opset from which it acts: a softmax is over one axis since 13, and a part of a shape can be asked for."""
 _LONGEST = 12
 """Steps between a product and its softmax that are looked at."""
 _LEAST = 1e-3
@@ -68,6 +70,8 @@ class _Chain:
 
 def run(model: ir.Model, ctx: Context) -> int:
     """Bring the scores of every softmax into order, in bodies too; returns how many changed."""
+    if (model.opset_imports.get("") or 0) < SINCE:
+        return 0
     names: Names | None = None
     changes = 0
     for softmax in [n for graph in ir.all_graphs(model, functions=False) for n in graph]:

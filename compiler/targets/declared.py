@@ -11,6 +11,7 @@ from typing import Any
 from .. import ir, signatures
 from ..errors import Unsupported
 from ..passes import Context
+from ..passes.opset_adapters import RENAMED
 from ..session import CPU, SessionOptions, run, runs, session
 from . import decompose, expand, kernels, registry
 from .capabilities import DECOMPOSED, NO, YES, Support, Table
@@ -106,14 +107,15 @@ class Declared:
     def opset_for(self, model: ir.Model) -> int:
         """The version to raise the model to: the highest up to ``opset`` at which no operator of it loses its kernel.
 
-        Never below the model's own opset, since lowering an opset loses meaning.
+        Never below the model's own opset, since lowering an opset loses meaning. Of an operator that is withdrawn, the kernel is
+        that of what it is written as.
         """
         current = ir.opset_of(model) or 1
         operators = {n.op_type for g in ir.all_graphs(model) for n in g if n.domain == ""}
         runnable = {op for op in operators if self.table.supports(op, "", current)}
         best = current
         for version in range(current + 1, self.opset + 1):
-            if all(self.table.supports(op, "", version) for op in runnable):
+            if all(self.table.supports(_name(op, version), "", version) for op in runnable):
                 best = version
         return best
 
@@ -317,6 +319,12 @@ def _standing(node: ir.Node, opsets: Mapping[str, int]) -> tuple[str, int | None
     if node.domain in ("", "ai.onnx"):
         return "", opsets.get("", opsets.get("ai.onnx"))
     return node.domain, opsets.get(node.domain)
+
+
+def _name(op: str, version: int) -> str:
+    """What an operator is called at that opset, if `raise_opset` takes it there."""
+    since, name = RENAMED.get(op, (version, op))
+    return name if version >= since else op
 
 
 def _type_name(value: ir.Value) -> str | None:

@@ -46,10 +46,10 @@ def _misfit(m, mask):
     d, whole = dims(mask), m.scores
     if d is None or not 2 <= len(d) <= 4:
         return "the mask is not known to have 2 to 4 axes"
-    fit = dim.fit(d, whole[4 - len(d) :])
-    if any(n != 1 and not fits for n, fits in zip(d, fit, strict=True)):
+    d, _ = dim.met(d, whole)
+    if any(n not in (1, w) for n, w in zip(d, whole[4 - len(d) :], strict=True)):
         return "the mask is not known to fit the scores"
-    if not fit[-1]:
+    if d[-1] != whole[-1]:
         return "one entry for all keys would be taken for a mask that is too short"
     return None
 

@@ -27,7 +27,7 @@ class MaskedWeights:
         whole, keep = dims(m.scores), dims(m.keep)
         if whole is None or keep is None or not whole or len(keep) > len(whole):
             return "the mask is not known to fit the scores"
-        if any(n != 1 and not dim.fits(n, w) for n, w in zip(keep, whole[len(whole) - len(keep) :], strict=True)):
+        if any(n not in (1, w) for n, w in zip(dim.met(keep, whole)[0], whole[len(whole) - len(keep) :], strict=True)):
             return "the mask is not known to fit the scores"
         last = len(whole) - 1
         m.axis = attr(m.find("Softmax"), "axis", -1)

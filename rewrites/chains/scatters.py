@@ -56,6 +56,8 @@ class ScatterOfRange:
         if m.all:
             return None
         m.end, m.size = dim.add(m.start, part[m.axis]), whole[m.axis]
+        if not differ and not m.start:
+            return None  # all of it, however much that is
         if not isinstance(m.end, int) or not isinstance(m.size, int) or m.end > m.size:
             return "the size is not known"
         return None
@@ -64,6 +66,8 @@ class ScatterOfRange:
         if m.all:
             return m.updates
         parts, axis = [m.updates], np.array([m.axis])
+        if m.start == 0 and m.end == m.size:
+            return m.updates
         if m.start > 0:
             parts.insert(0, op.Slice(m.data, np.array([0]), np.array([m.start]), axis))
         if m.end < m.size:
@@ -74,6 +78,7 @@ class ScatterOfRange:
         Case("in the middle", data=f32[8, "N"], indices=np.array([[2], [3], [4]]), updates=f32[3, "N"]),
         Case("the first", data=f32[8, 2, 3], indices=np.array([[0], [1]]), updates=f32[2, 2, 3]),
         Case("all", data=f32[3, "N"], indices=np.array([[0], [1], [2]]), updates=f32[3, "N"]),
+        Case("all of both axes", data=f32[1, 3], indices=np.stack(np.mgrid[0:1, 0:3], axis=-1), updates=f32[1, 3]),
         Case("of the second axis", data=f32[2, 5], indices=np.stack(np.mgrid[0:2, 2:5], axis=-1), updates=f32[2, 3]),
         Refused("turned", data=f32[8, "N"], indices=np.array([[3], [2]]), updates=f32[2, "N"],
                 because="not proved to be a range"),

@@ -7,41 +7,57 @@ from .. import _layout as layout
 from .. import _shapes as s
 
 
+def _unscaled(x, number):
+    """What a pattern's ``either(Mul(x, number), x)`` took for x."""
+    return x if number is None else next(v for v in x.producer().inputs if v is not number)
+
+
+def _split(op, m, x):
+    """[batch * heads, ...] as [batch, heads, ...]: in front of a Transpose, where others may use what that moves."""
+    node = x.producer()
+    if node in m.nodes and node.op_type == "Transpose":
+        return op.Transpose(layout.split_first(op, node.inputs[0], m.heads), perm=(0, 1, 3, 2))
+    return layout.split_first(op, x, m.heads)
+
+
 @rule(group="linear", safety=EXACT, since=15)
 class BatchedHeads:
     """A product of heads that were joined with the batch, ``[batch * heads, ...]``, is that of the heads, joined afterwards.
 
     Sound because a product treats each matrix alone, whatever axes number them: both operands are proved to be
-    ``[batch, heads, ...]``, split off in the same way. Older networks call a product of three axes (``torch.bmm``).
+    ``[batch, heads, ...]``, split off in the same way. Older networks call a product of three axes (``torch.bmm``). A number
+    that multiplies an operand multiplies each entry, whatever axes number them.
     """
 
-    def pattern(op, q, q_joined: Const, q3: f32, k, k_joined: Const, k3: f32):
-        keys = op.Reshape(k, k_joined)
-        return op.MatMul(
-            op.either(op.Reshape(q, q_joined), q3), op.either(op.Transpose(keys, perm=(0, 2, 1)), keys, k3)
-        )
+    def pattern(op, q, q_joined: Const, q3: f32, k, k_joined: Const, k3: f32, turned: f32, c: Scalar, e: Scalar):
+        queries, keys = op.either(op.Reshape(q, q_joined), q3), op.shared(op.Reshape(k, k_joined))
+        keys = op.either(op.Transpose(op.either(keys, turned), perm=(0, 2, 1)), keys, k3)
+        return op.MatMul(op.either(op.Mul(queries, c), queries), op.either(op.Mul(keys, e), keys))
 
     def unless(m):
         if any(dims(x) is None or len(dims(x)) != 3 for x in m.root.inputs):
             return "the operands are not known to have 3 axes"
-        left, right = map(layout.joined, m.root.inputs)
+        m.sides = [_unscaled(x, n) for x, n in zip(m.root.inputs, (m.c, m.e), strict=True)]
+        left, right = map(layout.joined, m.sides)
         if left is None or left != right or not isinstance(left[1], int):
             return "the first axis is not known to be batch and heads, of both alike"
         m.heads = left[1]
         return None
 
     def rewrite(op, m):
-        y = op.MatMul(*(layout.split_first(op, x, m.heads) for x in m.root.inputs))
+        parts = (_split(op, m, x) for x in m.sides)
+        y = op.MatMul(*(x if n is None else op.Mul(x, n) for x, n in zip(parts, (m.c, m.e), strict=True)))
         rows = op.Mul(op.Shape(y, start=0, end=1), op.Shape(y, start=1, end=2))
         return op.Reshape(y, op.Concat(rows, op.Shape(y, start=2, end=4), axis=0))
 
     cases = [
         Case("BART's scores", q=f32["B", 2, 3, 4], q_joined=np.array([-1, 3, 4]), q3=f32["N", 3, 4],
-             k=f32["B", 2, 5, 4], k_joined=np.array([-1, 5, 4]), k3=f32["N", 4, 5]),
+             k=f32["B", 2, 5, 4], k_joined=np.array([-1, 5, 4]), k3=f32["N", 4, 5], turned=f32["N", 5, 4], c=0.5, e=0.5),
         Case("one text", q=f32[1, 2, 3, 4], q_joined=np.array([2, 3, 4]), q3=f32["N", 3, 4],
-             k=f32[1, 2, 5, 4], k_joined=np.array([2, 5, 4]), k3=f32["N", 4, 5]),
+             k=f32[1, 2, 5, 4], k_joined=np.array([2, 5, 4]), k3=f32["N", 4, 5], turned=f32["N", 5, 4], c=0.5, e=0.5),
         Refused("heads of one", q=f32["B", 2, 3, 4], q_joined=np.array([-1, 3, 4]), q3=f32["N", 3, 4],
-                k=f32["B", 3, 2, 4, 4], k_joined=np.array([-1, 4, 4]), k3=f32["N", 4, 4], because="of both alike"),
+                k=f32["B", 3, 2, 4, 4], k_joined=np.array([-1, 4, 4]), k3=f32["N", 4, 4], turned=f32["N", 4, 4], c=0.5, e=0.5,
+                because="of both alike"),
     ]  # fmt: skip
 
 
@@ -114,27 +130,37 @@ class ScaleAfterHeads:
 class HeadsBeforeTranspose:
     """Features that are moved in front of positions and then split into heads are split before they are moved.
 
-    Sound because both put entry j of head i of position s at ``[i, j, s]``.
+    Sound because both put entry j of head i of position s at ``[i, j, s]``, wherever the axes of text and position go.
     """
 
-    def pattern(op, x: f32, numbers: Const):
-        return op.Reshape(op.Transpose(x, perm=(0, 2, 1)), numbers)
+    def pattern(op, x: f32, numbers: Const, perm):
+        return op.Reshape(op.Transpose(x, perm=perm), numbers)
 
     def unless(m):
         d, out = dims(m.x), dims(m.roots[0])
-        if d is None or out is None or len(out) != 4 or (out[0], out[3]) != (d[0], d[1]):
+        if d is None or out is None or len(out) != 4 or len(d) != 3:
             return "the features are not split into heads"
-        if not all(isinstance(n, int) and n > 0 for n in out[1:3]) or out[1] * out[2] != d[2]:
+        perm = s.permutation(m.perm, 3)
+        at = perm.index(2)
+        moved = [d[i] for i in perm]
+        if at == 2 or (*out[:at], *out[at + 2 :]) != (*moved[:at], *moved[at + 1 :]):
             return "the features are not split into heads"
-        m.heads = s.vector([0, 0, out[1], out[2]])
+        if not all(isinstance(n, int) and n > 0 for n in out[at : at + 2]) or out[at] * out[at + 1] != d[2]:
+            return "the features are not split into heads"
+        m.heads = s.vector([0, 0, out[at], out[at + 1]])
+        m.order = (*perm[: at + 1], 3, *perm[at + 1 :])
 
     def rewrite(op, m):
-        return op.Transpose(op.Reshape(m.x, m.heads), perm=(0, 2, 3, 1))
+        return op.Transpose(op.Reshape(m.x, m.heads), perm=m.order)
 
     cases = [
-        Case("Keras's keys of an image", x=f32["B", 5, 8], numbers=np.array([0, 2, 4, 5])),
-        Refused("positions too", x=f32["B", 6, 4], numbers=np.array([0, 8, 3]), because="not split"),
-        Refused("rows", x=f32["B", 6, 4], numbers=np.array([0, 2, 2, 6, 1]), because="not split"),
+        Case("Keras's keys of an image", x=f32["B", 5, 8], numbers=np.array([0, 2, 4, 5]), perm=(0, 2, 1)),
+        Case("keys of a layer that has positions in front", x=f32[5, 2, 8], numbers=np.array([2, 2, 4, 5]), perm=(1, 2, 0)),
+        Case("first of all", x=f32[5, 3, 8], numbers=np.array([2, 4, 5, 3]), perm=(2, 0, 1)),
+        Refused("positions too", x=f32["B", 6, 4], numbers=np.array([0, 8, 3]), perm=(0, 2, 1), because="not split"),
+        Refused("rows", x=f32["B", 6, 4], numbers=np.array([0, 2, 2, 6, 1]), perm=(0, 2, 1), because="not split"),
+        Refused("positions", x=f32[6, 2, 4], numbers=np.array([2, 4, 2, 3]), perm=(1, 2, 0), because="not split"),
+        Refused("they stay last", x=f32[5, 2, 8], numbers=np.array([2, 5, 2, 4]), perm=(1, 0, 2), because="not split"),
     ]
 
 
@@ -177,11 +203,6 @@ class BiasBeforeHeads:
     ]  # fmt: skip
 
 
-def _unscaled(m, x, number):
-    """What a pattern's ``either(Mul(x, number), x)`` took for x."""
-    return x if number is None else next(v for v in x.producer().inputs if v is not number)
-
-
 @rule(group="linear", safety=CLOSE("another kernel may sum in another order"))
 class TransposeOfProduct:
     """A product whose last two axes are swapped is the product of its operands swapped, last first: ``(A B)^T = B^T A^T``.
@@ -199,7 +220,7 @@ class TransposeOfProduct:
         return op.Transpose(op.either(op.Mul(product, f), product), perm=perm)
 
     def unless(m):
-        m.sides = [_unscaled(m, x, n) for x, n in zip(m.find("MatMul").inputs, (m.c, m.e), strict=True)]
+        m.sides = [_unscaled(x, n) for x, n in zip(m.find("MatMul").inputs, (m.c, m.e), strict=True)]
         ranks = {None if dims(x) is None else len(dims(x)) for x in m.sides}
         if len(ranks) != 1 or None in ranks:
             return "the operands are not known to have the same number of axes"

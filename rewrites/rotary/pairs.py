@@ -52,9 +52,11 @@ def _shapes_differ(m):
 def _heads_axis(m, pairs):
     """The axis of the heads, 1 or 2; a text where the tables are not known to hold an angle for each pair of a token.
 
-    Tables are [batch, sequence, pairs], or have an axis for the heads already.
+    Tables are [batch, sequence, pairs], or without an axis for a batch, or have one for the heads already.
     """
     x, cos, sin = dims(m.x), dims(m.cos), dims(m.sin)
+    if cos is not None and cos == sin and len(cos) == 2:
+        cos = sin = (1, *cos)
     if cos is None or cos != sin or len(cos) not in (3, 4) or cos[-1] != pairs or cos[0] not in (1, x[0]):
         return "the tables are not known to hold one angle for each pair"
     wide = {dims(n.outputs[0]) for n in m.nodes if n.op_type == "Reshape" and n.inputs[0].producer().op_type == "Expand"}
@@ -77,8 +79,11 @@ def _why_not(m, start, pairs):
 def _rotary(op, m, x, **attributes):
     """The operator on [batch, heads, sequence, size], which it wants, with tables for each sequence of the batch."""
     swap = (0, 2, 1, 3)
-    tables = [table if len(dims(table)) == 3 else op.Squeeze(table, np.array([m.axis])) for table in (m.cos, m.sin)]
-    if dims(m.cos)[0] != dims(m.x)[0]:
+    shape, tables = dims(m.cos), [m.cos, m.sin]
+    if len(shape) != 3:
+        put = op.Unsqueeze if len(shape) == 2 else op.Squeeze
+        tables = [put(table, np.array([0 if len(shape) == 2 else m.axis])) for table in tables]
+    if len(shape) == 2 or shape[0] != dims(m.x)[0]:
         times = op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0)
         tables = [op.Expand(table, times) for table in tables]
     x = op.Transpose(x, perm=swap) if m.axis == 2 else x
@@ -201,6 +206,9 @@ class RotaryPairs:
              "t2": np.array([1, 1, 1, 2])}, joined=np.array([0, 2, -1, 4])),
         Case("angles for all", x=f32["B", 2, "S", 4], **{**FIRST, "cos": f32[1, "S", 2], "sin": f32[1, "S", 2]},
              joined=np.array([0, 2, -1, 4])),
+        Case("angles without a batch", x=f32["B", "S", 2, 4], **{**SECOND, "cos": f32["S", 2], "sin": f32["S", 2],
+             "a1": np.array([0, 3]), "a2": np.array([0, 3]), "t1": np.array([1, 1, 1, 2]), "t2": np.array([1, 1, 1, 2]),
+             "w1": np.array([1, -1, 1, 4]), "w2": np.array([1, -1, 1, 4])}, joined=np.array([0, -1, 2, 4])),
         Refused("the first twice", x=f32["B", 2, "S", 4], **{**FIRST, "odd": _strided(0, 4)}, joined=np.array([0, 2, -1, 4]),
                 because="first and the second"),
         Refused("one head, on the other axis", x=f32["B", "S", 5, 4], **{**FIRST, "cos": f32["B", 5, 2], "sin": f32["B", 1, 2]},

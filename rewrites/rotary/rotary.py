@@ -1,6 +1,7 @@
 """RotaryEmbedding from halves that are swapped, and on [batch, sequence, width]."""
 
 import numpy as np
+from olc.analysis import dims as dim
 from olc.rules import CLOSE, EXACT, F16, F32, Attrs, Case, Const, Many, Refused, Spec, dims, elements, f32, rule
 
 from .. import _layout as layout
@@ -47,7 +48,7 @@ def _why_no_pairs(m, half, *wide):
         shapes = [(v, size) for v, size in ((m.f, half), (m.cos, 2 * half), (m.sin, 2 * half)) if v is not None]
         found = [(dims(v) or (), size) for v, size in shapes]
         found += [((*d[:axis], *d[axis + 1 :]), 2 * half) for d in map(dims, wide)]
-        if all(len(d) == 3 and d[2] == size and d[1] == x[3 - axis] and d[0] in (1, x[0]) for d, size in found):
+        if all(len(d) == 3 and d[2] == size and dim.fits(d[1], x[3 - axis]) and d[0] in (1, x[0]) for d, size in found):
             m.axis = axis
             break
     else:

@@ -1,6 +1,7 @@
 """Halves and angles of rotary embeddings in the form that the other rules know."""
 
 import numpy as np
+from olc.analysis import dims as dim
 from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, dims, f32, floats, i64, rule
 
 from .. import _shapes as s
@@ -45,3 +46,43 @@ class AnglesBeforeView:
         return op.Unsqueeze(getattr(op, m.root.op_type)(m.x), m.axes)
 
     cases = [Case("angles", x=f32["B", "S", 4], axes=np.array([2]), opset=18)]
+
+
+@rule(group="rotary", safety=EXACT, since=15)
+class EachBesideItself:
+    """Entries that are put into one column, which is stretched to two and cut into rows again, get an axis that is stretched.
+
+    Sound because both put each entry beside itself, in the order in which they lie. GPT-J's and CodeGen's first angles, which
+    have no axis for a batch, get one.
+    """
+
+    def pattern(op, x: floats, column: Const, wide: Const, shape: Const):
+        return op.Reshape(op.shared(op.Expand(op.shared(op.Reshape(x, column)), wide)), shape)
+
+    def unless(m):
+        d, out = dims(m.x), dims(m.roots[0])
+        column, stretched = (dims(m.find("Expand").inputs[0]), dims(m.find("Expand").outputs[0]))
+        if d is None or out is None or column is None or stretched is None or len(d) != 2:
+            return "it is not known to be a table of two axes"
+        if column != (dim.product(d), 1) or stretched != (column[0], 2):
+            return "it is not one column that is stretched to two"
+        if len(out) < 3 or out[0] != 1:
+            return "the result gets no axis for a batch"
+        m.before, m.after = (1, *d, 2), out
+        return None if s.has_view(m.before, m.after) else s.UNKNOWN
+
+    def rewrite(op, m):
+        table = op.Expand(op.Unsqueeze(m.x, np.array([0, 3])), np.array([1, 1, 1, 2]))
+        return s.reshaped(op, table, m.before, m.after)
+
+    cases = [
+        Case("GPT-J", x=f32["S", 2], column=np.array([-1, 1]), wide=np.array([1, 2]), shape=np.array([1, -1, 1, 4])),
+        Refused("three times", x=f32["S", 2], column=np.array([-1, 1]), wide=np.array([1, 3]), shape=np.array([1, -1, 1, 6]),
+                because="stretched to two"),
+        Refused("rows", x=f32["S", 2], column=np.array([-1, 2]), wide=np.array([1, 2]), shape=np.array([1, -1, 1, 2]),
+                because="one column"),
+        Refused("no batch", x=f32["S", 2], column=np.array([-1, 1]), wide=np.array([1, 2]), shape=np.array([-1, 4]),
+                because="for a batch"),
+        Refused("three axes", x=f32[2, 3, 2], column=np.array([-1, 1]), wide=np.array([1, 2]), shape=np.array([1, 2, 3, 4]),
+                because="two axes"),
+    ]  # fmt: skip

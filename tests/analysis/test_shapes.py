@@ -425,3 +425,21 @@ def test_work_is_linear() -> None:
         return made
 
     assert work(1600) < 4.2 * work(400)
+
+
+def test_places_of_what_is_filled_with_ones_are_as_many_as_entries() -> None:
+    found = inferred("""g (float[b, s] x) => (int64 y) {
+        n = Shape(x) a = ConstantOfShape<value = int64[1] {1}>(n) y = NonZero(a) z = ConstantOfShape(n) w = NonZero(z) }""")
+    assert said(found["y"]) == "2, b*s"
+    assert said(found["w"]).startswith("2, ?")
+
+
+def test_places_of_a_range() -> None:
+    found = inferred("""g (float[b, s] x) => (int64 y) {
+        n = Shape<start = 1>(x) two = Constant<value_int = 2>() all = Squeeze(n)
+        positions = Range(two, all, two) last = Constant<value_int = -1>() end = Gather(positions, last)
+        some = Constant<value_ints = [0, -2, 3]>() y = Gather(positions, some)
+        f = Cast<to = 1>(positions) z = Gather(f, last) }""")
+    assert held(found["end"]) == "2*max(floor((s + 1)/2) - 1, 0)"
+    assert held(found["y"]) == "2, 2*max(floor((s + 1)/2) - 1, 0) - 2, 8"
+    assert held(found["z"]) == "?"

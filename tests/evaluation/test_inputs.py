@@ -356,6 +356,13 @@ def test_strings_sequences_and_defaults() -> None:
     assert [p.shape for p in feed["parts"]] == [(2, 2), (2, 2)]
 
 
+def test_tables_that_a_caller_may_override() -> None:
+    """torch's ``keep_initializers_as_inputs``: the default is what runs."""
+    m = model(BERT.replace("int64[batch, seq] position_ids)", "int64[batch, seq] position_ids, float[1000, 4] words)"),
+              words=table(1000), types=table(2), places=table(40))  # fmt: skip
+    assert {i.name: i.trace.rows for i in roles.inputs(m)} == {i.name: i.trace.rows for i in roles.inputs(bert())}
+
+
 def test_what_cannot_be_made_up_is_said() -> None:
     m = model('<ir_version: 10, opset_import: ["": 18]> g (float[2] x) => (float y) { y = Relu (x) }')
     m.graph.inputs[0].shape = None

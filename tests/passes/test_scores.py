@@ -241,3 +241,14 @@ def test_a_product_that_somebody_else_reads_is_not_scaled_by_row() -> None:
         w.x = w.add("Add", w.add("Mul", w.x, w.given([HEADS, 1, 1])), w.given(["S", "T"]))
 
     assert changed(build) == 0
+
+
+def test_a_softmax_of_an_older_opset_is_over_other_axes() -> None:
+    """A model that cannot be raised keeps one that says nothing of its axis, which is over all but the first."""
+    proto = onnx.parser.parse_model("""<ir_version: 6, opset_import: ["": 11]>
+        g (float[2, 4, 5, 8] q, float[2, 4, 8, 5] k, float[1, 5, 5] m) => (float[8, 5, 5] p)
+        <float c = {0.5}, int64[3] flat = {8, 5, 5}> {
+            s = MatMul(q, k) s3 = Reshape(s, flat) biased = Add(s3, m) scaled = Mul(biased, c) p = Softmax(scaled) }""")
+    assert ordered(proto)[1] == 0
+    proto.opset_import[0].version = 15
+    assert ordered(proto)[1] == 1

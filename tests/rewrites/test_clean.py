@@ -126,6 +126,21 @@ def test_a_target_computed_from_shapes_becomes_a_constant():
     assert holds(after, 0, 1) == [0, 0, 12, 32]
 
 
+def test_an_assignment_to_all_of_a_mask_is_what_is_assigned():
+    """Its first axes are those of the caller's, one of them 1."""
+    proto = parsed("""
+        shape = Shape(x) b = Gather<axis=0>(shape, zero) s = Gather<axis=0>(shape, two)
+        batch = Range(zero, b, one) tokens = Range(zero, s, one)
+        i = Unsqueeze(batch, behind) j = Unsqueeze(tokens, before) i4 = Expand(i, shape) j4 = Expand(j, shape)
+        k4 = Expand(none, shape) i5 = Unsqueeze(i4, third) j5 = Unsqueeze(j4, third) k5 = Unsqueeze(k4, third)
+        at = Concat<axis = -1>(i5, k5, j5) y = ScatterND(x, at, z)""",
+        "float[B,1,S] x, float[B,1,S] z => float[B,1,S] y",
+        "int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[2] behind = {1, 2}, int64[2] before = {0, 1},"
+        "int64[1] third = {3}, int64[1,1,1] none = {0}",
+    )  # fmt: skip
+    becomes(proto, ["Identity"], sizes=SIZES)
+
+
 def test_heads_joined_again():
     proto = parsed(
         "t = Transpose<perm=[0,2,1,3]>(x) shape = Shape(t) n = Gather(shape, zero) n1 = Unsqueeze(n, axes) "

@@ -96,6 +96,11 @@ def test_opset_for_a_model_keeps_its_kernels() -> None:
     assert TARGET.opset_for(newer) == 25
 
 
+def test_opset_for_a_model_knows_what_is_written_in_place_of_what_is_withdrawn() -> None:
+    old = '<ir_version: 4, opset_import: ["": 9]> g (float[1, 2, 4] x, float[3] s) => (float y) { y = Upsample (x, s) }'
+    assert TARGET.opset_for(model(old)) == TARGET.opset
+
+
 def test_problems_name_the_node_and_what_to_do() -> None:
     m = model("""<ir_version: 10, opset_import: ["": 20, "com.example": 1]>
         g (bfloat16[2, 2] x, float[2, 2] w) => (bfloat16 y, float z) {

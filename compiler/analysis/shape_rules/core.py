@@ -308,12 +308,12 @@ class Site:
             if out is None or out == shape:
                 out = shape
                 continue
+            out, shape = d.met(out, shape)
             short, long = (out, shape) if len(out) < len(shape) else (shape, out)
             lead = len(long) - len(short)
             joined = list(long[:lead])
-            facts = d.met(short, long[lead:])
             for a, b in zip(short, long[lead:], strict=True):
-                both = d.broadcast(d.given(a, facts), d.given(b, facts))
+                both = d.broadcast(a, b)
                 if both is None:
                     raise Unknown
                 joined.append(both)

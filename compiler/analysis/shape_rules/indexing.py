@@ -9,7 +9,7 @@ import numpy as np
 from ... import ir
 from .. import dims as d
 from ..dims import Dim
-from .core import MOST, Dims, Site, Unknown, grid, normal_axis, rule, static
+from .core import MOST, Dims, Site, Unknown, elements, grid, normal_axis, rule, static
 
 # Slice ends at or beyond this mean "to the end": what tf2onnx writes for it, the least of those met.
 _ENDLESS = 10**9
@@ -49,7 +49,21 @@ def gather(s: Site) -> None:
             else:
                 picked = grid(where, at).astype(np.int64)
                 items = np.take(grid(held, data), picked, axis).reshape(-1).tolist()
+        elif held is None and len(data) == 1:
+            items = _of_range(s, data[0])
     s.out(0, out, items)
+
+
+def _of_range(s: Site, count: Dim) -> list[Dim] | None:
+    """The entries that a Gather picks from a Range of any length: the last position is the length less 1."""
+    made = s.inputs[0].producer() if s.inputs[0] is not None else None
+    where = s.elements(1)
+    if made is None or made.op_type != "Range" or made.domain != "" or where is None:
+        return None
+    start, _, step = (None if v is None else elements(v) for v in made.inputs)
+    if start is None or step is None or not all(isinstance(i, int) for i in where):
+        return None
+    return [d.add(start[0], d.mul(i if i >= 0 else d.add(count, i), step[0])) for i in where if isinstance(i, int)]
 
 
 @rule("GatherElements")
@@ -91,10 +105,20 @@ _COUNTED = 1 << 12
 @rule("NonZero")
 def non_zero(s: Site) -> None:
     known = s.dims_or_none(0)
+    if known is None:
+        s.out(0, (s.fresh(), s.fresh()))
+        return
+    made = s.inputs[0].producer() if s.inputs[0] is not None else None
+    if made is not None and made.op_type == "ConstantOfShape" and made.domain == "":
+        value = made.attributes.get("value")
+        held = 0 if value is None or value.is_ref() else value.value.numpy().reshape(-1)[0]
+        if held != 0:
+            s.out(0, (len(known), d.product(known)))  # none of the entries is left out
+            return
     tensor = ir.tensor(s.inputs[0])
     small = tensor is not None and tensor.size <= _COUNTED and tensor.dtype != ir.DataType.STRING
     count = int(np.count_nonzero(tensor.numpy())) if small and tensor is not None else s.fresh()
-    s.out(0, (s.fresh() if known is None else len(known), count))
+    s.out(0, (len(known), count))
 
 
 @rule("Unique")
