@@ -195,7 +195,7 @@ def _largest(model: ir.Model, found: list[Input], at: Sizes) -> int:
             value.shape = ir.Shape(at.shape(given[value.name]))
     shapes.infer(model)
     found_shapes = [(v, cost.shape_of(v, {})) for n in model.graph for v in n.outputs]
-    return max((prod(s) * v.dtype.itemsize for v, s in found_shapes if s is not None and v.dtype is not None), default=0)
+    return max((int(prod(s) * v.dtype.itemsize) for v, s in found_shapes if s is not None and v.dtype is not None), default=0)
 
 
 def _refuse(item: Input) -> None:

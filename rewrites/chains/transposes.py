@@ -214,31 +214,39 @@ class GatherBetweenTransposes:
 
 @rule(group="chains", safety=EXACT, since=13)
 class UnsqueezeBeforeTranspose:
-    """An axis that is put in front of a matrix whose rows became columns is put in before.
+    """Axes that are put in front of a matrix whose rows became columns are put in before.
 
-    Sound because a dim of 1 may be put in anywhere. The keys of one text are then transposed as those of a batch are.
+    Sound because a dim of 1 may be put in anywhere. The keys of one text, or of one head, are then transposed as those of many
+    are.
     """
 
-    def pattern(op, x, perm, front: Const):
-        return op.Unsqueeze(op.Transpose(x, perm=perm), front)
+    def pattern(op, x, perm, axes: Const):
+        return op.Unsqueeze(op.Transpose(x, perm=perm), axes)
 
     def unless(m):
-        d = dims(m.x)
-        if d is None or len(d) < 2:
+        d, given = dims(m.x), s.whole(m.axes)
+        if d is None or len(d) < 2 or given is None:
             return "the axes are not known"
-        m.order = s.permutation(m.perm, len(d))
-        if m.order[-1] == len(d) - 1:
+        order, rank = s.permutation(m.perm, len(d)), len(d) + len(given)
+        if order[-1] == len(d) - 1:
             return "the last axis stays"
-        return None if s.whole(m.front) == (0,) else "the axis is not put in front"
+        axes = s.axes_of(given, rank)
+        if axes is None or any(a >= rank - 2 for a in axes):
+            return "an axis is not put in front"
+        others = [i for i in range(rank) if i not in axes]
+        moved = dict(zip(others, (others[i] for i in order), strict=True))
+        m.axes_at, m.order = sorted(axes), tuple(moved.get(i, i) for i in range(rank))
 
     def rewrite(op, m):
-        return op.Transpose(op.Unsqueeze(m.x, m.front), perm=(0, *(i + 1 for i in m.order)))
+        return op.Transpose(op.Unsqueeze(m.x, s.vector(m.axes_at)), perm=m.order)
 
     cases = [
-        Case("keys", x=f32["S", 2, 4], perm=(1, 2, 0), front=np.array([0])),
-        Case("reversed", x=f32["S", 4], front=np.array([0])),
-        Refused("heads", x=f32["S", 2, 4], perm=(1, 0, 2), front=np.array([0]), because="the last axis stays"),
-        Refused("behind", x=f32["S", 2, 4], perm=(1, 2, 0), front=np.array([3]), because="not put in front"),
+        Case("keys", x=f32["S", 2, 4], perm=(1, 2, 0), axes=np.array([0])),
+        Case("reversed", x=f32["S", 4], axes=np.array([0])),
+        Case("one head", x=f32["B", "S", 4], perm=(0, 2, 1), axes=np.array([1])),
+        Case("one text and head", x=f32["S", 4], perm=(1, 0), axes=np.array([-4, 1])),
+        Refused("heads", x=f32["S", 2, 4], perm=(1, 0, 2), axes=np.array([0]), because="the last axis stays"),
+        Refused("behind", x=f32["S", 2, 4], perm=(1, 2, 0), axes=np.array([3]), because="not put in front"),
     ]
 
 
