@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cache, storage
-from .errors import BadInput, OlcError, OutputError
+from .errors import BadInput, OlcError, OutputError, Unsupported
 from .files import refuse_overwriting, scratch, write_text
 from .job import Job
 from .report import Report
@@ -86,7 +86,8 @@ def _blaming_the_source(job: Job) -> Iterator[None]:
         yield
     except OlcError as e:
         cause = e if type(e) is OlcError else e.__cause__
-        if type(cause) is OlcError and cause.where == str(getattr(job, "path", None)) and cause.what.startswith(UNOPENED):
+        of_source = type(cause) is OlcError and cause.where == str(getattr(job, "path", None))
+        if of_source and cause is not None and cause.what.startswith(UNOPENED) and not isinstance(e, Unsupported):
             hint = cause.hint or "the file is wrong as it is: export it again, at a newer opset say"
             raise BadInput(f"the source {cause.what}", where=cause.where, hint=hint) from e
         raise

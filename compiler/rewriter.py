@@ -21,7 +21,7 @@ from .passes import Context
 from .passes.edit import Names
 from .patterns import Out, Product
 from .quantization.facts import inherit
-from .rules import Rule
+from .rules import APART, Rule
 
 MAX_ORIGINS = 32
 """Names that a node remembers of those it was made from, so that what long chains of rewrites write down stays short."""
@@ -75,6 +75,8 @@ class Rewriter:
         self.opsets = dict(model.opset_imports)
         self.outcome = Outcome()
         self.by_root: dict[tuple[str, str], list[Rule]] = {}
+        rules = list(rules)
+        self.apart = {"", *(r.name for r in rules if r.group == APART)}
         for r in sorted(rules, key=lambda r: (-r.pattern.size, r.name)):
             if r.name in self.ctx.skip:
                 continue
@@ -149,6 +151,9 @@ class Rewriter:
             return False
 
     def _try(self, r: Rule, node: Node) -> bool:
+        # What another rule emitted, now or when the model was made, stays as it is: it was put together because that pays.
+        if r.group == APART and node.metadata_props.get("olc.rule", "#").split("#")[0] not in self.apart:
+            return False
         for index in _root_indices(r, len(node.outputs)):
             m = match(r.pattern, node.outputs[index], self.opsets, explain=False, unless=r.unless)
             if isinstance(m, Miss):

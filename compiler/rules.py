@@ -232,6 +232,9 @@ class Registry:
 
 _builtin: Registry | None = None
 
+APART = "fused"
+"""The group of rules that take apart what other tools put together."""
+
 
 def _collect(load: Callable[[], None]) -> list[Rule]:
     start = len(_found)

@@ -14,6 +14,10 @@ with other rounding. float32 has 1e-3: between ONNX Runtime's levels none and al
 round 8,000 and 65,000 times as coarsely but are mostly accumulated in float32: they have some 20 and 10 units of their
 last place. Integers, booleans and strings must be equal.
 
+**Parts.** Boxes in pixels beside scores from 0 to 1 take all the power of what a detector gives, and wrong scores would pass for
+rounding. So each slice along the second and the last axis (of ``PART`` elements and more) is looked at by itself: one that
+moves by more than ``LOST`` of its own size, and further than a 20th of the tolerance of the whole output's, is lost.
+
 **Non-finite values.** NaN must stand where NaN stood, and infinities must be equal. Values beyond half of the dtype's
 range (additive masks are full of -3.4e38) are compared like the rest, but do not enter rms, cosine and SQNR, which
 they would drown.
@@ -49,6 +53,12 @@ TOLERANCES: dict[str, float] = {
 #: Absolute errors up to this are rounding whatever the output's size: a few units of the last place of 1.
 NEGLIGIBLE: dict[str, float] = {"float64": 1e-14, "float32": 1e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
 
+PART = 16
+"""Elements of a slice that is looked at by itself: of fewer, chance says too much."""
+
+LOST = 0.5
+"""What a slice may move by, of its own size."""
+
 _CLASS_NAMES = re.compile(r"logit|prob|score|softmax|class|label|pred", re.IGNORECASE)
 _LABEL_SETS = {10, 100, 1000, 1001, 21841, 21843}
 
@@ -69,7 +79,9 @@ class OutputDifference:
         top1, top1_rows: share of rows with the same best element, and the number of rows; None where it does not fit.
         problem: what makes values incomparable (another shape or dtype, missing), or None.
         own: how much the output may move as a whole where single elements may move by any amount, for the source rounds what
-            flows through it (``own_rounding.py``); None elsewhere.
+            flows through it (``own_rounding.py``); None elsewhere. ``own_part`` and ``own_share``: the same of a slice, and how
+            many of the integers may differ.
+        part: the most that a slice moves by, of its own size; see the module's text.
     """
 
     name: str
@@ -89,6 +101,14 @@ class OutputDifference:
     tolerance: float | None = None
     problem: str | None = None
     own: float | None = None
+    own_part: float = 0.0
+    own_share: float = 0.0
+    part: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """How many of the elements differ, of 1."""
+        return self.mismatches / max(1, self.elements)
 
     @property
     def moved(self) -> float | None:
@@ -118,11 +138,15 @@ class OutputDifference:
             return f"{self.misplaced:,} of {self.elements:,} elements are NaN or infinite on one side only"
         bound = tolerance if tolerance is not None else self.tolerance
         if bound is None:
-            return f"{self.mismatches:,} of {self.elements:,} elements differ" if self.mismatches else None
+            differ = self.mismatches > math.ceil(self.own_share * self.elements)
+            return f"{self.mismatches:,} of {self.elements:,} elements differ" if differ else None
         if self.max_rel is not None and self.max_rel > bound:
-            if self.own is not None and self.moved is not None and self.moved <= self.own:
-                return None
-            return f"relative error {self.max_rel:.2g} exceeds {bound:.2g}"
+            if self.own is None or self.moved is None:
+                return f"relative error {self.max_rel:.2g} exceeds {bound:.2g}"
+            if self.moved > self.own:
+                return f"it moves by {self.moved:.2g} of its size; {self.own:.2g} is what the source's own rounding allows"
+        if self.part > max(LOST, self.own_part):
+            return f"a part of it moves by {self.part:.2g} of its own size"
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -249,6 +273,8 @@ class Comparison:
         with np.errstate(over="ignore"):  # beyond float64: ``results`` then gives no SQNR
             sums.signal += float(rt @ rt)
             sums.noise += float(np.sum(et**2))
+        if largest > negligible and largest > bound / 20 * floor:
+            found.part = max(found.part, _part(r64, c64, bound / 20 * floor, limit / 2))
         # Where NaN or infinity took every number's place there is no direction left to compare.
         lost = not rt.size and bool(r64.size) and not bool(same.all())
         cosine = 0.0 if lost else 1.0 if largest <= negligible else _cosine(rt, ct)
@@ -301,6 +327,23 @@ def flatten(outputs: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
     for name, value in outputs.items():
         put(name, value)
     return flat
+
+
+def _part(r: np.ndarray, c: np.ndarray, floor: float, limit: float) -> float:
+    """The most that a slice along the second or the last axis moves by, of its own size, those that move by less than ``floor``
+    (root mean square) left out."""
+    worst = 0.0
+    with np.errstate(all="ignore"):
+        known = np.isfinite(r) & np.isfinite(c) & (np.abs(r) < limit) & (np.abs(c) < limit)
+        signal, noise = np.where(known, r, 0.0) ** 2, np.where(known, c - r, 0.0) ** 2
+    for axis in {1, r.ndim - 1} if r.ndim > 1 else ():
+        others = tuple(i for i in range(r.ndim) if i != axis)
+        if r.shape[axis] < 2 or r.size // r.shape[axis] < PART:
+            continue
+        size, moved = signal.mean(axis=others), noise.mean(axis=others)
+        far = moved > floor**2
+        worst = max(worst, float(np.sqrt(np.minimum(moved[far] / np.maximum(size[far], 1e-300), 1e12)).max(initial=0.0)))
+    return worst
 
 
 def _kind(array: np.ndarray) -> str:

@@ -9,13 +9,15 @@ Of a source that computes in half precision the outputs are judged as such, what
 again as the same model would be with other digits: not optimized by the runtime, and with its vectors of constants (biases,
 scales of norms and columns) moved by a 4,096th, which is far below a step. What the outputs move by, as a whole (root of the
 power of the difference over that of the output), is what the source leaves open. ``FACTOR`` times as much is the same function
-up to rounding; what moves further is wrong, and a source that rounds nothing is held to single elements as ever.
+up to rounding; what moves further is wrong, and a source that rounds nothing is held to single elements as ever. So are integers
+(the best of some numbers), by how many of them differ; and of no output may a slice move by ``PARTS`` times as much, for what
+is small beside the rest would be lost in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from .padding import Keep
 from .sweep import Point
 
 FACTOR = 2.0
+PARTS = 4.0
 MOVED = 2.0**-12
 COPIES = 2
 _LONGEST = 1 << 16
@@ -45,15 +48,21 @@ def rounds(model: ir.Model) -> bool:
 
 def halves(model: ir.Model) -> bool:
     """Does it compute in half precision? Then its outputs are no finer, whatever they are cast to."""
-    return any(_halves(n) for g in ir.all_graphs(model) for n in g)
+    stored: set[ir.Value] = set()
+    for node in (n for g in ir.all_graphs(model) for n in g):
+        if all(v is None or v in stored or ir.is_constant(v) for v in node.inputs) and not any(ir.subgraphs(node)):
+            stored.update(node.outputs)  # a weight that is kept in half precision, turned and cast: nothing is computed in it
+        elif _halves(node, stored):
+            return True
+    return False
 
 
-def _halves(node: ir.Node) -> bool:
+def _halves(node: ir.Node, stored: Set[ir.Value]) -> bool:
     if node.op_type == "Cast":
-        of = node.inputs[0]
-        return ir.attr(node, "to", 0) in [int(d) for d in _HALF] and of is not None and not ir.is_constant(of)
-    stored = node.op_type in ("DequantizeLinear", "Constant", "Identity")
-    return not stored and any(v is not None and v.dtype in _HALF for v in node.inputs)
+        return ir.attr(node, "to", 0) in [int(d) for d in _HALF]
+    if node.op_type in ("DequantizeLinear", "Identity"):
+        return False
+    return any(v is not None and v.dtype in _HALF and v not in stored and not ir.is_constant(v) for v in node.inputs)
 
 
 def _rounds(node: ir.Node) -> bool:
@@ -64,6 +73,20 @@ def _rounds(node: ir.Node) -> bool:
     return blocks or kind in ("MatMulInteger", "ConvInteger", "QAttention", "QGemm", "QLinearConv", "QLinearMatMul") or (
         kind.startswith(("DynamicQuantize", "QLinear")) and bool(node.outputs)
     )
+
+
+@dataclass(frozen=True)
+class Open:
+    """What the source leaves open of an output: how much it moves as a whole, the most that a slice does, and the share of its
+    elements that differ."""
+
+    moved: float = 0.0
+    part: float = 0.0
+    share: float = 0.0
+
+    def or_more(self, other: Open) -> Open:
+        """The larger of each."""
+        return Open(max(self.moved, other.moved), max(self.part, other.part), max(self.share, other.share))
 
 
 class OwnRounding:
@@ -80,7 +103,7 @@ class OwnRounding:
         feeds: Callable[[], Sequence[Mapping[str, Any]]],
     ) -> None:  # fmt: skip
         self.model, self.path, self.folder, self.open, self.options, self.feeds = model, path, folder, open_, options, feeds
-        self.known: dict[str, dict[str, float]] = {}
+        self.known: dict[str, dict[str, Open]] = {}
         self.notes: list[str] = []
 
     def breach(self, found: Iterable[numerics.OutputDifference], keep: Keep, feed: Mapping[str, Any] | None = None) -> str | None:
@@ -92,18 +115,22 @@ class OwnRounding:
             for d in outputs:
                 d.tolerance = None if d.tolerance is None else max(d.tolerance, numerics.TOLERANCES["float16"])
             first = numerics.first_difference(outputs)
-        if first is None or not any(d.max_rel is not None and not d.misplaced and d.problem is None for d in outputs):
+            if first is None:
+                self.notes = self.notes or ["the source computes in half precision: its outputs were compared as such"]
+        if first is None or not any(not d.misplaced and d.problem is None for d in outputs):
             return first
         if not rounds(self.model):
             return first
         open_ = self.left_open(None, keep)
         for name, most in (self.left_open([feed], keep) if feed is not None else {}).items():
-            open_[name] = max(open_.get(name, 0.0), most)
+            open_[name] = most.or_more(open_.get(name, Open()))
         for d in outputs:
-            d.own = FACTOR * open_.get(d.name, 0.0)
+            left = open_.get(d.name, Open())
+            d.own, d.own_share = FACTOR * left.moved, FACTOR * left.share
+            d.own_part = PARTS * max(left.part, left.moved)
         again = numerics.first_difference(outputs)
         if again is None:
-            most = max(open_.values(), default=0.0)
+            most = max((left.moved for left in open_.values()), default=0.0)
             said = f"its own outputs move by up to {most:.2g} of their size where only last digits differ"
             text = f"the source rounds what flows through it, and {said}: {FACTOR:g} times that was allowed"
             self.notes = self.notes or [text]
@@ -115,21 +142,21 @@ class OwnRounding:
             if numerics.first_difference(point.outputs) is not None:  # else there may be no inputs of that size
                 self.breach(point.outputs, keep, point.corner.feed)
 
-    def left_open(self, feeds: Sequence[Mapping[str, Any]] | None, keep: Keep) -> dict[str, float]:
+    def left_open(self, feeds: Sequence[Mapping[str, Any]] | None, keep: Keep) -> dict[str, Open]:
         """By output: the most that a variant moves it, as a whole."""
         key = keep.__qualname__  # a new closure each time
         if feeds is None and key in self.known:
             return dict(self.known[key])
         at = self.feeds() if feeds is None else feeds
         expected = self._outputs(self.path, self.options, at, keep)
-        most: dict[str, float] = {}
+        most: dict[str, Open] = {}
         for path, options in self._variants():
             try:
                 found = self._outputs(path, options, at, keep)
             except OlcError:  # a kernel is only there once the runtime has optimized, say
                 continue
             for d in numerics.compare(expected, found):
-                most[d.name] = max(most.get(d.name, 0.0), d.moved or 0.0)
+                most[d.name] = Open(d.moved or 0.0, d.part, d.share).or_more(most.get(d.name, Open()))
         if feeds is None:
             self.known[key] = dict(most)
         return most

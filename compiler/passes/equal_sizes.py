@@ -14,14 +14,14 @@ left alone: one time step for all images is stretched in earnest.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Set
 
 from .. import ir
 from ..analysis import dims as d
 from ..analysis import shapes
 from ..analysis.poly import BROADCAST, MAX, MIN, SYMBOL, atom, make, terms_of
 from ..analysis.shape_rules.core import OWN
-from ..assumptions import INPUTS_AGREE
+from ..assumptions import COVERS_KEYS, INPUTS_AGREE
 from . import Context
 from .edit import branches
 
@@ -30,6 +30,9 @@ _ROUNDS = 4
 _TEXT = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL})
 _SUMMED, _PAIRED, _MET, _CUT = range(4)
 """Where two sizes are found together: in the sum of a product, as its batches, element by element, one cut to the other."""
+_ASSUMES: dict[int, Set[str]] = {
+    _SUMMED: frozenset(), _PAIRED: {INPUTS_AGREE}, _MET: {INPUTS_AGREE}, _CUT: {COVERS_KEYS, INPUTS_AGREE},
+}  # fmt: skip
 
 
 def run(model: ir.Model, ctx: Context) -> int:
@@ -37,18 +40,17 @@ def run(model: ir.Model, ctx: Context) -> int:
     before = [v.shape for v in model.graph.inputs]
     if _name_unnamed(model):
         shapes.infer(model)
-    allowed = ctx.why_not({INPUTS_AGREE}) is None
+    allowed = [where for where, assumes in _ASSUMES.items() if ctx.why_not(assumes) is None]
     text = _names(model, text=True) - _names(model, text=False)
     gone = 0
     for _ in range(_ROUNDS):
         found, assumed = _solved(model, text, allowed)
         for graph, _ in branches(model)[1:]:
             more, taken = _solved(model, text, allowed, graph)
-            found, assumed = {**found, **more}, assumed or taken
+            found, assumed = {**found, **more}, assumed | taken
         if not found:
             break
-        if assumed:
-            ctx.relied.update({INPUTS_AGREE})
+        ctx.relied.update(assumed)
         for name, size in found.items():
             ctx.record(NAME, model.graph.name or "", f"{name} is {size}")
         for value in model.graph.inputs:
@@ -124,20 +126,20 @@ def _renamed(model: ir.Model) -> list[ir.Value]:
 
 
 def _solved(
-    model: ir.Model, text: set[str], allowed: bool, branch: ir.Graph | None = None
-) -> tuple[dict[str, d.Dim], bool]:
-    """Symbols of inputs that equal something else: name -> what; and whether anything was assumed. Of a branch: its own."""
+    model: ir.Model, text: set[str], allowed: Collection[int], branch: ir.Graph | None = None
+) -> tuple[dict[str, d.Dim], set[str]]:
+    """Symbols of inputs that equal something else: name -> what; and what was assumed. Of a branch: its own."""
     names = list(dict.fromkeys(str(n) for v in model.graph.inputs for n in shapes.dims(v) or ()
                                if isinstance(n, d.Poly) and str(n) in d.symbols(n)))  # fmt: skip
     found: dict[str, d.Dim] = {}
-    assumed = False
+    assumed: set[str] = set()
     held = [n for v in _renamed(model) if branch is not None and ir.graph_of(v) is branch for n in v.meta[OWN].values()]
     own = [str(n) for n in held if str(n) in d.symbols(n) - set(names)]
     if branch is not None and not own:
-        return {}, False
+        return {}, set()
     solved, names, text = own or names, [*names, *own], text | set(own)
     for a, b, where in _equations(model.graph if branch is None else branch):
-        if (where != _SUMMED and not allowed) or (where == _CUT and branch is None):
+        if where not in allowed or (where == _CUT and branch is None):
             continue
         gap = d.substitute(d.sub(a, b), found)
         for name in reversed(solved):  # the first input's names stay
@@ -148,7 +150,7 @@ def _solved(
                 continue
             if size is not None and (where != _MET or d.symbols(size) <= text):
                 found = {k: d.substitute(v, {name: size}) for k, v in found.items()} | {name: size}
-                assumed |= where != _SUMMED
+                assumed |= _ASSUMES[where]
                 break
     return found, assumed
 

@@ -100,7 +100,9 @@ def _not_five(m):
         return "batch, parts and heads are not known to agree"
     first = dim.product(shapes[0][:2])
     m.merged = [(d, (first, *d[2:])) for d in shapes]
-    return None if all(s.has_view(*to) for to in m.merged) else "there are as many parts as only a run can tell"
+    (before, after), _, (values, _) = m.merged
+    m.back = (*after[:3], values[4]), (*before[:4], values[4])
+    return None if all(s.has_view(*to) for to in (*m.merged, m.back)) else "there are as many parts as only a run can tell"
 
 
 def _on_four(op, m, biased=lambda scores: scores):
@@ -108,8 +110,7 @@ def _on_four(op, m, biased=lambda scores: scores):
     scores = op.MatMul(q, k)
     if m.a is not None:
         scores = op.Div(scores, m.a) if m.find("Div") is not None else op.Mul(scores, m.a)
-    (before, after), _, (values, _) = m.merged
-    return s.reshaped(op, op.MatMul(op.Softmax(biased(scores), axis=-1), v), (*after[:3], values[4]), (*before[:4], values[4]))
+    return s.reshaped(op, op.MatMul(op.Softmax(biased(scores), axis=-1), v), *m.back)
 
 
 _FIVE = {"q": f32[1, 4, 2, 3, 5], "k": f32[1, 4, 2, 5, 3], "v": f32[1, 4, 2, 3, 6], "a": np.float32(0.5)}

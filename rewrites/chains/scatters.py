@@ -56,8 +56,6 @@ class ScatterOfRange:
         if m.all:
             return None
         m.end, m.size = dim.add(m.start, part[m.axis]), whole[m.axis]
-        if not differ and not m.start:
-            return None  # all of it, however much that is
         if not isinstance(m.end, int) or not isinstance(m.size, int) or m.end > m.size:
             return "the size is not known"
         return None
@@ -66,8 +64,6 @@ class ScatterOfRange:
         if m.all:
             return m.updates
         parts, axis = [m.updates], np.array([m.axis])
-        if m.start == 0 and m.end == m.size:
-            return m.updates
         if m.start > 0:
             parts.insert(0, op.Slice(m.data, np.array([0]), np.array([m.start]), axis))
         if m.end < m.size:

@@ -68,7 +68,10 @@ class EntryOfSplit:
             place += len(sizes)
         if place < 0 or (sizes is not None and place >= len(sizes)):
             return "which part it is is not known"
-        m.gone = held is None and not attr(node, "keepdims", 1)
+        whole = attr(node, "keepdims", 1)
+        if held is not None and held.ndim == 0 and not whole:
+            return "runtimes do not agree on whether the axis goes"
+        m.gone = held is None and not whole
         size = 1 if held is None else int(held.reshape(-1)[0]) if sizes is None else sizes[place]
         m.start = sum(sizes[:place]) if sizes is not None else place * size
         m.end = m.start + size
@@ -86,5 +89,9 @@ class EntryOfSplit:
         Case("the rest", x=f32["N", 7], split=np.array(4), i=np.array(1), attrs={"axis": 1}),
         Case("torch.split", x=f32["N", 7], split=np.array([2, 4, 1]), i=np.array(1), attrs={"axis": 1}),
         Case("from the end", x=f32["N", 7], split=np.array([2, 4, 1]), i=np.array(-1), attrs={"axis": 1}),
+        Case("of sizes, whatever is said of the axis", x=f32["N", 7], split=np.array([2, 4, 1]), i=np.array(1),
+             attrs={"axis": 1, "keepdims": 0}),
+        Refused("one each, without the axis", x=f32[7, 2], split=np.array(1), i=np.array(0), attrs={"keepdims": 0},
+                because="do not agree"),
         Refused("from the end of how many", x=f32[7, 2], split=np.array(4), i=np.array(-1), attrs={}, because="which part"),
     ]  # fmt: skip

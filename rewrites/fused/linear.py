@@ -88,6 +88,8 @@ class FusedConv:
         )
 
     def unless(m):
+        if m.z is not None and (dims(m.z) is None or dims(m.z) != dims(m.roots[0])):
+            return "what is added is not known to have the shape of the result"
         return _why_unknown(m, m.activation_params or ()) if m.activation is not None else None
 
     def rewrite(op, m):
@@ -109,6 +111,8 @@ class FusedConv:
              activation_params=[0.2, 0.5], attrs={"strides": [2, 2]}),
         Case("another", x=f32["N", 3, 5], w=f32[4, 3, 3], b=f32[4], z=None, activation="Sigmoid", activation_params=None,
              attrs={}),
+        Refused("stretched", x=f32["N", 3, 5], w=f32[4, 3, 3], b=f32[4], z=f32[1, 4, 1], activation="Relu",
+                activation_params=None, attrs={}, because="the shape of the result"),
         Refused("without its numbers", x=f32["N", 3, 5], w=f32[4, 3, 3], b=f32[4], z=None, activation="Clip",
                 activation_params=[0.0], attrs={}, because="not given all its numbers"),
         Refused("of another kind", x=f32["N", 3, 5], w=f32[4, 3, 3], b=f32[4], z=None, activation="Elu", activation_params=[1.0],

@@ -319,13 +319,24 @@ class Int8AveragePool:
 
 @rule(group="quantize", since=19, targets=("onnxruntime-cpu",), safety=_ROUNDED)
 class Int8Concat:
-    """Activations put together, one of them rounded before, on one grid of 8 bits."""
+    """Activations put together, one of them rounded before, on one grid of 8 bits.
+
+    Not where one of them ranges over a 16th of the whole or less: of boxes in pixels and scores from 0 to 1 on one grid the
+    scores would all be 0.
+    """
 
     def pattern(op, before: Many, q: u8, scale: Const[f32], zero: Const[u8] | None, after: Many, axis):
         return op.Concat(*before, _dequantized(op, q, scale, zero), *after, axis=axis)
 
     def unless(m):
-        return _unfit(m, *m.root.inputs)
+        reason = _unfit(m, *m.root.inputs)
+        if reason is not None:
+            return reason
+        # a part may range over less than its grid, which was made for what it comes from
+        spans = [min(float(scale), (seen.high - seen.low) / 255 if (seen := observed(v)) is not None else np.inf)
+                 for v, (scale, _) in m.rounded]  # fmt: skip
+        if any(span <= float(m.out[0]) / 16 for span in spans):
+            return "one of them would lose its last 4 bits on the grid of all"
 
     def rewrite(op, m):
         return _rounded(op, op.Concat(*_inputs(op, m), axis=m.axis), m.out)
@@ -333,6 +344,9 @@ class Int8Concat:
     cases = [
         Case("two branches", observed={"after_0": (-3, 3), "y": (-3, 3)}, before=[], q=u8["N", 4, 3, 3],
              scale=np.float32(0.02), zero=np.uint8(128), after=[f32["N", 2, 3, 3]], axis=1),
+        Refused("boxes and scores", observed={"after_0": (0, 1), "y": (0, 640)}, before=[], q=u8["N", 4, 3],
+                scale=np.float32(2.5),
+                zero=np.uint8(0), after=[f32["N", 2, 3]], axis=1, because="last 4 bits"),
         Refused("not calibrated", before=[], q=u8["N", 4], scale=np.float32(0.5), zero=None, after=[f32["N", 4]], axis=1,
                 because="no calibration range"),
     ]  # fmt: skip

@@ -393,7 +393,9 @@ def test_a_layer_in_a_body_stays_as_it_is(tmp_path: Path) -> None:
     proto.graph.input.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
     proto.graph.output.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, ["B", WIDTH]))
     inside = ir.serde.deserialize_model(proto)
-    asking = SimpleNamespace(rules=registry(), target=TARGET, quantize="int8", keep_float=("w3",), ctx=Context(target=TARGET))
+    asking = SimpleNamespace(
+        rules=registry(), target=TARGET, quantize="int8", keep_float=("w3",), ctx=Context(target=TARGET), notes=[]
+    )  # fmt: skip
     found = quantize.sites(asking, inside)["int8"]  # type: ignore[arg-type]
     assert found == [("int8-linear", f"h{i}") for i in (1, 2, 3)]
 
