@@ -563,7 +563,8 @@ class Job:
         if evaluation is not None:
             notes += evaluation.problems
             if s.data is None:
-                notes.append("no --data was given: accuracy was judged on synthesised inputs")
+                less = next((p.less for p in self.plans.values()), "")
+                notes.append(f"no --data was given: accuracy was judged on synthesised inputs{less}")
             if self.inputs.get("steps"):
                 notes.append(f"--data holds prompts: {self.inputs['steps']} of their last tokens were run as steps, too")
         return Report(

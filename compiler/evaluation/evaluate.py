@@ -121,7 +121,9 @@ class Evaluation:
             reason = worst.why_not()
             cosine = "" if worst.cosine_min is None else f", cosine at least {worst.cosine_min:.6f}"
             if self.within:
-                error = f"largest relative error {worst.max_rel:.1e} in {worst.name!r}{cosine}"
+                rel = worst.max_rel
+                far = f"{worst.share:.1%} of elements differ" if rel is None else f"largest relative error {rel:.1e}"
+                error = f"{far} in {worst.name!r}{cosine}"
                 words = f"the same outputs up to rounding ({error})"
             else:
                 words = f"other outputs: {worst.name!r}: {reason}{cosine}"

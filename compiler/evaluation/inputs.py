@@ -77,6 +77,12 @@ class Plan:
         """One note per input, in words."""
         return [Note(i.name, i.dtype, self.sizes.shape(i), i.role, self._text(i)) for i in self.inputs]
 
+    @property
+    def less(self) -> str:
+        """What was made smaller than usual, in words; "" where nothing was."""
+        smaller = [f"{s}={self.sizes.values[s]}" for s, origin in self.sizes.origin.items() if origin == sizes.LESS]
+        return f"; {', '.join(smaller)} for the memory that larger ones take (--dim says other sizes)" if smaller else ""
+
     def lines(self) -> list[str]:
         """``describe`` as text."""
         return [f"{n.name} {n.dtype}{list(n.shape)}: {n.role}, {n.text}" for n in self.describe()]
