@@ -86,8 +86,9 @@ def _blaming_the_source(job: Job) -> Iterator[None]:
         yield
     except OlcError as e:
         cause = e if type(e) is OlcError else e.__cause__
-        of_source = type(cause) is OlcError and cause.where == str(getattr(job, "path", None))
-        if of_source and cause is not None and cause.what.startswith(UNOPENED) and not isinstance(e, Unsupported):
+        if isinstance(e, Unsupported) or type(cause) is not OlcError or cause.where != str(getattr(job, "path", None)):
+            raise
+        if cause.what.startswith(UNOPENED):
             hint = cause.hint or "the file is wrong as it is: export it again, at a newer opset say"
             raise BadInput(f"the source {cause.what}", where=cause.where, hint=hint) from e
         raise

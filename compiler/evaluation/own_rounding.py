@@ -122,8 +122,8 @@ class OwnRounding:
         if not rounds(self.model):
             return first
         open_ = self.left_open(None, keep)
-        for name, most in (self.left_open([feed], keep) if feed is not None else {}).items():
-            open_[name] = most.or_more(open_.get(name, Open()))
+        for name, there in (self.left_open([feed], keep) if feed is not None else {}).items():
+            open_[name] = there.or_more(open_.get(name, Open()))
         for d in outputs:
             left = open_.get(d.name, Open())
             d.own, d.own_share = FACTOR * left.moved, FACTOR * left.share
