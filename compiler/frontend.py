@@ -49,7 +49,11 @@ def load(source: Any) -> ir.Model:
     for frontend in frontends():
         answer = frontend.accepts(source)
         if answer is True:
-            return frontend.load(source)
+            loaded = frontend.load(source)
+            if not loaded.graph.outputs:
+                raise BadInput("the graph has no outputs: it computes nothing", where=describe(source),
+                               hint="export it with the values wanted as outputs")  # fmt: skip
+            return loaded
         refused.append(f"{frontend.NAME}: {answer or 'does not take it'}")
     raise BadInput("nothing here can load this", where=describe(source), hint="tried " + "; ".join(refused))
 

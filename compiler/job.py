@@ -17,7 +17,7 @@ from . import __version__, elsewhere, frontend, storage, targets
 from .assumptions import ASSUMPTIONS, KEEPS_A_KEY
 from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
-from .errors import BadInput, OlcError, OverBudget, Unsupported, VerificationFailed
+from .errors import BadInput, OlcError, OutputError, OverBudget, Unsupported, VerificationFailed
 from .evaluation import data as data_files
 from .evaluation import executed, steps, sweep
 from .evaluation import inputs as sample_inputs
@@ -130,7 +130,7 @@ class Job:
                 return plan, result, built, self.evaluated(built, plan, level, keyless) if self.settings.evaluate else None
             except OlcError as e:
                 wrong = isinstance(e, VerificationFailed)
-                if not wrong and not isinstance(e, Unsupported) and e.where != str(built):
+                if isinstance(e, OutputError) or (not wrong and not isinstance(e, Unsupported) and e.where != str(built)):
                     raise
                 if not wrong or plan is None or not plan.kept():
                     plan = self.take_back(e, plan, level)

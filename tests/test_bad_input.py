@@ -363,6 +363,14 @@ def test_work_grows_linearly() -> None:
         assert ratio < 4.5, f"{make.__name__}: {ratio:.1f}"
 
 
+def test_a_graph_without_outputs(tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 18]> g (float[2] x) => () { y = Relu(x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    found = refused(lambda: compile(tmp_path / "m.onnx", tmp_path / "o.onnx", cache="off"))
+    assert "no outputs" in found.what
+    assert found.where == str(tmp_path / "m.onnx")
+
+
 # what only the runtime refuses
 
 
