@@ -186,10 +186,12 @@ def plan(
 
 def _affordable(model: ir.Model, found: list[Input], usual: Sizes) -> Sizes:
     """The sizes, or smaller ones where some value would be too large; the usual where no smaller ones help."""
-    tried: Sizes | None = usual
-    while tried is not None and sizes.smaller(tried) is not None and _largest(model, found, tried) > MOST_BYTES:
-        tried = sizes.smaller(tried)
-    return usual if tried is None or (tried is not usual and _largest(model, found, tried) > MOST_BYTES) else tried
+    tried = usual
+    while (less := sizes.smaller(tried)) is not None:
+        if _largest(model, found, tried) <= MOST_BYTES:
+            return tried
+        tried = less
+    return usual if tried is usual or _largest(model, found, tried) > MOST_BYTES else tried
 
 
 def _largest(model: ir.Model, found: list[Input], at: Sizes) -> int:
