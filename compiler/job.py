@@ -19,7 +19,7 @@ from .culprits import GOOD, Judge, Limits, Outputs, Trials, find
 from .diff import diff
 from .errors import BadInput, OlcError, OutputError, OverBudget, Unsupported, VerificationFailed
 from .evaluation import data as data_files
-from .evaluation import executed, steps, sweep
+from .evaluation import executed, joined, steps, sweep
 from .evaluation import inputs as sample_inputs
 from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.metrics import Metric, Score, Task
@@ -67,8 +67,7 @@ class Job:
         self.trials: list[Trial] = []
         self.layers: list[dict[str, Any]] = []
         self.weights: dict[str, dict[str, Any]] = {}
-        self.fits: list[Fit] = []
-        self.few_fits: list[Fit] = []
+        self.fits, self.few_fits = list[Fit](), list[Fit]()
         self.granted = SECONDS
         self.notes: list[str] = []
         self.inputs: dict[str, Any] = {}
@@ -293,7 +292,7 @@ class Job:
         self.say("running the source model")
         feeds = self.sample(s.seed)
         opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
-        _, keep = without_padding(self.model)
+        _, keep = self.kept(lossy=True)
         begin = time.perf_counter()
         reference = [keep(f, run(opened, f, where=str(self.path))) for f in feeds]
         self.granted = seconds if seconds is not None else patience(time.perf_counter() - begin)
@@ -490,7 +489,7 @@ class Job:
 
     def kept(self, lossy: bool) -> tuple[str | None, Keep]:
         """What is compared: where something was rounded, or a query of padding sees no key, the tokens that a mask keeps."""
-        return without_padding(self.model) if lossy or self.unread else (None, as_it_is)
+        return joined.judged(self.model) if lossy else without_padding(self.model) if self.unread else (None, as_it_is)
 
     def differs(self, breach: str) -> VerificationFailed:
         hint = "report it with the model; --skip RULE leaves a rule out, -O1 applies only exact rewrites"
