@@ -105,6 +105,7 @@ class OwnRounding:
         self.model, self.path, self.folder, self.open, self.options, self.feeds = model, path, folder, open_, options, feeds
         self.known: dict[str, dict[str, Open]] = {}
         self.notes: list[str] = []
+        self.unknown = ""
 
     def breach(self, found: Iterable[numerics.OutputDifference], keep: Keep, feed: Mapping[str, Any] | None = None) -> str | None:
         """The first difference beyond rounding, the source's own included, in words. ``feed``: where it was seen, if not on
@@ -129,12 +130,12 @@ class OwnRounding:
             d.own, d.own_share = FACTOR * left.moved, FACTOR * left.share
             d.own_part = PARTS * max(left.part, left.moved)
         again = numerics.first_difference(outputs)
-        if again is None:
-            most = max((left.moved for left in open_.values()), default=0.0)
-            said = f"its own outputs move by up to {most:.2g} of their size where only last digits differ"
-            text = f"the source rounds what flows through it, and {said}: {FACTOR:g} times that was allowed"
-            self.notes = self.notes or [text]
-        return again
+        if again is not None:
+            return again + self.unknown
+        most = max((left.moved for left in open_.values()), default=0.0)
+        said = f"its own outputs move by up to {most:.2g} of their size where only last digits differ"
+        self.notes = self.notes or [f"the source rounds what flows through it, and {said}: {FACTOR:g} times that was allowed"]
+        return None
 
     def judge(self, points: Iterable[Point], keep: Keep) -> None:
         """Say of the outputs at other sizes, too, how much the source leaves open there."""
@@ -150,13 +151,17 @@ class OwnRounding:
         at = self.feeds() if feeds is None else feeds
         expected = self._outputs(self.path, self.options, at, keep)
         most: dict[str, Open] = {}
+        failures: list[str] = []
         for path, options in self._variants():
             try:
                 found = self._outputs(path, options, at, keep)
-            except OlcError:  # a kernel is only there once the runtime has optimized, say
+            except OlcError as e:  # a kernel is only there once the runtime has optimized, say
+                failures.append(e.what)
                 continue
             for d in numerics.compare(expected, found):
                 most[d.name] = Open(d.moved or 0.0, d.part, d.share).or_more(most.get(d.name, Open()))
+        if failures and not most:
+            self.unknown = f" (what the source's own rounding leaves open is not known: {failures[0]})"
         if feeds is None:
             self.known[key] = dict(most)
         return most

@@ -101,6 +101,12 @@ def test_what_is_small_beside_the_rest_is_not_lost_in_it(tmp_path: Path) -> None
     assert "a part of it moves by 1" in (own.breach(found, as_it_is) or "")
 
 
+def test_that_nothing_could_be_learnt_of_the_source_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, y = asked(DYNAMIC, tmp_path, np.ones((2, 64), np.float32))
+    monkeypatch.setattr(own, "_variants", lambda: [(tmp_path / "gone.onnx", SessionOptions())])
+    assert "not known: no such file" in str(own.breach(differences(y, y * np.float32(1.01)), as_it_is))
+
+
 def test_the_best_of_what_is_rounded_may_be_another(tmp_path: Path) -> None:
     text = DYNAMIC.replace("(float[N,64] y)", "(int64[N] best)").replace("y = Mul(f, t)",
                            "y = Mul(f, t) best = ArgMax<axis = -1, keepdims = 0>(y)")  # fmt: skip
