@@ -16,7 +16,7 @@ from ..errors import OlcError
 from ..evaluation.latency import Paired, paired
 from ..quantization import BLOCK, INT7_LIMIT, flipped, nearest_blocks, pack, quantize_linear_weight
 from ..session import SessionOptions, run, session
-from . import features, one_product, one_rounding
+from . import features, flash, one_product, one_rounding
 from .kernels import Kernels, Row, where
 
 _HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>'
@@ -324,6 +324,12 @@ COMPARISONS = (
         ("queries", "keys", "heads", "size"),
         ((16, 16, 12, 64), (128, 128, 12, 32), (128, 128, 12, 64), (384, 384, 12, 64), (512, 512, 12, 64), (1500, 1500, 6, 64)),
         _WIDTH,
+    ),
+    Comparison(
+        flash.NAME, _FLAT.partition(", bool")[0], "float[1,{queries},{width}]",
+        "y = Attention<q_num_heads = {heads}, kv_num_heads = {heads}>(q, k, v)",
+        "y = com.microsoft.MultiHeadAttention<num_heads = {heads}>(q, k, v)",
+        ("queries", "keys", "heads", "size"), ((1024, 1024, 8, 64), (1500, 1500, 6, 64), (4096, 4096, 8, 40)), _WIDTH,
     ),
     Comparison(
         "int8-attention", _FLAT, "float[1,{queries},{width}]",
