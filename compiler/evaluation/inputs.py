@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +201,7 @@ def _largest(model: ir.Model, found: list[Input], at: Sizes) -> int:
         if value.name in given:
             value.shape = ir.Shape(at.shape(given[value.name]))
     shapes.infer(model)
-    found_shapes = [(v, cost.shape_of(v, {})) for n in model.graph for v in n.outputs]
-    return max((int(prod(s) * v.dtype.itemsize) for v, s in found_shapes if s is not None and v.dtype is not None), default=0)
+    return max((cost.bytes_of(v, {}) or 0 for n in model.graph for v in n.outputs), default=0)
 
 
 def _refuse(item: Input) -> None:
