@@ -90,7 +90,10 @@ class Plan:
         if item.role == roles.IDS and item.trace.rows is not None:
             return f"uniform from 1 to {item.trace.rows - 1:,}, the rows of {item.trace.table!r}"
         if item.role == roles.OTHER:
-            return "zeros" if self.cautious and _is_integer(item.dtype) else _BY_DTYPE[_family(item.dtype)]
+            kind = _family(item.dtype)
+            if kind == "integer":
+                return "zeros" if self.cautious else f"uniform from {_least(item)} to 3"
+            return _BY_DTYPE[kind]
         if item.role == roles.FLAG and self.choices and chooses(item):
             return "true, but false in one of three"
         return _TEXTS[item.role]
@@ -128,7 +131,6 @@ _TEXTS = {
 }
 _BY_DTYPE = {
     "float": "standard normal",
-    "integer": "uniform from 0 to 3",
     "byte": "uniform over the whole range",
     "bool": "random",
     "string": "short words",
@@ -299,6 +301,10 @@ def _family(dtype: str) -> str:
     return "float"
 
 
+def _least(item: Input) -> int:
+    return 1 if item.trace.consumers & roles.COUNTED else 0
+
+
 class _Sample:
     """The arrays of one sample; what several inputs share (padding, past) is decided once."""
 
@@ -430,5 +436,5 @@ class _Sample:
             info = np.iinfo(item.dtype)
             return self.rng.integers(info.min, info.max + 1, shape)
         if family == "integer":
-            return np.zeros(shape, dtype=np.int64) if self.plan.cautious else self.rng.integers(0, 4, shape)
+            return np.zeros(shape, dtype=np.int64) if self.plan.cautious else self.rng.integers(_least(item), 4, shape)
         return self.rng.standard_normal(shape)
