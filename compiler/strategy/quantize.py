@@ -107,6 +107,8 @@ def choose(
         s.say("calibrating")
         s.facts = s.calibrate(best.fused)
         note(best.fused, s.facts, target=s.target)
+    elif s.quantize in ("auto", "int8") and (count := unseen(s, best.fused)):
+        s.notes.append(f"{count} convolutions stay in float: what their activations range over is seen on --data only")
     found = sites(s, best.fused)
     s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.fused.graph if n.inputs and n.inputs[0] is not None}
     s.modules = {ir.site(n): ir.module_of(n) for n in best.fused.graph}
@@ -166,6 +168,14 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
                          and not s.ctx.skip & {site[0], "@".join(site)}]  # fmt: skip
     order = [*(ASKED.get(s.quantize) or SCHEMES), *sorted(known.keys() - SCHEMES.keys())]
     return {scheme: sorted(set(known[scheme])) for scheme in order if known.get(scheme)}
+
+
+def unseen(s: Search, model: Model) -> int:
+    """How many convolutions a rule of the target would round if it were known what they range over."""
+    rules = s.rules.select(["LOSSY"], ir.opset_of(model) or 1, s.target.name)
+    if not any(("", "Conv") in r.pattern.root_ops for r in rules if r.name in STATIC):
+        return 0
+    return sum(n.op_type == "Conv" and not n.domain and ir.is_constant(n.inputs[1]) for n in model.graph)
 
 
 def scheme_of(r: Rule) -> str:
