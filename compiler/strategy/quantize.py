@@ -50,6 +50,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         "int8-hard-sigmoid", "int8-sigmoid", "int8-leaky-relu", "int8-average-pool", "int8-global-average-pool",
     ),
     "int7": ("int7-linear",),
+    "int8-lstm": ("int8-lstm", "int8-lstm-and-last", "int8-lstm-and-states"),
     "int8-attention": ("int8-attention", "int8-attention-with-cache"),
     "int8-outlier": ("int8-outlier-linear",),
     "int8-row": ("int8-row-linear",),
@@ -77,8 +78,9 @@ STATIC = frozenset(
 """Rules that act only where calibration saw what a value ranges over."""
 
 ASKED: dict[str, tuple[str, ...]] = {
-    "int8": ("int8", "int7", "int8-attention", "int8-outlier", "int8-row", "int8-block", "int8-symmetric", "float16"),
-    "int4": ("int8-block", "int4-block", "int4-symmetric", "float16"), "fp16": ("float16",), "none": (),
+    "int8": ("int8", "int7", "int8-lstm", "int8-attention", "int8-outlier", "int8-row", "int8-block", "int8-symmetric",
+             "float16"),
+    "int4": ("int8-block", "int4-block", "int8-lstm", "int4-symmetric", "float16"), "fp16": ("float16",), "none": (),
 }  # fmt: skip
 """Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
 
