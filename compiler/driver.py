@@ -89,7 +89,9 @@ def _blaming_the_source(job: Job) -> Iterator[None]:
         if isinstance(e, Unsupported) or type(cause) is not OlcError or cause.where != str(getattr(job, "path", None)):
             raise
         if cause.what.startswith(UNOPENED):
-            hint = cause.hint or "the file is wrong as it is: export it again, at a newer opset say"
+            hint = "the file is wrong as it is: export it again, at a newer opset say"
+            if cause.hint:  # the runtime lacks an operator; of what olc made in its place nobody can say that it is the same
+                hint = "-O1 and -O2 with --no-evaluate replace what the runtime lacks, where they can, and compare nothing"
             raise BadInput(f"the source {cause.what}", where=cause.where, hint=hint) from e
         raise
 

@@ -555,7 +555,7 @@ class Job:
         if self.elsewhere:
             notes += elsewhere.notes(s, self.target, plan)
         fusions = survey(self.model, made, self.rules, result.ctx, result.outcome.refused) if level >= 2 else []
-        overridable = [v.name for v in self.model.graph.inputs if v.is_initializer()]
+        overridable = [v.name for v in self.model.graph.inputs if v.is_initializer() and self.model.ir_version >= 4]
         if overridable:
             what = f"{len(overridable)} initializers are also inputs (first: {overridable[0]!r})"
             notes.append(f"{what}; a caller may override them, so nothing was folded into them")

@@ -12,6 +12,7 @@ from .ir import Model, Value
 from .matching import Match
 from .passes import Context
 from .pipeline import Options, optimize
+from .printer import type_text
 from .rewriter import why
 from .rules import registry
 
@@ -72,5 +73,7 @@ def _count(model: Model) -> int:
 
 def _type(v: Value) -> str:
     d = shapes.dims(v)
+    if v.type is not None and not isinstance(v.type, ir.TensorType):
+        return type_text(v.type, v.shape)
     kind = v.dtype.name.lower() if v.dtype is not None else "?"
     return kind if d is None else f"{kind}[{', '.join(map(str, d))}]"

@@ -388,3 +388,12 @@ def test_a_source_that_the_runtime_does_not_open(tmp_path: Path, text: str, leve
     assert found.where == str(tmp_path / "m.onnx")
     assert "export it again" in str(found.hint)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_a_source_with_an_operator_that_the_runtime_lacks(tmp_path: Path) -> None:
+    graph = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (double[1, 1, 5] x, double[1, 1, 3] w) => (double[1, 1, 3] y) { y = Conv(x, w) }""")
+    onnx.save(graph, tmp_path / "m.onnx")
+    found = refused(lambda: compile(tmp_path / "m.onnx", tmp_path / "o.onnx", level=1, cache="off"))
+    assert "Could not find an implementation for Conv" in found.what
+    assert "--no-evaluate" in str(found.hint)

@@ -112,6 +112,19 @@ def test_bad_files_are_refused_with_code_3_and_no_traceback(
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("args", [["analyze"], ["why"], ["why", "--rule", "erf-gelu", "-O", "1"], ["compile"], ["plan"]])
+def test_a_type_that_only_inference_finds_wrong_is_bad_input(args: list[str], tmp_path: Path) -> None:
+    """A classifier in float64 as skl2onnx writes it: no declared type of the value in between says that it does not fit."""
+    text = """<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 1]> g (double[N, 3] x) => (seq(map(int64, float)) z)
+        { a = Softmax(x) z = ai.onnx.ml.ZipMap<classlabels_int64s = [0, 1, 2]>(a) }"""
+    path = tmp_path / "bad.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    done = olc(args[0], str(path), *args[1:])
+    assert done.returncode == 3, done.stderr
+    assert "ZipMap" in done.stderr
+    assert "bad.onnx" in done.stderr
+
+
 def test_operator_that_no_kernel_runs_is_code_4(tmp_path: Path) -> None:
     text = '<ir_version: 8, opset_import: ["":17, "my.ops":1]> g (float[2] x) => (float[2] y) { y = my.ops.Frob(x) }'
     path = tmp_path / "m.onnx"

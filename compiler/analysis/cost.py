@@ -49,33 +49,32 @@ class ModelCost:
 
 
 def shape_of(value: Value | None, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    """The concrete shape of a value when every named dim is given a size; None where it stays unknown."""
+    """The concrete shape of a value when every named dim is given a size; None where it stays unknown or the sizes do not fit."""
     d = shapes.dims(value) if value is not None else None
-    if d is None:
+    if d is None or any(not dim.all_names(x) <= sizes.keys() for x in d):
         return None
-    found: list[int] = []
-    for x in d:
-        if any(s not in sizes for s in dim.symbols(x)):
-            return None
-        found.append(int(dim.evaluate(x, sizes)))
-    return tuple(found)
+    try:
+        return tuple(int(dim.evaluate(x, sizes)) for x in d)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def bytes_of(value: Value, sizes: Mapping[str, int]) -> int | None:
+    """How many bytes a value takes; None where its shape or type stays unknown. Texts have no size of their own."""
+    shape = shape_of(value, sizes)
+    if shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
+        return None
+    return int(prod(shape) * value.dtype.itemsize)
 
 
 def of_node(node: Node, sizes: Mapping[str, int]) -> NodeCost:
     """The cost of one node at the given sizes (named dim to value)."""
     ins = [shape_of(v, sizes) for v in node.inputs]
     outs = [shape_of(v, sizes) for v in node.outputs]
-    total: int | None = 0
-    for v, s in zip([*node.inputs, *node.outputs], [*ins, *outs], strict=True):
-        if v is None:
-            continue
-        if s is None or v.dtype is None:
-            total = None
-            break
-        assert total is not None
-        total += int(prod(s) * v.dtype.itemsize)
+    moved = [bytes_of(v, sizes) for v in (*node.inputs, *node.outputs) if v is not None]
+    known = [n for n in moved if n is not None]
     name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-    return NodeCost(node.name or "?", name, _flops(node, ins, outs), total)
+    return NodeCost(node.name or "?", name, _flops(node, ins, outs), sum(known) if len(known) == len(moved) else None)
 
 
 def _flops(node: Node, ins: list[Any], outs: list[Any]) -> int | None:

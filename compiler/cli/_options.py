@@ -242,3 +242,22 @@ def progress(quiet: bool, seconds: float | None = None) -> Iterator[Callable[[st
             shown.update(task, description=plain.line(text), completed=done)
 
         yield say
+
+
+@contextlib.contextmanager
+def blaming_the_source(path: str) -> Iterator[None]:
+    """What is wrong as soon as all types are known, before any rewrite, is bad input. Looked at after a failure only."""
+    from .. import frontend, verifier
+    from ..analysis import shapes
+    from ..errors import BadInput, VerificationFailed
+
+    try:
+        yield
+    except VerificationFailed as e:
+        source = frontend.load(path)
+        shapes.infer(source)
+        problems = verifier.verify(source)
+        if not problems:
+            raise
+        first = problems[0]
+        raise BadInput(first.what, where=f"{path}: {first.where}" if first.where else path, hint=first.hint) from e

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ._options import dims_option, rules_option, target_option
+from ._options import blaming_the_source, dims_option, rules_option, target_option
 
 
 @click.command()
@@ -24,7 +24,8 @@ def command(model: str, target: str, dims: dict[str, int], rules: tuple[str, ...
     from ..frontend import load
     from ..summary import summarize
 
-    found = summarize(load(model), target, dims, rules, top)
+    with blaming_the_source(model):
+        found = summarize(load(model), target, dims, rules, top)
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return

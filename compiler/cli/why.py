@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import rules_option, target_option, tell
+from ._options import blaming_the_source, rules_option, target_option, tell
 
 if TYPE_CHECKING:
     from ..ir import Node
@@ -59,7 +59,8 @@ def command(
         from ..passes import Context
         from ..pipeline import Options, optimize
 
-        optimize(loaded, Options(level=level), Context(target=targets.get(target)), known)
+        with blaming_the_source(model):
+            optimize(loaded, Options(level=level), Context(target=targets.get(target)), known)
     opset = ir.opset_of(loaded) or 1
     shapes.infer(loaded)
     found = why(loaded, rule, at)
@@ -87,7 +88,8 @@ def _fusions(model: str, target: str, known: Any, limit: int, as_json: bool) -> 
     from ..report.terminal import Printer, show_fusions
 
     source = frontend.load(model)
-    result = optimize(source.clone(), Options(level=2), Context(target=targets.get(target)), known)
+    with blaming_the_source(model):
+        result = optimize(source.clone(), Options(level=2), Context(target=targets.get(target)), known)
     found = [f.to_dict() for f in survey(source, result.model, known, result.ctx, result.outcome.refused)]
     if as_json:
         click.echo(json.dumps(found, indent=2))

@@ -178,8 +178,8 @@ def evaluate(
         options_a, options_b: session options; those recorded beside each model where None.
 
     Raises:
-        BadInput: the models take different inputs, or the data does not fit.
-        OlcError: a model cannot be opened or its inference fails; the message names it and holds the runtime's reason.
+        BadInput: the models take different inputs, the data does not fit, or the reference does not run on it.
+        OlcError: a model cannot be opened or the candidate's inference fails; it names the model and has the runtime's reason.
     """
     paths = (os.fspath(a_path), os.fspath(b_path))
     options = [_options(p, o, threads) for p, o in zip(paths, (options_a, options_b), strict=True)]
@@ -197,7 +197,7 @@ def evaluate(
     count = 0
     for sample in source:
         feed = {i.name: sample[i.name] for i in expected[0] if i.name in sample}
-        outputs = [run(s, feed, where=p) for s, p in zip(opened, paths, strict=True)]
+        outputs = [_of_source(opened[0], feed, paths[0], count), run(opened[1], feed, where=paths[1])]
         comparison.add(*(keep(feed, found) for found in outputs))
         for side, found in zip(judged, outputs, strict=True):
             side.add(found, sample)
@@ -222,6 +222,14 @@ def evaluate(
     measured = _processes(paths, kept[0], options, problems) if measure_memory else [[], []]
     facts = [_facts(*of) for of in zip(paths, loads, options, measured, strict=True)]
     return Evaluation(facts[0], facts[1], origin, count, differences, paired, threads, seed, problems, measured_by, points)
+
+
+def _of_source(opened: Any, feed: Feed, path: str, number: int) -> dict[str, Any]:
+    try:
+        return run(opened, feed, where=path)
+    except OlcError as error:
+        what = f"the model does not run on sample {number}: {error.what}"
+        raise BadInput(what, where=error.where, hint="give inputs with which it runs (--data, --dim)") from error
 
 
 def _timed_at(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,10 @@ class Plan:
         if item.role == roles.IDS and item.trace.rows is not None:
             return f"uniform from 1 to {item.trace.rows - 1:,}, the rows of {item.trace.table!r}"
         if item.role == roles.OTHER:
-            return "zeros" if self.cautious and _is_integer(item.dtype) else _BY_DTYPE[_family(item.dtype)]
+            kind = _family(item.dtype)
+            if kind == "integer":
+                return "zeros" if self.cautious else f"uniform from {_least(item)} to 3"
+            return _BY_DTYPE[kind]
         if item.role == roles.FLAG and self.choices and chooses(item):
             return "true, but false in one of three"
         return _TEXTS[item.role]
@@ -129,7 +131,6 @@ _TEXTS = {
 }
 _BY_DTYPE = {
     "float": "standard normal",
-    "integer": "uniform from 0 to 3",
     "byte": "uniform over the whole range",
     "bool": "random",
     "string": "short words",
@@ -202,8 +203,7 @@ def _largest(model: ir.Model, found: list[Input], at: Sizes) -> int:
         if value.name in given:
             value.shape = ir.Shape(at.shape(given[value.name]))
     shapes.infer(model)
-    found_shapes = [(v, cost.shape_of(v, {})) for n in model.graph for v in n.outputs]
-    return max((int(prod(s) * v.dtype.itemsize) for v, s in found_shapes if s is not None and v.dtype is not None), default=0)
+    return max((cost.bytes_of(v, {}) or 0 for n in model.graph for v in n.outputs), default=0)
 
 
 def _refuse(item: Input) -> None:
@@ -299,6 +299,10 @@ def _family(dtype: str) -> str:
     if _is_integer(dtype):
         return "byte" if dtype in ("int8", "uint8") else "integer"
     return "float"
+
+
+def _least(item: Input) -> int:
+    return 1 if item.trace.consumers & roles.COUNTED else 0
 
 
 class _Sample:
@@ -432,5 +436,5 @@ class _Sample:
             info = np.iinfo(item.dtype)
             return self.rng.integers(info.min, info.max + 1, shape)
         if family == "integer":
-            return np.zeros(shape, dtype=np.int64) if self.plan.cautious else self.rng.integers(0, 4, shape)
+            return np.zeros(shape, dtype=np.int64) if self.plan.cautious else self.rng.integers(_least(item), 4, shape)
         return self.rng.standard_normal(shape)

@@ -45,6 +45,8 @@ _LOOKUPS = {
     ("com.microsoft", "GatherBlockQuantized"): ((1, 0),),
     ("com.microsoft", "EmbedLayerNormalization"): ((0, 2), (1, 4)),
 }
+#: Operators that make as much of something as an integer says: with 0 of it a model may not run.
+COUNTED = frozenset({"Loop", "TopK", "Range", "Expand", "ConstantOfShape", "Reshape", "Tile", "Resize"})
 _SEARCH = 400  # values followed from one input: enough for any exporter's detour, and no walk of the whole graph
 
 

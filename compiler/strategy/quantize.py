@@ -50,6 +50,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         "int8-hard-sigmoid", "int8-sigmoid", "int8-leaky-relu", "int8-average-pool", "int8-global-average-pool",
     ),
     "int7": ("int7-linear",),
+    "int8-lstm": ("int8-lstm", "int8-lstm-and-last", "int8-lstm-and-states"),
     "int8-attention": ("int8-attention", "int8-attention-with-cache"),
     "int8-outlier": ("int8-outlier-linear",),
     "int8-row": ("int8-row-linear",),
@@ -77,8 +78,9 @@ STATIC = frozenset(
 """Rules that act only where calibration saw what a value ranges over."""
 
 ASKED: dict[str, tuple[str, ...]] = {
-    "int8": ("int8", "int7", "int8-attention", "int8-outlier", "int8-row", "int8-block", "int8-symmetric", "float16"),
-    "int4": ("int8-block", "int4-block", "int4-symmetric", "float16"), "fp16": ("float16",), "none": (),
+    "int8": ("int8", "int7", "int8-lstm", "int8-attention", "int8-outlier", "int8-row", "int8-block", "int8-symmetric",
+             "float16"),
+    "int4": ("int8-block", "int4-block", "int8-lstm", "int4-symmetric", "float16"), "fp16": ("float16",), "none": (),
 }  # fmt: skip
 """Schemes by what a user asks for: what it wants, and a closer one for layers that would break the budget. ``auto``: all."""
 
@@ -107,6 +109,8 @@ def choose(
         s.say("calibrating")
         s.facts = s.calibrate(best.fused)
         note(best.fused, s.facts, target=s.target)
+    elif s.quantize in ("auto", "int8") and (count := unseen(s, best.fused)):
+        s.notes.append(f"{count} convolutions stay in float: what their activations range over is seen on --data only")
     found = sites(s, best.fused)
     s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.fused.graph if n.inputs and n.inputs[0] is not None}
     s.modules = {ir.site(n): ir.module_of(n) for n in best.fused.graph}
@@ -166,6 +170,14 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
                          and not s.ctx.skip & {site[0], "@".join(site)}]  # fmt: skip
     order = [*(ASKED.get(s.quantize) or SCHEMES), *sorted(known.keys() - SCHEMES.keys())]
     return {scheme: sorted(set(known[scheme])) for scheme in order if known.get(scheme)}
+
+
+def unseen(s: Search, model: Model) -> int:
+    """How many convolutions a rule of the target would round if it were known what they range over."""
+    rules = s.rules.select(["LOSSY"], ir.opset_of(model) or 1, s.target.name)
+    if not any(("", "Conv") in r.pattern.root_ops for r in rules if r.name in STATIC):
+        return 0
+    return sum(n.op_type == "Conv" and not n.domain and ir.is_constant(n.inputs[1]) for n in model.graph)
 
 
 def scheme_of(r: Rule) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from olc import ir
+from olc import ir, storage
 from olc.analysis import dims as d
 from olc.analysis import shapes
 from onnx_ir import serde
@@ -443,3 +443,15 @@ def test_places_of_a_range() -> None:
     assert held(found["end"]) == "2*max(floor((s + 1)/2) - 1, 0)"
     assert held(found["y"]) == "2, 2*max(floor((s + 1)/2) - 1, 0) - 2, 8"
     assert held(found["z"]) == "?"
+
+
+def test_a_sparse_constant_has_its_dense_shape() -> None:
+    held = onnx.helper.make_tensor("v", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])
+    at = onnx.helper.make_tensor("i", onnx.TensorProto.INT64, [2], [0, 5])
+    head = '<ir_version: 10, opset_import: ["" : 21]>'
+    model = onnx.parser.parse_model(f"{head} g (float[N, 6] x) => (float[N, M] y) {{ y = MatMul(x, w) }}")
+    sparse = onnx.helper.make_sparse_tensor(held, at, [6, 4])
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    loaded = storage.load_proto(model)
+    shapes.infer(loaded)
+    assert said(values(loaded)["y"]) == "N, 4"

@@ -119,3 +119,13 @@ def test_a_measurement_that_fails_is_said_and_does_not_fail_the_rest(save, monke
     assert found.a.process is None
     assert len(found.problems) == 2
     assert "no room" in found.problems[0]
+
+
+def test_a_sample_that_the_reference_does_not_run_on_is_bad_input(save) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[3] x, int64[1] at) => (float[1] y) { y = Gather<axis=0>(x, at) }"""
+    a, b = save("a", text), save("b", text)
+    x = np.zeros(3, np.float32)
+    feeds = [{"x": x, "at": np.array([2])}, {"x": x, "at": np.array([3])}]
+    with pytest.raises(BadInput, match="does not run on sample 1"):
+        evaluate(a, b, feeds=feeds, time_s=0, measure_memory=False)

@@ -386,3 +386,23 @@ def test_without_a_runner_a_temporary_copy_is_run() -> None:
     assert feed["input_ids"].shape == (1, 8)
     with pytest.raises(BadInput):
         inputs.synthesize(m, {"position_ids.1": 64})
+
+
+def test_what_says_how_often_is_never_nothing() -> None:
+    """A trip count of 0 leaves a sequence empty, and what joins it fails."""
+    m = model("""<ir_version: 10, opset_import: ["": 18]>
+        g (float[2] x, int64 n, int64 other) => (float[M] y, int64 z) {
+            yes = Constant <value = bool {1}> ()
+            none = SequenceEmpty ()
+            all = Loop (n, yes, none) <body = b (int64 i, bool c, seq(float[2]) s) => (bool k, seq(float[2]) t) {
+                k = Identity (c)
+                t = SequenceInsert (s, x)
+            }>
+            y = ConcatFromSequence <axis = 0> (all)
+            z = Neg (other)
+        }""")
+    made = plan(m)
+    samples = [made.make(i) for i in range(20)]
+    assert {int(s["n"]) for s in samples} == {1, 2, 3}
+    assert {int(s["other"]) for s in samples} == {0, 1, 2, 3}
+    assert "uniform from 1 to 3" in made.lines()[1]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from olc import ir
+from olc.driver import compile
 from olc.passes import Context, lift_constants
 from onnx import helper, numpy_helper
 from pass_oracle import assert_same, feeds, load, ops, parse, run, save, transform
@@ -124,3 +127,12 @@ def test_from_ir_version_4_an_input_with_a_default_stays() -> None:
     model = load(proto)
     assert lift_constants.run(model, Context()) == 0
     assert [v.name for v in model.graph.inputs] == ["x", "w"]
+
+
+@pytest.mark.parametrize(("version", "told"), [(3, False), (8, True)])
+def test_what_is_said_of_initializers_that_are_inputs(version: int, told: bool, tmp_path: Path) -> None:
+    text = f"""<ir_version: {version}, opset_import: ["": 9]> g (float[N, 2] x, float[2] k) => (float[N, 2] y)
+        <float[2] k = {{1, 2}}> {{ y = Add(x, k) }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    report = compile(tmp_path / "m.onnx", tmp_path / "o.onnx", level=1, evaluate=False, cache="off")
+    assert any("a caller may override them" in note for note in report.notes) == told

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from olc import ir, storage
+from olc import ir, storage, targets
 from olc.analysis import shapes
 from olc.driver import compile
 from olc.evaluation.latency import Paired, Side
@@ -398,6 +398,22 @@ def test_a_layer_in_a_body_stays_as_it_is(tmp_path: Path) -> None:
     )  # fmt: skip
     found = quantize.sites(asking, inside)["int8"]  # type: ignore[arg-type]
     assert found == [("int8-linear", f"h{i}") for i in (1, 2, 3)]
+
+
+def test_convolutions_that_nobody_saw_the_ranges_of_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[1, 4, 9] x, float[4, 4, 3] other) => (float[1, 4, 3] y)
+        { a = Conv(x, w)  b = Relu(a)  c = Conv(b, w)  y = Conv(c, other) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 4, 3), np.float32), "w"))
+    for target, expected in (("onnxruntime-cpu", 2), ("onnxruntime-cuda", 0), ("tensorrt", 2)):
+        asking = SimpleNamespace(rules=registry(), target=targets.get(target))
+        assert quantize.unseen(asking, ir.serde.deserialize_model(proto)) == expected  # type: ignore[arg-type]
+    feeds = [{"x": np.ones((1, 4, 9), np.float32), "other": np.ones((4, 4, 3), np.float32)}]
+    monkeypatch.setattr("tests.quantizing.FEEDS", feeds)
+    monkeypatch.setattr("tests.quantizing.SPEED", SPEED | {"Conv": 1.0})
+    for asked in ("auto", "none"):
+        _, bench = searched(ir.serde.deserialize_model(proto), tmp_path, quantize=asked)
+        assert any(text.startswith("2 convolutions stay in float") for text in bench.notes) == (asked == "auto")
 
 
 def test_a_weight_that_two_layers_read_is_rounded_to_the_nearest() -> None:

@@ -21,7 +21,7 @@ def constant(s: Site) -> None:
     sparse = s.node.attributes.get("sparse_value")
     if sparse is None or sparse.is_ref():
         raise Unknown
-    s.out(0, tuple(int(n) for n in sparse.value.dims), dtype=ir.DataType(sparse.value.values.data_type))
+    s.out(0, tuple(int(n) for n in sparse.value.shape), dtype=sparse.value.dtype)
 
 
 @rule("ConstantOfShape")
