@@ -156,10 +156,11 @@ def _reaches(node: Node | None, through: frozenset[str], wanted: tuple[str, ...]
     return _is(node, *through) and any(_reaches(_producer(node, i), through, wanted, steps - 1) for i in range(len(node.inputs)))
 
 
-_SCORES = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Cast", "Clip", "Max", "Tanh", "Unsqueeze", "Squeeze"})
+_SCORES = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Cast", "Clip", "Max", "Tanh", "Unsqueeze", "Squeeze",
+                     "Concat"})  # fmt: skip
 _PRODUCT = ("MatMul", "Einsum")
 _PICKED = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Cast", "Transpose"})
-_WEIGHTS = frozenset({"Where", "Cast", "Dropout", "Reshape", "Identity", "Mul", "Div", "Transpose"})
+_WEIGHTS = frozenset({"Where", "Cast", "Dropout", "Reshape", "Identity", "Mul", "Div", "Transpose", "Slice"})
 
 
 def _is_attention(node: Node) -> bool:
