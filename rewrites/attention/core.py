@@ -31,7 +31,7 @@ def _unlike(m):
     if q[3] != k_t[2] or k_t[3] != v[2]:
         return "the sizes of heads, or the numbers of keys and values, are not known to agree"
     if m.k is m.turned and q[2] != v[2] and not (isinstance(q[2], int) and isinstance(v[2], int) and q[2] > v[2]):
-        return "keys of a cache that lie in columns would all be turned at each step"
+        return "keys that lie in columns would be turned for what may be fewer queries"
     scale = float(np.prod([float(scalar(x)) for x in (m.a, m.b) if x is not None]))
     if m.c is not None:
         number = float(scalar(m.c))
