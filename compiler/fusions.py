@@ -156,10 +156,11 @@ def _reaches(node: Node | None, through: frozenset[str], wanted: tuple[str, ...]
     return _is(node, *through) and any(_reaches(_producer(node, i), through, wanted, steps - 1) for i in range(len(node.inputs)))
 
 
-_SCORES = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Cast", "Clip", "Max", "Tanh", "Unsqueeze", "Squeeze"})
+_SCORES = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Cast", "Clip", "Max", "Tanh", "Unsqueeze", "Squeeze",
+                     "Concat"})  # fmt: skip
 _PRODUCT = ("MatMul", "Einsum")
 _PICKED = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Cast", "Transpose"})
-_WEIGHTS = frozenset({"Where", "Cast", "Dropout", "Reshape", "Identity", "Mul", "Div"})
+_WEIGHTS = frozenset({"Where", "Cast", "Dropout", "Reshape", "Identity", "Mul", "Div", "Transpose", "Slice"})
 
 
 def _is_attention(node: Node) -> bool:
@@ -169,7 +170,8 @@ def _is_attention(node: Node) -> bool:
     layer = [node]
     for _ in range(4):
         users = [(u, i) for n in layer for u, i in n.outputs[0].uses()]
-        if any((_is(u, "MatMul") and i == 0) or _is(u, "Einsum") for u, i in users):
+        first = 1 if _is(layer[0], "Transpose") else 0  # values times transposed weights
+        if any((_is(u, "MatMul") and i == first) or _is(u, "Einsum") for u, i in users):
             return True
         layer = [u for u, _ in users if _is(u, *_WEIGHTS)]
     return False

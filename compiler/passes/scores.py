@@ -1,8 +1,8 @@
 """What is done to the scores of an attention, put into one order: scaled, biased, filled where a mask drops them.
 
 Between the product of queries and keys and its softmax, networks scale, add (a mask, relative positions, slopes), fill,
-clip from below and change between ``[batch * heads, ...]`` and ``[batch, heads, ...]``, in the order in which their authors
-thought of it. This pass writes
+clip from below and change between ``[batch * heads, ...]`` and ``[batch, heads, ...]``, or ``[batch * windows, heads, ...]`` and
+``[batch, windows, heads, ...]`` (Swin), in the order in which their authors thought of it. This pass writes
 
     Softmax(Where(mask, product * scale + bias, low))
 
@@ -182,16 +182,34 @@ def _fits(chain: _Chain) -> bool:
         return False
     flat = (d.mul(whole[0], whole[1]), *whole[2:]) if len(whole) == 4 else None
     for step in chain.steps:
-        if step.shape != whole and step.shape != flat:
+        windows = _in_windows(step, whole)
+        if step.shape not in (whole, flat) and not windows:
             return False
         if step.value is None or step.shape == whole:
             continue
         inner = shapes.dims(step.value)
+        if windows:
+            if inner is None or step.kind == "rows" or (len(inner) > 3 and (len(inner) < 5 or inner[1] != step.shape[1])):
+                return False
+            continue
         if inner is None or len(inner) > 3 or (len(inner) == 3 and inner[0] not in (1, step.shape[0])):
             return False
         if len(inner) == 3 and inner[0] != 1 and step.kind == "rows":
             return False
     return True
+
+
+def _in_windows(step: _Step, whole: tuple[d.Dim, ...]) -> bool:
+    """Is a step on ``[batch, windows, heads, queries, keys]`` of a product on ``[batch * windows, heads, queries, keys]``?"""
+    return len(step.shape) == 5 and (d.mul(*step.shape[:2]), *step.shape[2:]) == whole
+
+
+def _same_for_all(step: _Step, whole: tuple[d.Dim, ...]) -> bool:
+    """Is a step's operand the same for all texts, on the axes of heads, queries and keys, or on those of windows too?"""
+    inner = None if step.value is None else shapes.dims(step.value)
+    if inner is None or not (step.shape == whole or _in_windows(step, whole)):
+        return False
+    return len(inner) < 4 or inner[0] == 1
 
 
 def _stretches_nothing(queries: ir.Value | None, rows: Sequence[_Step]) -> bool:
@@ -272,13 +290,22 @@ class _Writer:
         return self.node("MatMul", [queries, keys]) if rows else product
 
     def bias(self, chain: _Chain, product: ir.Value) -> ir.Value | None:
-        """The sum of all that is added, each multiplied by what the sum was multiplied with later."""
+        """The sum of all that is added, each multiplied by what the sum was multiplied with later.
+
+        Where one is for windows, what is the same for all texts is added to it on five axes: constants, as a rule.
+        """
+        whole = shapes.dims(product)
+        assert whole is not None
+        windows: ir.Value | None = None
         total: ir.Value | None = None
+        by_windows = any(_in_windows(s, whole) for s in chain.steps if s.kind == "bias")
         for i, s in enumerate(chain.steps):
             if s.kind != "bias":
                 continue
-            value = self.on_axes(s, product)
+            assert s.value is not None
             later = chain.steps[i + 1 :]
+            together = by_windows and _same_for_all(s, whole)
+            value = s.value if together else self.on_axes(s, product)
             factor = s.number * float(prod(t.number for t in later if t.kind == "scale"))
             if factor != 1.0 and not _is_mask(s):
                 value = self.node("Mul", [value, self.number(factor)])
@@ -286,14 +313,32 @@ class _Writer:
                 if t.kind == "rows":
                     assert t.value is not None
                     value = self.node("Div" if t.number < 0 else "Mul", [value, t.value])
-            total = value if total is None else self.node("Add", [total, value])
-        return total
+            if together:
+                windows = value if windows is None else self.node("Add", [windows, value])
+            else:
+                total = value if total is None else self.node("Add", [total, value])
+        if windows is None:
+            return total
+        if len(shapes.dims(windows) or ()) == 5:
+            windows = self.for_each(windows, product)
+        return windows if total is None else self.node("Add", [windows, total])
+
+    def for_each(self, value: ir.Value, product: ir.Value) -> ir.Value:
+        """What windows have, ``[1 or batch, windows, ...]``, for all windows of all texts, ``[batch * windows, ...]``."""
+        rows, windows = self.sizes(product, 0, 1), self.sizes(value, 1, 2)
+        tail = self.sizes(value, 2, 5)
+        batch = self.node("Div", [rows, windows])
+        each = self.node("Expand", [value, self.node("Concat", [batch, windows, tail], axis=0)])
+        return self.node("Reshape", [each, self.node("Concat", [rows, tail], axis=0)])
 
     def on_axes(self, step: _Step, product: ir.Value) -> ir.Value:
         """A step's operand on the product's own axes: those of batch and heads are split where they are one."""
         assert step.value is not None
         inner, whole = shapes.dims(step.value), shapes.dims(product)
         assert inner is not None
+        assert whole is not None
+        if _in_windows(step, whole):
+            return self.for_each(step.value, product) if len(inner) == 5 else step.value
         if step.shape == whole or len(inner) < 3 or inner[0] == 1:
             return step.value
         split = self.node("Concat", [self.sizes(product, 0, 2), self.sizes(step.value, 1, 3)], axis=0)

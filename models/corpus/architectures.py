@@ -126,8 +126,8 @@ ALL = (
     decoder("mixtral", 32, QuickGelu=0, MoE=32),
     decoder("olmoe", 16, norms=4 * 16 + 1, QuickGelu=0, MoE=16),
     decoder("granite-moe", 24, QuickGelu=0, MoE=24),
-    # Its attention has a sink for each head, for which the operator has no input.
-    decoder("gpt-oss", 24, attention=0, Softmax=24, QuickGelu=0, MoE=24),
+    # Its attention has a sink for each head, for which the standard's operator has no input.
+    decoder("gpt-oss", 24, attention=0, GroupQueryAttention=24, QuickGelu=0, MoE=24),
     # As many layers as Moonlight, which is of its kind. Norms of what queries and of what keys are made of besides; a SiLU in
     # what all tokens share, and in the first layer, which has no experts; routers with a sigmoid.
     decoder("deepseek-v3", 27, norms=4 * 27 + 1, QuickGelu=27, Sigmoid=27 - 1, MoE=27 - 1),

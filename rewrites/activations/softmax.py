@@ -37,6 +37,30 @@ class Softmax:
     ]
 
 
+@rule(group="activations", safety=CLOSE("the same function, rounded elsewhere"), since=18)
+class SoftmaxOfShifted:
+    """A Softmax of values whose maximum along its axis was taken off is that of the values.
+
+    Sound because a number that all values lose alike cancels in it, and it takes the maximum off itself.
+    """
+
+    def pattern(op, x: floats, axes: Const, axis):
+        return op.Softmax(op.Sub(x, op.ReduceMax(x, axes)), axis=axis)
+
+    def unless(m):
+        d = dims(m.x)
+        if not d or _axes(m.axes, len(d)) != {m.axis % len(d)}:
+            return "the maximum is not along the axis of the Softmax"
+
+    def rewrite(op, m):
+        return op.Softmax(m.x, axis=m.axis)
+
+    cases = [
+        Case("GPT-OSS", x=f32["B", 2, "S", 4], axes=np.array([-1]), axis=-1),
+        Refused("another axis", x=f32["B", 3, 4], axes=np.array([1]), axis=2, because="not along"),
+    ]
+
+
 @rule(group="activations", safety=CLOSE("small probabilities no longer vanish"), since=13)
 class LogSoftmax:
     """The logarithm of Softmax is LogSoftmax.

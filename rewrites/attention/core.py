@@ -11,25 +11,27 @@ from .. import _shapes as s
 from ._scale import snapped
 
 
-def _probabilities(op, q, k, perm, a, b, c, masked):
-    """Softmax of the scaled scores, masked in some way."""
-    k_t = op.shared(op.Transpose(k, perm=perm))
+def _probabilities(op, q, k, perm, turned, a, b, c, masked):
+    """Softmax of the scaled scores, masked in some way; ``turned``: keys that lie in columns from the start."""
+    k_t = op.either(op.shared(op.Transpose(k, perm=perm)), turned)
     scores = op.MatMul(op.either(op.Mul(q, a), q), op.either(op.Mul(k_t, b), k_t))
     return op.Softmax(masked(op.either(op.Mul(scores, c), op.Div(scores, c), scores)), axis=-1)
 
 
 def _unlike(m):
     """Why these are not the operands of an Attention; else sets ``m.scale``."""
+    m.k, m.perm = (m.turned, (0, 1, 2, 3)) if m.k is None else (m.k, s.permutation(m.perm, 4))
     q, k, v = dims(m.q), dims(m.k), dims(m.v)
     if q is None or k is None or v is None or not len(q) == len(k) == len(v) == 4:
         return "the operands are not known to have 4 axes"
-    m.perm = s.permutation(m.perm, 4)
     k_t = tuple(k[i] for i in m.perm)
     # One head of keys and values for all queries is stretched by a product, and by the operator.
     if k_t[:2] != v[:2] or k_t[0] != q[0] or k_t[1] not in (1, q[1]):
         return "batch and heads are not known to agree"
     if q[3] != k_t[2] or k_t[3] != v[2]:
         return "the sizes of heads, or the numbers of keys and values, are not known to agree"
+    if m.k is m.turned and q[2] != v[2] and not (isinstance(q[2], int) and isinstance(v[2], int) and q[2] > v[2]):
+        return "keys that lie in columns would be turned for what may be fewer queries"
     scale = float(np.prod([float(scalar(x)) for x in (m.a, m.b) if x is not None]))
     if m.c is not None:
         number = float(scalar(m.c))
@@ -109,8 +111,10 @@ def _attention(op, m, mask=None):
 
 KEEP = np.tril(np.ones((3, 3), bool))
 TRANSPOSED = (0, 1, 3, 2)
-QKV = {"q": f32["B", 2, "S", 4], "k": f32["B", 2, "T", 4], "v": f32["B", 2, "T", 4], "perm": TRANSPOSED}
-SQUARE = {"q": f32["B", 2, 3, 4], "k": f32["B", 2, 3, 4], "v": f32["B", 2, 3, 4], "perm": TRANSPOSED}
+QKV = {"q": f32["B", 2, "S", 4], "k": f32["B", 2, "T", 4], "v": f32["B", 2, "T", 4], "perm": TRANSPOSED,
+       "turned": None}  # fmt: skip
+SQUARE = {"q": f32["B", 2, 3, 4], "k": f32["B", 2, 3, 4], "v": f32["B", 2, 3, 4], "perm": TRANSPOSED,
+          "turned": f32["B", 2, 4, 3]}  # fmt: skip
 ZERO, LOW, LEAST = np.float32(0), np.float32(-np.inf), np.finfo(np.float32).min
 SCALES = {"a": 0.5, "b": 0.5, "c": 2.0}
 
@@ -119,12 +123,14 @@ SCALES = {"a": 0.5, "b": 0.5, "c": 2.0}
 class AttentionPlain:
     """Softmax of scaled products of queries and keys, times values, is Attention.
 
-    Sound because that is its definition. The keys enter as they were before the transposition. A guard against NaN has
-    nothing to guard against where the scores are finite, which is assumed.
+    Sound because that is its definition. The keys enter as they were before the transposition; where there was none, as they
+    are where channels lie in front of positions (CoAtNet, SqueezeBERT), they get one. That pays for no fewer queries than
+    keys only: it takes longer than the products of a single query. A guard against NaN has nothing to guard against where the
+    scores are finite, which is assumed.
     """
 
-    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar):
-        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, lambda scores: scores)), v)
+    def pattern(op, q: f32, k, v, perm, turned, a: Scalar, b: Scalar, c: Scalar):
+        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, turned, a, b, c, lambda scores: scores)), v)
 
     def unless(m):
         if m.find("IsNaN") is not None:
@@ -137,14 +143,15 @@ class AttentionPlain:
     cases = [
         Case("scaled", **QKV, a=0.5, b=1.0, c=1.0),
         Case("heads last", q=f32["B", 2, "S", 4], k=f32["B", "T", 2, 4], v=f32["B", 2, "T", 4], perm=(0, 2, 3, 1),
-             a=0.3, b=0.25, c=5.0),
+             turned=None, a=0.3, b=0.25, c=5.0),
         Case("one head of keys for all", q=f32["B", 2, "S", 4], k=f32["B", 1, "T", 4], v=f32["B", 1, "T", 4], perm=TRANSPOSED,
-             a=0.5, b=1.0, c=1.0),
+             turned=None, a=0.5, b=1.0, c=1.0),
         Case("a negative scale stays with the queries", **QKV, a=-0.5, b=1.0, c=1.0),
+        Case("keys in columns", **SQUARE, a=0.5, b=1.0, c=1.0),
         Refused("one batch for all", q=f32[2, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
-                a=0.5, b=1.0, c=1.0, because="batch and heads"),
+                turned=None, a=0.5, b=1.0, c=1.0, because="batch and heads"),
         Refused("three axes", q=f32[2, "S", 4], k=f32[2, "T", 4], v=f32[2, "T", 4], perm=(0, 2, 1),
-                a=0.5, b=1.0, c=1.0, because="4 axes"),
+                turned=None, a=0.5, b=1.0, c=1.0, because="4 axes"),
     ]  # fmt: skip
 
 
@@ -158,11 +165,11 @@ class AttentionMasked:
     the guard would turn a NaN from elsewhere into 0 is assumed not to matter.
     """
 
-    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, keep: Scalar, drop: Scalar):
+    def pattern(op, q: f32, k, v, perm, turned, a: Scalar, b: Scalar, c: Scalar, mask: boolean, keep: Scalar, drop: Scalar):
         def masked(scores):
             return op.Add(scores, op.shared(op.Where(mask, keep, drop)))
 
-        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, masked)), v)
+        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, turned, a, b, c, masked)), v)
 
     def unless(m):
         keep, drop = float(scalar(m.keep)), float(scalar(m.drop))
@@ -183,6 +190,7 @@ class AttentionMasked:
         Refused("one entry for all keys", **QKV, **SCALES, mask=boolean["S", 1], keep=ZERO, drop=LOW, because="too short"),
         Refused("not neutral", **SQUARE, **SCALES, mask=KEEP, keep=np.float32(1), drop=LOW, because="is not 0"),
         Refused("wider than the scores", q=f32[1, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
+                turned=None,
                 **SCALES, mask=boolean[2, 1, "S", "T"], keep=ZERO, drop=LOW, because="fit the scores"),
     ]  # fmt: skip
 
@@ -195,8 +203,8 @@ class AttentionFilled:
     are made 0 by the same condition, so are those of a query with no key, as in the operator.
     """
 
-    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, mask: boolean, drop: Scalar):
-        p = _probabilities(op, q, k, perm, a, b, c, lambda scores: _filled(op, mask, scores, drop))
+    def pattern(op, q: f32, k, v, perm, turned, a: Scalar, b: Scalar, c: Scalar, mask: boolean, drop: Scalar):
+        p = _probabilities(op, q, k, perm, turned, a, b, c, lambda scores: _filled(op, mask, scores, drop))
         return op.MatMul(_emptied(op, mask, p), v)
 
     unless = _why_not_filled
@@ -217,8 +225,8 @@ class AttentionBiasedFilled:
     is assumed of masks that are added is assumed here too.
     """
 
-    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, bias: Value, mask: boolean, drop: Scalar):
-        p = _probabilities(op, q, k, perm, a, b, c, lambda scores: _filled(op, mask, op.Add(scores, bias), drop))
+    def pattern(op, q: f32, k, v, perm, turned, a: Scalar, b: Scalar, c: Scalar, bias: Value, mask: boolean, drop: Scalar):
+        p = _probabilities(op, q, k, perm, turned, a, b, c, lambda scores: _filled(op, mask, op.Add(scores, bias), drop))
         return op.MatMul(_emptied(op, mask, p), v)
 
     def unless(m):
@@ -242,8 +250,8 @@ class AttentionBiased:
     disagree: unless the bias is a constant of moderate numbers it is assumed that this does not happen.
     """
 
-    def pattern(op, q: f32, k, v, perm, a: Scalar, b: Scalar, c: Scalar, bias: Value):
-        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, a, b, c, lambda scores: op.Add(scores, bias))), v)
+    def pattern(op, q: f32, k, v, perm, turned, a: Scalar, b: Scalar, c: Scalar, bias: Value):
+        return op.MatMul(_guarded(op, _probabilities(op, q, k, perm, turned, a, b, c, lambda scores: op.Add(scores, bias))), v)
 
     def unless(m):
         reason = _unlike(m) or _misfit(m, m.bias)
@@ -266,5 +274,6 @@ class AttentionBiased:
         Refused("one entry for all keys", **QKV, **SCALES, bias=f32["S", 1], because="too short"),
         Case("of a table", **SQUARE, **SCALES, bias=np.linspace(-1, 1, 18).reshape(2, 3, 3).astype(np.float32)),
         Refused("wider than the scores", q=f32[1, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,
+                turned=None,
                 **SCALES, bias=f32[2, 1, "S", "T"], because="fit the scores"),
     ]  # fmt: skip

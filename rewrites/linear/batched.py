@@ -230,6 +230,8 @@ class TransposeOfProduct:
             return "other axes are moved than the last two"
         if s.permutation(m.moved, rank)[-1] == rank - 1:
             return "the Transpose of the operand leaves its last axis, and takes up none"
+        if any(x.producer() is not None and x.producer().op_type == "Softmax" for x in m.sides):
+            return "weights stay in front of the values"
 
     def rewrite(op, m):
         a, b = (op.Transpose(x, perm=m.swap) for x in m.sides)

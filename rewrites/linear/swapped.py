@@ -41,3 +41,32 @@ class SwappedProduct:
         Refused("transposed again", x=f32["B", "T", 2, 4], first=(0, 2, 3, 1), y=f32["B", 2, "S", "T"], last=(0, 1, 3, 2),
                 perm=(0, 1, 3, 2), because="no more is moved"),
     ]  # fmt: skip
+
+
+@rule(group="linear", safety=CLOSE("another kernel may sum in another order"), since=13)
+class WeightsFirst:
+    """Values times transposed weights of an attention are the weights times the values, transposed: ``V P^T = (P V^T)^T``.
+
+    Sound by that. Networks whose channels lie in front of positions (CoAtNet, BoTNet) multiply so. It pays because an Attention
+    takes the place of what is transposed here; the values are moved in place of the weights, of which there are more.
+    """
+
+    def pattern(op, v, scores: f32, perm):
+        return op.MatMul(v, op.Transpose(op.Softmax(scores, axis=-1), perm=perm))
+
+    def unless(m):
+        v, scores = dims(m.v), dims(m.scores)
+        if v is None or scores is None or len(v) != len(scores) or len(v) < 3:
+            return "values and weights are not known to have as many axes, three or more"
+        m.swap = (*range(len(v) - 2), len(v) - 1, len(v) - 2)
+        return None if s.permutation(m.perm, len(v)) == m.swap else "other axes are moved than the last two"
+
+    def rewrite(op, m):
+        return op.Transpose(op.MatMul(op.Softmax(m.scores, axis=-1), op.Transpose(m.v, perm=m.swap)), perm=m.swap)
+
+    cases = [
+        Case("CoAtNet", v=f32["B", 2, 4, "T"], scores=f32["B", 2, "S", "T"], perm=(0, 1, 3, 2)),
+        Case("one head", v=f32["B", 4, "T"], scores=f32["B", "S", "T"], perm=(0, 2, 1)),
+        Refused("heads last", v=f32["B", 4, 3, 3], scores=f32["B", 3, 4, 3], perm=(0, 2, 3, 1), because="other axes"),
+        Refused("one matrix of values", v=f32[4, "T"], scores=f32["B", "S", "T"], perm=(0, 2, 1), because="as many axes"),
+    ]  # fmt: skip

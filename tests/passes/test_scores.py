@@ -252,3 +252,58 @@ def test_a_softmax_of_an_older_opset_is_over_other_axes() -> None:
     assert ordered(proto)[1] == 0
     proto.opset_import[0].version = 15
     assert ordered(proto)[1] == 1
+
+
+def windowed(steps: str, given: str = "", opset: int = 23) -> Any:
+    """Scores of windows, [batch * 3, heads, N, N], to which ``steps`` do something on [batch, 3, heads, N, N]."""
+    return onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : {opset}]>
+        g (float[B, 3, 2, 4, 8] q0, float[B, 3, 2, 8, 4] k0{given}) => (float[M, 2, 4, 4] p)
+        <int64[5] five = {{-1, 3, 2, 4, 4}}, int64[4] four = {{-1, 2, 4, 4}}, int64[4] qs = {{-1, 2, 4, 8}},
+         int64[4] ks = {{-1, 2, 8, 4}}, float half = {{0.5}}> {{
+            q = Reshape(q0, qs) k = Reshape(k0, ks) s = MatMul(q, k) {steps} p = Softmax <axis = -1> (x) }}""")
+
+
+WINDOWS = {
+    "Swin": ("t = Add(s, table) w = Reshape(t, five) m = Add(w, mask) x = Reshape(m, four)",
+             {"table": (1, 2, 4, 4), "mask": (1, 3, 1, 4, 4)}),
+    "for each picture": ("w = Reshape(s, five) m = Add(w, mask) x = Reshape(m, four)", {"mask": ("B", 3, 1, 4, 4)}),
+    "scaled later": ("w = Reshape(s, five) m = Add(mask, w) t = Add(m, table) h = Mul(t, half) x = Reshape(h, four)",
+                     {"table": (2, 4, 4), "mask": (1, 3, 2, 4, 4)}),
+    "the same for all windows": ("w = Reshape(s, five) m = Add(w, table) x = Reshape(m, four)", {"table": (2, 1, 4)}),
+}  # fmt: skip
+
+
+def same_probabilities(proto: Any, model: ir.Model, operands: dict[str, np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    f = {n: rng.standard_normal((2, 3, 2, *shape)).astype(np.float32) for n, shape in {"q0": (4, 8), "k0": (8, 4)}.items()}
+    was, now = (ReferenceEvaluator(m).run(None, f | operands)[0] for m in (proto, serde.serialize_model(model)))
+    np.testing.assert_allclose(now, was, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_what_windows_have_is_added_on_four_axes(name: str) -> None:
+    steps, operands = WINDOWS[name]
+    proto = windowed(steps, "".join(f", float[{', '.join(map(str, shape))}] {n}" for n, shape in operands.items()))
+    model, changes = ordered(proto)
+    assert changes == 1
+    between = [n.op_type for n in model.graph]
+    assert between[between.index("Softmax") - 1] == "Add"
+    rng = np.random.default_rng(1)
+    given = {n: [2 if d == "B" else d for d in shape] for n, shape in operands.items()}
+    same_probabilities(proto, model, {n: rng.standard_normal(shape).astype(np.float32) for n, shape in given.items()})
+
+
+@pytest.mark.parametrize("shape", ["3, 1, 4, 4", "1, 1, 1, 4, 4"])
+def test_what_is_not_known_to_be_for_windows_stays(shape: str) -> None:
+    steps = "w = Reshape(s, five) m = Add(w, mask) x = Reshape(m, four)"
+    assert ordered(windowed(steps, f", float[{shape}] mask"))[1] == 0
+
+
+def test_a_condition_for_windows() -> None:
+    steps = "low = Constant<value = float {-3e38}>() w = Reshape(s, five) m = Where(mask, w, low) x = Reshape(m, four)"
+    proto = windowed(steps, ", bool[1, 3, 1, 4, 4] mask")
+    model, changes = ordered(proto)
+    assert changes == 1
+    assert next(n for n in model.graph if n.op_type == "Softmax").inputs[0].producer().op_type == "Where"
+    own = np.array([False, True, False])[None, :, None, None, None]  # the second window sees all of itself
+    same_probabilities(proto, model, {"mask": np.tril(np.ones((1, 1, 1, 4, 4), bool)) | own})

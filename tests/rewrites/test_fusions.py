@@ -57,6 +57,36 @@ def outputs(model: ir.Model, feed: dict[str, np.ndarray], optimized: bool = Fals
     return session.run(None, feed)
 
 
+# --- attention with channels in front of positions ------------------------------------------------------------------
+
+CHANNELS = "float[B, 2, 4, S] q, float[B, 2, 4, T] k, float[B, 2, 4, T] v => float y"
+QUERIES = "qt = Transpose<perm = [0, 1, 3, 2]>(q) s = MatMul(qt, k) c = Mul(s, half) p = Softmax<axis = -1>(c) "
+WEIGHED = {
+    "weights first": "vt = Transpose<perm = [0, 1, 3, 2]>(v) a = MatMul(p, vt) y = Transpose<perm = [0, 1, 3, 2]>(a)",
+    "weights last": "pt = Transpose<perm = [0, 1, 3, 2]>(p) y = MatMul(v, pt)",
+}
+
+
+@pytest.mark.parametrize("weighed", WEIGHED)
+def test_attention_with_channels_in_front(weighed: str) -> None:
+    signature = CHANNELS.replace("T]", "S]")
+    body = QUERIES + WEIGHED[weighed]
+    model = parsed(body, signature, "float half = {0.5}")
+    before = ir.serde.serialize_model(model)
+    left = fused(model, "attention", "linear", "chains")
+    assert Counter(left) == {"Attention": 1, "Transpose": 4}
+    rng = np.random.default_rng(0)
+    feed = {n: rng.standard_normal((2, 2, 4, 5)).astype(np.float32) for n in "qkv"}
+    np.testing.assert_allclose(outputs(model, feed)[0], outputs(before, feed)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_keys_in_columns_are_not_turned_for_few_queries() -> None:
+    """A cache whose keys lie in columns: turning all of them takes longer than the products of one query."""
+    assert "Attention" not in fused(parsed(QUERIES + WEIGHED["weights first"], CHANNELS, "float half = {0.5}"), "attention")
+    more = CHANNELS.replace("S", "9").replace("T", "5")
+    assert "Attention" in fused(parsed(QUERIES + WEIGHED["weights first"], more, "float half = {0.5}"), "attention")
+
+
 # --- spellings -----------------------------------------------------------------------------------------------------
 
 GELU = (
