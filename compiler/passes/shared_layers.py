@@ -11,7 +11,7 @@ Sound because names mean nothing: those of nodes need not be unique, and no bran
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -37,28 +37,39 @@ def run(model: ir.Model, ctx: Context) -> int:
     shared = [nodes for layers in _layers(model.graph).values() for nodes in layers if len(nodes) > 1]
     told: set[ir.Value] = set()
     for nodes in shared:
-        for n in nodes[1:]:
-            n.name = nodes[0].name
+        name = _shortest(n.name for n in nodes)
+        for n in nodes:
+            _call(n, name)
         _one_activation(nodes, around, told, names.pinned)
-        ctx.record(NAME, nodes[0].name, f"one layer in {len(nodes)} branches")
+        ctx.record(NAME, name, f"one layer in {len(nodes)} branches")
     return len(shared)
 
 
 def _distinguish(model: ir.Model, inner: Sequence[ir.Graph], names: Names) -> None:
-    """Nodes and values of bodies get names of their own. Where a node comes from is still known by the name that it had."""
+    """Nodes and values of bodies get names of their own."""
     taken = {ir.site(n) for n in model.graph}
     for graph in inner:
         for n in graph:
-            old = ir.site(n)
-            n.name = n.name or names.node(old)
-            while n.name in taken:
-                n.name = names.node(old)
-            taken.add(n.name)
-            if n.name != old:
-                n.metadata_props.setdefault("olc.from", old)
+            name = n.name or names.node(ir.site(n))
+            while name in taken:
+                name = names.node(ir.site(n))
+            taken.add(name)
+            _call(n, name)
         for v in list(defined(graph)):
             if v.name not in names.pinned:
                 names.own(v)
+
+
+def _call(node: ir.Node, name: str) -> None:
+    """Name a node. Where it comes from is still told by the name that it had."""
+    old = ir.site(node)
+    node.name = name
+    if name != old:
+        node.metadata_props.setdefault("olc.from", old)
+
+
+def _shortest(names: Iterable[str | None]) -> str:
+    return min((name or "" for name in names), key=lambda name: (len(name), name))
 
 
 def _layers(graph: ir.Graph) -> _Found:
@@ -100,7 +111,8 @@ def _one_activation(
         assert graph is not None
         if any(home is graph or home in around[graph] for j, home in enumerate(homes) if j != i):
             return
-    for v in read:
-        assert v is not None
-        v.name = read[0].name  # type: ignore[union-attr]
-        told.add(v)
+    values = [v for v in read if v is not None]
+    name = _shortest(v.name for v in values)
+    for v in values:
+        v.name = name
+    told.update(values)
