@@ -7,17 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from olc import ir, storage
+from olc.driver import compile
 from olc.passes import Context, shared_layers, smooth
 from olc.pipeline import Options, optimize
 from olc.quantization import block_form, emulate, pack, quantize_linear_weight
 from olc.quantization.facts import note
 from olc.rules import registry
 from olc.session import run, session
-from olc.strategy import layers, quantize, search
+from olc.strategy import layers, quantize, rounding, search
+from olc.strategy.budget import Budget
 from olc.strategy.calibrate import calibrate
-from olc.strategy.plan import Plan
+from olc.strategy.learnt import carried_out
+from olc.strategy.plan import Choice, Plan
 from olc.strategy.probe import watch
 from olc.strategy.rounding import least_squares
 from olc.strategy.sensitivity import sensitivities
@@ -26,6 +30,7 @@ from tests.merged import WIDTH, by_hand, feeds, merged, nodes_of, weights
 from tests.quantizing import TARGET, Bench, searched
 
 MATRIX = (WIDTH, WIDTH)
+T = f"float[B, {WIDTH}]"
 
 
 def named() -> ir.Model:
@@ -186,6 +191,39 @@ def test_both_branches_are_rounded_and_weights_are_stored_once(asked: str, kerne
     outputs_agree(result.model, tmp_path, 0.99)
 
 
+def looped() -> ir.Model:
+    """Two layers, and Loops that read a weight of theirs, beside them and in a branch. What these hold has the names of those."""
+    held = weights()
+    body = (f"b{{0}} (int64 i{{0}}, bool g{{0}}, {T} v{{0}}) => (bool o{{0}}, {T} z{{0}}) "
+            f"{{{{ o{{0}} = Identity(g{{0}}) [{{1}}] z{{0}} = MatMul(v{{0}}, w1) }}}}")  # fmt: skip
+    text = (f'<ir_version: 10, opset_import: ["" : 23]> g ({T} x, bool c, bool d, int64 n) => ({T} y) {{ '
+            f"[h1] h1 = MatMul(x, w0) l = Loop (n, , h1) <body = {body.format(0, 'h1')}> "
+            f"y = If (c) < then_branch = t () => ({T} p) {{ k = Loop (n, , l) <body = {body.format(1, 'h2')}> "
+            f"[h2] p = MatMul(k, w1) }}, else_branch = e () => ({T} q) {{ [h2] q = MatMul(l, w1) }} > }}")  # fmt: skip
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(held[w], w) for w in ("w0", "w1"))
+    onnx.checker.check_model(proto)
+    return ir.serde.deserialize_model(proto)
+
+
+def test_layers_of_loops_stay_whatever_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = [f | {"n": np.array(2)} for f in feeds()]
+    monkeypatch.setattr("tests.quantizing.FEEDS", ways)
+    plan, found = searched(looped(), tmp_path, cosine=0.95, quantize="int8")
+    assert Counter(rule for rule, _ in plan.kept()) == {"int8-linear": 2}
+    assert any("2 layers within bodies of Loop" in n for n in found.notes)
+    result = optimize(looped(), plan.options(r.group for r in registry()), Context(target=TARGET))
+    bodies = {g.name: Counter(n.op_type for n in g) for g in ir.all_graphs(result.model)}
+    assert [bodies[g]["DynamicQuantizeMatMul"] for g in ("g", "t", "e", "b0", "b1")] == [1, 1, 1, 0, 0]
+    assert bodies["b0"]["MatMul"] == bodies["b1"]["MatMul"] == 1
+    storage.save(result.model, tmp_path / "made.onnx")
+    opened, held = session(tmp_path / "made.onnx", threads=1), weights()
+    for feed in ways:
+        times = 2 + 2 * bool(feed["c"]) + 1
+        a, b = run(opened, feed)["y"].ravel(), (feed["x"] @ held["w0"] @ np.linalg.matrix_power(held["w1"], times)).ravel()
+        assert a @ b > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
 def test_a_plan_says_the_same_again(tmp_path: Path) -> None:
     plan, _ = searched(merged(), tmp_path, cosine=0.9999, quantize="int8")
     again = Plan.loads(plan.dumps())
@@ -262,3 +300,26 @@ def test_least_squares_sees_both_branches() -> None:
     held = [ir.array(v) for g in ir.all_graphs(result) for v in g.initializers.values()]
     for weight in made:  # as it was rounded with care, in both branches
         assert sum(np.array_equal(a, pack(made[weight][block_form(4)]).weight) for a in held) == 1
+
+
+def test_a_plan_with_what_was_learnt_is_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of activations and weights are those of the search."""
+    monkeypatch.setattr("olc.evaluation.evaluate.Evaluation.slower", False)
+    fused = optimize(merged(), Options(level=3), Context(target=TARGET)).model
+    note(fused, calibrate(fused, feeds(), 1), target=TARGET)
+    alphas, sites = {read_of(fused, "w1"): 0.8}, {("int8-row-linear", name_of(fused, "w1")): Choice(True, "")}
+    [layer] = rounding.layers_of(fused, sites, alphas)
+    plan = Plan(TARGET.name, 3, sites=sites, smooth=alphas, rounded=(rounding.named(layer.constant.name or "", layer.form),))
+    storage.save(merged(), tmp_path / "m.onnx")
+    (tmp_path / "data").mkdir()
+    for i, feed in enumerate(f for f in feeds() for _ in range(2)):  # every other one judges
+        np.savez(tmp_path / "data" / f"{i}.npz", **feed)
+    options = {"plan": plan, "data": str(tmp_path / "data"), "samples": 3, "threads": 1}
+    compile(tmp_path / "m.onnx", tmp_path / "out.onnx", level=3, measure=False, budget=Budget(0.9, None), **options)
+    made = storage.load(tmp_path / "out.onnx")
+    (codes,) = (ir.array(v) for g in ir.all_graphs(made) for v in g.initializers.values() if v.dtype == ir.DataType.INT8)
+    again = carried_out(fused, plan, registry(), Context(target=TARGET), feeds(), lambda feed, values: dict(values), 1)
+    np.testing.assert_array_equal(codes, again[layer.constant.name or ""][layer.form][0])
+    assert not np.array_equal(codes, quantize_linear_weight(layer.weights[0], layer.limit)[0])
+    assert Counter(n.op_type for g in ir.all_graphs(made) for n in g)["DynamicQuantizeMatMul"] == 2
+    outputs_agree(made, tmp_path, 0.999)
