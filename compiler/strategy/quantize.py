@@ -315,6 +315,8 @@ class _Job:
         for feed in feeds if any(n.op_type == "If" for n in best.fused.graph) else feeds[:1]:
             before = node_times(best.path, feed, options) | before
             after = by_layer(node_times(made.path, feed, options), won, made.model, best.fused) | after
+            if after.keys() >= {node for _, node in won.sites}:
+                break
         return before, after
 
     def small(self, rounded: bool) -> list[tuple[str, list[Site]]]:
