@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,9 @@ import pytest
 from olc import ir, storage
 from olc.driver import compile
 from olc.passes import Context, shared_layers, smooth
-from olc.pipeline import Options, optimize
-from olc.quantization import block_form, emulate, pack, quantize_linear_weight
-from olc.quantization.facts import note
+from olc.pipeline import Few, Options, optimize
+from olc.quantization import INT7_LIMIT, INT8_LIMIT, block_form, emulate, pack, quantize_linear_weight, weight_limit
+from olc.quantization.facts import note, prepared
 from olc.rules import registry
 from olc.session import run, session
 from olc.strategy import layers, quantize, rounding, search
@@ -117,6 +118,17 @@ def test_facts_are_of_all_that_ran() -> None:
     assert all(n.inputs[0].meta["olc.observed"] is facts[n.inputs[0].name] for w in ("w0", "w1") for n in nodes_of(m, w))
 
 
+def test_what_the_target_asks_of_weights_it_asks_in_branches() -> None:
+    m = named()
+    (inner,) = (ir.owner(n) for n in nodes_of(m, "w2"))
+    moved = m.graph.initializers.pop("w2")
+    inner.register_initializer(moved)
+    for saturates, limit in ((True, INT7_LIMIT), (False, INT8_LIMIT)):
+        note(m, {}, {"w2": {"form": 1}}, SimpleNamespace(features=lambda s=saturates: {"int8_saturates": s}))  # type: ignore[arg-type]
+        assert {weight_limit(v) for v in (moved, *(n.inputs[0] for n in nodes_of(m, "w2")))} == {limit}
+        assert prepared(moved, "form") == 1
+
+
 @pytest.mark.parametrize(("weight", "ran"), [("w1", slice(0, 2)), ("w2", slice(1, 3))])
 def test_errors_are_of_the_first_samples_with_which_a_layer_runs(weight: str, ran: slice) -> None:
     m = named()
@@ -185,7 +197,7 @@ def test_both_branches_are_rounded_and_weights_are_stored_once(asked: str, kerne
     result = optimize(merged(), plan.options(r.group for r in registry()), Context(target=TARGET))
     assert Counter(n.op_type for g in ir.all_graphs(result.model) for n in g)[kernel] == 7
     held = Counter(matrices(result.model, np.int8)) + Counter(matrices(result.model, np.uint8))
-    assert held["g"] >= 3  # w0, w1 and w3, which two branches read
+    assert held["g"] >= 2  # w0 and w1; w3 is read further in
     assert sum(held.values()) == 4
     assert not matrices(result.model, np.float32)
     outputs_agree(result.model, tmp_path, 0.99)
@@ -222,6 +234,31 @@ def test_layers_of_loops_stay_whatever_their_names(tmp_path: Path, monkeypatch: 
         times = 2 + 2 * bool(feed["c"]) + 1
         a, b = run(opened, feed)["y"].ravel(), (feed["x"] @ held["w0"] @ np.linalg.matrix_power(held["w1"], times)).ravel()
         assert a @ b > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
+def test_a_weight_that_both_branches_make_anew_is_one_layer() -> None:
+    m = merged()
+    for i, n in enumerate(nodes_of(m, "w1")):
+        turned = ir.make_node("Mul", [n.inputs[1], m.graph.initializers["s"]], name=f"scaled_{i}")
+        turned.outputs[0].name = f"scaled_{i}"
+        ir.owner(n).insert_before(n, [turned])
+        n.replace_input_with(1, turned.outputs[0])
+    made = optimize(m, Options(level=3), Context(target=TARGET)).model
+    assert Counter(rule for rule, _ in quantize.sites(asking(), made)["int8"]) == {"int8-linear": 4}
+
+
+def test_two_bodies_hold_the_weights_that_their_branches_share(tmp_path: Path) -> None:
+    """ONNX Runtime packs weights of the graph around a branch, and not those of one further out."""
+    fused = optimize(merged(), Options(level=3), Context(target=TARGET)).model
+    rounded = [("int4-block-linear", name_of(fused, w)) for w in ("w0", "w1", "w2", "w3")]
+    few = Few("x", 40 * WIDTH, quantize.by_rule(rounded))
+    made = optimize(merged(), Options(level=3, few=few), Context(target=TARGET)).model
+    held = matrices(made, np.uint8)
+    assert held == {"few": 2, "fresh": 2}  # w0 and w1; w2 and w3, which are read further in
+    assert matrices(made, np.float32) == {"more": 4}
+    outputs_agree(made, tmp_path, 0.97)
+    exact = optimize(merged(), Options(level=3, few=replace(few, most=39 * WIDTH)), Context(target=TARGET)).model
+    outputs_agree(exact, tmp_path, 0.999999)
 
 
 def test_a_plan_says_the_same_again(tmp_path: Path) -> None:
