@@ -181,11 +181,11 @@ def test_a_layer_that_fits_in_one_branch_only_is_none() -> None:
     assert name_of(m, "w1") not in fit
 
 
-@pytest.mark.parametrize("pattern", ["h3", "w1"])
-def test_a_layer_that_a_user_names_in_one_branch_stays_in_both(pattern: str) -> None:
+@pytest.mark.parametrize(("pattern", "weight"), [("h3", "w1"), ("w1", "w1"), ("n1", "w3"), ("n2", "w3")])
+def test_a_layer_that_a_user_names_in_one_branch_stays_in_both(pattern: str, weight: str) -> None:
     m = named()
     found = quantize.sites(asking(keep_float=(pattern,)), m)["int8"]
-    assert ("int8-linear", name_of(m, "w1")) not in found
+    assert ("int8-linear", name_of(m, weight)) not in found
     assert len(found) == 3
 
 
@@ -239,11 +239,14 @@ def test_layers_of_loops_stay_whatever_their_names(tmp_path: Path, monkeypatch: 
 def test_a_weight_that_both_branches_make_anew_is_one_layer() -> None:
     m = merged()
     for i, n in enumerate(nodes_of(m, "w1")):
-        turned = ir.make_node("Mul", [n.inputs[1], m.graph.initializers["s"]], name=f"scaled_{i}")
-        turned.outputs[0].name = f"scaled_{i}"
-        ir.owner(n).insert_before(n, [turned])
-        n.replace_input_with(1, turned.outputs[0])
+        read = list(n.outputs[0].uses())
+        scaled = ir.make_node("Mul", [n.outputs[0], m.graph.initializers["s"]], name=f"scaled_{i}")
+        scaled.outputs[0].name = f"scaled_{i}"
+        ir.owner(n).insert_after(n, [scaled])
+        for user, at in read:
+            user.replace_input_with(at, scaled.outputs[0])
     made = optimize(m, Options(level=3), Context(target=TARGET)).model
+    assert not nodes_of(made, "w1")  # the scale is in the weight
     assert Counter(rule for rule, _ in quantize.sites(asking(), made)["int8"]) == {"int8-linear": 4}
 
 
