@@ -42,7 +42,7 @@ __all__ = [
     "Attr", "AttributeType", "DataType", "ExternalTensor", "Function", "Graph", "LazyTensor", "Model", "Node",
     "OptionalType", "PackedTensor", "SequenceType", "Shape", "SparseTensorType", "StringTensor", "SymbolicDim",
     "Tensor", "TensorProtoTensor", "TensorType", "TypeAndShape", "Value", "all_graphs", "array", "attr", "extract", "graph_of",
-    "initial_values", "is_constant", "make_attr", "make_constant", "make_node", "of_runtime", "opset_of", "owner",
+    "initial_values", "is_constant", "make_attr", "make_constant", "make_node", "nodes_once", "of_runtime", "opset_of", "owner",
     "replace_value", "scalar", "schema_of", "serde", "subgraphs", "tensor", "with_bodies",
 ]  # fmt: skip
 
@@ -77,6 +77,26 @@ def all_graphs(model: Model, functions: bool = True) -> Iterator[Graph]:
     if functions:
         for f in model.functions.values():
             yield from with_bodies(f.graph)
+
+
+def nodes_once(model: Model) -> Iterator[Node]:
+    """The nodes that one run executes once or not at all: of the main graph, then of the branches of its Ifs, at any depth.
+    (A Loop's body runs many times.)"""
+    graphs = [model.graph]
+    for graph in graphs:  # it grows
+        for node in graph:
+            yield node
+            if node.op_type == "If" and node.domain == "":
+                graphs += subgraphs(node)
+
+
+def sites(model: Model) -> dict[str, list[Node]]:
+    """By ``site`` the nodes that run once at most: one, or of a layer that branches share one of each
+    (``passes/shared_layers.py``)."""
+    found: dict[str, list[Node]] = {}
+    for node in nodes_once(model):
+        found.setdefault(site(node), []).append(node)
+    return found
 
 
 def owner(node: Node) -> Graph | None:
@@ -165,8 +185,9 @@ def _constant_node_tensor(node: Node) -> Any | None:
 
 def initial_values(model: Model, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Of these names those of initializers, with what they hold where no caller overrides it (``array`` knows constants only)."""
-    held = {name: model.graph.initializers.get(name) for name in names}
-    return {name: v.const_value.numpy() for name, v in held.items() if v is not None and v.const_value is not None}
+    wanted = set(names)
+    held = ((name, v) for graph in all_graphs(model, functions=False) for name, v in graph.initializers.items() if name in wanted)
+    return {name: v.const_value.numpy() for name, v in held if v.const_value is not None}
 
 
 def array(value: Value | None) -> np.ndarray | None:

@@ -390,9 +390,7 @@ class Job:
         if level == 3 and not self.facts and (smooth or learns(plan) or any(rule in STATIC for rule, _ in kept)):
             self.say("calibrating")
             carried = plan.options(r.group for r in self.rules)
-            level = 3 if self.target.half else 2  # where lowering comes after rounding, what is rounded is not lowered
-            options = replace(self.options(2), level=level, groups=carried.groups)
-            result = optimize(self.model.clone(), options, self.context(), self.rules)
+            result = optimize(self.model.clone(), replace(self.options(3), groups=carried.groups), self.context(), self.rules)
             fused = result.fused or result.model
             self.facts = self.calibrate(fused)
             if learns(plan):

@@ -28,6 +28,7 @@ from .passes import (
     normalize,
     raise_opset,
     scores,
+    shared_layers,
     simplify,
     size_queries,
     smooth,
@@ -269,12 +270,17 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
     if o.shared_cache and o.start < 2:
         run.run_pass(shared_cache)
     rounds = o.level >= 3 and not o.exact
-    if target is not None and o.start < 2 and rounds and target.half:
+    half = target is not None and rounds and target.half
+    if target is not None and o.start < 2 and half:
         # What is computed in float16 has other kernels: operators are written out, or not, once that is settled.
         run.step("lower", lambda: target.finish(model, run.ctx, None))
-        run.result.fused = model.clone()
     elif target is not None and o.start < 2:
         _lower(run, target)
+    if rounds and o.start < 2 and any(True for n in model.graph for _ in ir.subgraphs(n)):
+        run.run_pass(dedupe_initializers)  # what rules made of a weight in two branches is one weight
+        run.run_pass(shared_layers)
+    if half and o.start < 2:
+        run.result.fused = model.clone()
     if rounds:
         note(model, o.facts, o.weights, run.ctx.target)
         second = None if o.few is None else _Run(model.clone(), o, run.ctx, run.rules, run.result)

@@ -3,7 +3,7 @@
 Sound because a constant initializer (one that is not also a graph input, so no caller overrides it) is its dtype,
 shape and bytes; -0.0 and 0.0 differ, and a NaN equals only the same NaN. An initializer of a body that equals one
 of a graph around it gives way to that. Large ones of two bodies that do not see each other (the branches of an If, for
-which a rule has made the same weight anew) become one of the main graph, which both see: else what the branches of a merged
+which a rule has made the same weight anew) become one of the innermost graph that both see: else what the branches of a merged
 decoder share would be stored twice. Those that are graph outputs, or that a quantization annotation names, stay
 but may stand in for others. The unused ones are removed here.
 
@@ -105,9 +105,12 @@ class _Merger:
         return changes
 
     def lift(self, model: ir.Model) -> int:
-        """Move what several bodies hold to the main graph."""
+        """Move what several bodies hold to the innermost graph that all of them see."""
+        paths: dict[ir.Graph, tuple[ir.Graph, ...]] = {model.graph: (model.graph,)}
+        for graph in ir.all_graphs(model, functions=False):  # outer ones first
+            paths.update({body: (*paths[graph], body) for node in graph for body in ir.subgraphs(node)})
         alike: dict[Hashable, list[tuple[ir.Graph, ir.Value]]] = {}
-        for graph in ir.all_graphs(model, functions=False):
+        for graph in paths:
             if graph is not model.graph:
                 for value in _candidates(graph):
                     if _kind(value) in self.shared and self.may_move(value):
@@ -124,7 +127,8 @@ class _Merger:
                 names = names if names is not None else Names(model)
                 del graph.initializers[first.name or ""]
                 names.own(first)
-                model.graph.register_initializer(first)
+                homes = zip(*(paths[home] for home in (graph, *(home for home, _ in others))), strict=False)
+                [level for level in homes if len(set(level)) == 1][-1][0].register_initializer(first)
                 for home, value in others:
                     value.replace_all_uses_with(first)
                     inherit(first, value)

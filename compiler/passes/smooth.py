@@ -45,26 +45,43 @@ def run(model: ir.Model, ctx: Context, alphas: Mapping[str, float]) -> int:
         BadInput: there is no such activation, or calibration saw nothing of it.
     """
     names = Names(model)
-    values = {v.name: v for n in model.graph for v in n.outputs}
+    values: dict[str | None, list[ir.Value]] = {}  # of branches that share layers one of each
+    for v in (v for n in ir.nodes_once(model) for v in n.outputs):
+        values.setdefault(v.name, []).append(v)
     for name, alpha in sorted(alphas.items()):
-        value = values.get(name)
-        seen = observed(value)
-        linears = [] if value is None else readers(value)
-        if value is None or seen is None or seen.channels is None or not linears:
+        found = [v for v in values.get(name, ()) if readers(v)]
+        seen = observed(found[0]) if found else None
+        linears = [r for v in found for r in readers(v)]
+        if seen is None or seen.channels is None:
             raise BadInput(
                 f"the plan smooths {name!r}, "
                 + ("which no linear layer of the model reads" if not linears else "of which nothing was calibrated"),
                 hint="make the plan again, or give --data or --ranges as it was made with",
             )
         s = factors(seen.channels, row_maxima([r.matrix for r in linears]), alpha)
-        where = _divide(model, names, value, linears, s)
-        _note(linears[0].node.inputs[0], seen, s)
+        made = _Constants(model, names)
+        where = ", ".join(dict.fromkeys(_divide(model, names, made, v, s) for v in found))
         for r in linears:
             w = r.matrix * s[:, None]
-            held = np.ascontiguousarray(w.T if r.node.op_type == "Gemm" and ir.attr(r.node, "transB", 0) else w)
-            r.node.replace_input_with(1, limited_as(r.constant, constant(model.graph, names, f"{name}_smooth_weight", held)))
+            turned = bool(r.node.op_type == "Gemm" and ir.attr(r.node, "transB", 0))
+            held = made(r.constant, turned, f"{name}_smooth_weight", np.ascontiguousarray(w.T if turned else w))
+            r.node.replace_input_with(1, limited_as(r.constant, held))
+            _note(r.node.inputs[0], seen, s)
         ctx.record(NAME, name, f"factors from {s.min():.3g} to {s.max():.3g} at alpha {alpha:g}, {where}")
     return len(alphas)
+
+
+class _Constants:
+    """Constants made for one activation, once for what each is made of: branches that share a layer share what it becomes."""
+
+    def __init__(self, model: ir.Model, names: Names) -> None:
+        self.model, self.names = model, names
+        self.made: dict[tuple[ir.Value | None, object], ir.Value] = {}
+
+    def __call__(self, of: ir.Value | None, how: object, name: str, held: np.ndarray) -> ir.Value:
+        if (of, how) not in self.made:
+            self.made[of, how] = constant(self.model.graph, self.names, name, held)
+        return self.made[of, how]
 
 
 def _note(value: ir.Value | None, seen: Observed, s: np.ndarray) -> None:
@@ -78,26 +95,29 @@ def _note(value: ir.Value | None, seen: Observed, s: np.ndarray) -> None:
     observe(value, Observed(-far if seen.low < 0 else 0.0, far if seen.high > 0 else 0.0, channels))
 
 
-def _divide(model: ir.Model, names: Names, value: ir.Value, linears: list[Linear], s: np.ndarray) -> str:
-    """Divide what the layers read by ``s``; says where."""
+def _divide(model: ir.Model, names: Names, made: _Constants, value: ir.Value, s: np.ndarray) -> str:
+    """Divide what the layers that read the value read by ``s``; says where."""
+    linears = readers(value)
     alone = len(value.uses()) == len(linears) and not value.is_graph_output()
     node = value.producer()
     assert node is not None
-    if alone and _into_norm(model, names, node, s):
+    if alone and _into_norm(made, node, s):
         return f"divided in the {node.op_type}"
-    if alone and (layer := _into_factor(model, names, node, s)) is not None:
+    if alone and (layer := _into_factor(made, node, s)) is not None:
         return f"divided in the columns of {ir.site(layer)}"
-    product = ir.make_node("Mul", [value, constant(model.graph, names, f"{value.name}_smooth", (1 / s).astype(np.float32))])
+    product = ir.make_node("Mul", [value, made(None, "factors", f"{value.name}_smooth", (1 / s).astype(np.float32))])
     product.outputs[0].name = names.value(f"{value.name}_smoothed")
     product.name = names.node(f"Mul_{product.outputs[0].name}")
-    model.graph.insert_after(node, product)
+    home = ir.owner(node)
+    assert home is not None
+    home.insert_after(node, product)
     shapes.infer_node(product, model)
     for r in linears:
         r.node.replace_input_with(0, product.outputs[0])
     return "divided by a Mul"
 
 
-def _into_norm(model: ir.Model, names: Names, node: ir.Node, s: np.ndarray) -> bool:
+def _into_norm(made: _Constants, node: ir.Node, s: np.ndarray) -> bool:
     places = _NORMS.get(node.op_type) if node.domain == "" else None
     held = [(i, node.inputs[i]) for i in places or () if i < len(node.inputs) and node.inputs[i] is not None]
     arrays = [(i, ir.array(v)) for i, v in held]
@@ -105,11 +125,12 @@ def _into_norm(model: ir.Model, names: Names, node: ir.Node, s: np.ndarray) -> b
         return False
     for i, a in arrays:
         assert a is not None
-        node.replace_input_with(i, constant(model.graph, names, f"{node.outputs[0].name}_smooth_{i}", (a / s).astype(a.dtype)))
+        divided = made(node.inputs[i], i, f"{node.outputs[0].name}_smooth_{i}", (a / s).astype(a.dtype))
+        node.replace_input_with(i, divided)
     return True
 
 
-def _into_factor(model: ir.Model, names: Names, node: ir.Node, s: np.ndarray) -> ir.Node | None:
+def _into_factor(made: _Constants, node: ir.Node, s: np.ndarray) -> ir.Node | None:
     """Into the columns of a linear layer without bias that makes one factor of the product; the layer."""
     if node.op_type != "Mul" or node.domain != "":
         return None
@@ -119,6 +140,7 @@ def _into_factor(model: ir.Model, names: Names, node: ir.Node, s: np.ndarray) ->
             continue
         w = None if layer.inputs[1] is None else ir.array(layer.inputs[1])
         if w is not None and w.ndim == 2 and w.shape[1] == len(s) and not v.is_graph_output():
-            layer.replace_input_with(1, constant(model.graph, names, f"{v.name}_smooth_columns", (w / s).astype(w.dtype)))
+            divided = made(layer.inputs[1], "columns", f"{v.name}_smooth_columns", (w / s).astype(w.dtype))
+            layer.replace_input_with(1, divided)
             return layer
     return None

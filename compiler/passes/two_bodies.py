@@ -2,7 +2,9 @@
 
 What is fast for one token of a decoder, blocks of 4 bits that are read once, is slow for a prompt of 512, and the other way
 round. Both bodies are made of one model and take the same inputs, so a caller sees one model. ONNX Runtime runs a body
-of an If as fast as a main graph, packs its weights as well, and writes its outputs where they were bound.
+of an If as fast as a main graph, packs its weights as well, and writes its outputs where they were bound. It packs no weights
+that are two graphs further out: of a decoder with branches a step took a hundred times as long. So what one body alone reads
+is held by that body.
 
 Sound where both bodies are: each run takes one of them.
 """
@@ -22,7 +24,7 @@ NAME = "two-bodies"
 def run(model: ir.Model, ctx: Context, few: ir.Model, name: str, most: int) -> int:
     """Make ``model`` run ``few`` where its input ``name`` has at most ``most`` elements, and itself where it has more.
 
-    ``few``, which has the same inputs and outputs, is used up. Constants that both hold are held once.
+    ``few``, which has the same inputs and outputs, is used up. Constants that both read are held once.
 
     Raises:
         KeyError: there is no such input.
@@ -42,6 +44,12 @@ def run(model: ir.Model, ctx: Context, few: ir.Model, name: str, most: int) -> i
         inner.name = names.value(f"{made.name}_more")
         every[every.index(made)] = value
     graph.outputs.extend(every)
+    more = set(ir.with_bodies(bodies[1]))
+    for v in list(graph.initializers.values()):
+        held = v.is_graph_input() or v.is_graph_output() or v.name in names.pinned or not v.uses()
+        if not held and all(ir.owner(node) in more for node, _ in v.uses()):
+            del graph.initializers[v.name or ""]
+            bodies[1].register_initializer(v)
     for node, base in ((size, "olc_size"), (test, "olc_few"), (choice, "olc_choice")):
         node.name = names.node(base)
         if node is not choice:
@@ -58,9 +66,9 @@ def run(model: ir.Model, ctx: Context, few: ir.Model, name: str, most: int) -> i
 def _body(
     model: ir.Model, wanted: list[int], suffix: str, names: Names, given: dict[str | None, ir.Value], outer: ir.Graph
 ) -> ir.Graph:
-    """The model's nodes as a body that reads the outer graph's inputs and constants."""
+    """The model's nodes as a body that reads the outer graph's inputs, and those of its constants that the outer graph has."""
     graph = model.graph
-    outputs = [graph.outputs[i] for i in wanted]
+    outputs, own = [graph.outputs[i] for i in wanted], list[ir.Value]()
     graph.outputs.clear()
     if graph is not outer:
         for v in list(graph.inputs):
@@ -74,7 +82,7 @@ def _body(
                 continue
             graph.initializers.pop(v.name or "")
             v.name = names.value(f"{v.name}_{suffix}")
-            outer.initializers[v.name] = v
+            own.append(v)
         for inner in ir.all_graphs(model):
             for node in inner:
                 node.name = names.node(f"{node.name}_{suffix}") if node.name else node.name
@@ -91,4 +99,4 @@ def _body(
             nodes.append(carrier)
             value = carrier.outputs[0]
         made.append(value)
-    return ir.Graph([], made, nodes=nodes, name=names.value(suffix))
+    return ir.Graph([], made, nodes=nodes, initializers=own, name=names.value(suffix))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import ir
 from .weights import INT7_LIMIT, INT8_LIMIT
 
 if TYPE_CHECKING:
-    from .. import ir
     from ..targets import Target
 
 _KEY, _PREPARED, _LIMIT = "olc.observed", "olc.prepared", "olc.limit"
@@ -55,28 +55,28 @@ def note(
     model: ir.Model, facts: Mapping[str, Observed], weights: Mapping[str, Mapping[str, Any]] | None = None,
     target: Target | None = None,
 ) -> None:  # fmt: skip
-    """Attach facts to the values of the main graph, by name, and to its constants what was prepared of them, by form.
-
-    What was attached earlier goes.
+    """Attach facts to the values of the main graph and of branches, by name, and to constants what was prepared of them, by
+    form. What was attached earlier goes.
     """
     limit = INT7_LIMIT if target is not None and target.features()["int8_saturates"] else INT8_LIMIT
-    values = [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)]
+    values = [*model.graph.inputs, *(v for n in ir.nodes_once(model) for v in n.outputs)]
     for v in values:
         v.meta.pop(_KEY, None)
         v.meta[_LIMIT] = limit
         if v.name is not None and v.name in facts:
             observe(v, facts[v.name])
-    for v in model.graph.initializers.values():
+    for v in (v for graph in ir.all_graphs(model, functions=False) for v in graph.initializers.values()):
         v.meta.pop(_PREPARED, None)
         v.meta[_LIMIT] = limit
     attach(model, weights or {})
 
 
 def attach(model: ir.Model, weights: Mapping[str, Mapping[str, Any]]) -> None:
-    """Attach to the constants of the main graph what was prepared of them, by name and form."""
-    for name, v in model.graph.initializers.items():
-        if name in weights:
-            v.meta[_PREPARED] = weights[name]
+    """Attach to constants what was prepared of them, by name and form."""
+    for graph in ir.all_graphs(model, functions=False):
+        for name, v in graph.initializers.items():
+            if name in weights:
+                v.meta[_PREPARED] = weights[name]
 
 
 def prepared(value: ir.Value, form: str) -> Any:

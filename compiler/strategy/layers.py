@@ -7,6 +7,7 @@ Network Quantization", section 3), on what reaches the layer in the float model.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
@@ -34,6 +35,8 @@ from ..quantization.linears import Linear, linear
 from ..quantization.smoothing import best_smoothing
 from ..quantization.weights import quantize_linear_weight
 from .probe import watch
+
+Site = tuple[str, str]
 
 MAX_ROWS = 256
 """Rows of an activation that an estimate looks at, per layer and feed."""
@@ -128,7 +131,8 @@ def errors(
     model: Model, sites: Sequence[tuple[str, str]], feeds: Sequence[dict[str, Any]], threads: int | None,
     smooth: Mapping[str, float] | None = None, weights: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[tuple[str, str], float]:  # fmt: skip
-    """Relative squared error of each (rule, node), the mean over feeds; those without an estimate are left out.
+    """Relative squared error of each (rule, node), the mean over the first feeds with which it runs; those without an estimate
+    are left out.
 
     Args:
         smooth: activations that are smoothed (``passes/smooth.py``), name to alpha.
@@ -138,30 +142,44 @@ def errors(
         model, ctx = model.clone(), Context()
         smoothing.run(model, ctx, smooth or {})
         attach(model, weights or {})
-    layers = {ir.site(n): found for n in model.graph if (found := linear(n)) is not None}
-    nodes = {ir.site(n): n for n in model.graph}
+    nodes = ir.sites(model)
     known = {s: HALF for s in sites if s[0] == float16.NAME}
-    wanted = [s for s in sites if s not in known and s[1] in (layers if s[0] in ESTIMATES else nodes)]
-    around = {s: _around(nodes[s[1]]) for s in wanted if s[0] not in ESTIMATES and s[0] not in OF_NODES}
-    wanted = [s for s in wanted if s not in around or around[s]]  # of others nothing is known
-    total = {s: _weight_error(nodes[s[1]]) if s in around else 0.0 for s in wanted}
-    read = {s: around[s] if s in around else _read(nodes[s[1]], s[0]) for s in wanted}
-    reads = [name for names in read.values() for name in names]
-    fed = feeds[:MAX_FEEDS]
-    for values in watch(model, reads, fed, threads):
-        for s in wanted:
-            if s in around:
-                total[s] += sum(_rounding(values[name], seen) for name, seen in around[s].items()) / len(fed)
-            elif s[0] in OF_NODES:
-                total[s] += OF_NODES[s[0]][1](nodes[s[1]], values) / len(fed)
-            elif (x := rows(values[layers[s[1]].x.name or ""])).size:
-                total[s] += ESTIMATES[s[0]](x, layers[s[1]]) / len(fed)
-    return total | known
+    read: dict[Site, list[tuple[Node, list[str]]]] = {}
+    for s in sites:
+        ways = [] if s in known else [(n, _read(n, s[0])) for n in nodes.get(s[1], ())]
+        if any(names for _, names in ways):
+            read[s] = [(n, names) for n, names in ways if names]
+    found: dict[Site, list[float]] = {s: [] for s in read}
+    reads = [name for ways in read.values() for _, names in ways for name in names]
+    for values in watch(model, reads, feeds, threads) if reads else ():
+        for s, ways in read.items():
+            node = next((n for n, names in ways if all(name in values for name in names)), None)
+            if node is not None and len(found[s]) < MAX_FEEDS:
+                found[s].append(_error(node, s[0], values))
+        if all(len(told) == MAX_FEEDS for told in found.values()):
+            break
+    return {s: sum(told) / len(told) for s, told in found.items() if told} | known
 
 
 def _read(node: Node, rule: str) -> list[str]:
-    """Names of the activations that an estimate is made of."""
-    return [v.name or "" for v in node.inputs[: OF_NODES[rule][0] if rule in OF_NODES else 1] if v is not None]
+    """Names of the activations that an estimate is made of; none where there is no estimate."""
+    if rule in OF_NODES:
+        return [v.name or "" for v in node.inputs[: OF_NODES[rule][0]] if v is not None]
+    if rule not in ESTIMATES:
+        return [*_around(node)]
+    layer = linear(node)
+    return [] if layer is None else [layer.x.name or ""]
+
+
+def _error(node: Node, rule: str, values: Mapping[str, np.ndarray]) -> float:
+    if rule in OF_NODES:
+        return OF_NODES[rule][1](node, values)
+    if rule not in ESTIMATES:
+        return _weight_error(node) + sum(_rounding(values[name], seen) for name, seen in _around(node).items())
+    layer = linear(node)
+    assert layer is not None
+    x = rows(values[layer.x.name or ""])
+    return ESTIMATES[rule](x, layer) if x.size else 0.0
 
 
 def _around(node: Node) -> dict[str, Observed]:
@@ -190,18 +208,23 @@ def alphas(
     model: Model, nodes: Set[str], feeds: Sequence[dict[str, Any]], threads: int | None
 ) -> dict[str, float]:
     """For each activation that some of these linear layers read the alpha that serves them best as int8, where it gains."""
-    found = {}
-    for n in model.graph:
+    found: dict[str, tuple[list[Linear], np.ndarray]] = {}
+    read = {(ir.site(n), layer.x.name) for n in ir.nodes_once(model) if (layer := linear(n)) is not None}
+    apart = Counter(site for site, _ in read)
+    for n in ir.nodes_once(model):
         for v in n.outputs:
             readers = [r for r in smoothing.readers(v) if ir.site(r.node) in nodes]
             if readers and v.name and (seen := observed(v)) is not None and seen.channels is not None:
-                found[v.name] = readers, seen.channels
+                found.setdefault(v.name, ([], seen.channels))[0].extend(readers)
     seen_rows: dict[str, list[np.ndarray]] = {name: [] for name in found}
     for values in watch(model, found, feeds[:SMOOTHING_FEEDS], threads):
-        for name in found:
-            seen_rows[name].append(rows(values[name]))
+        for name, value in values.items():
+            seen_rows[name].append(rows(value))
     chosen = {}
     for name, (readers, channels) in found.items():
+        # A layer whose branches read what has two names has one weight: it cannot be smoothed for one of them.
+        if not seen_rows[name] or any(apart[ir.site(r.node)] > 1 for r in readers):
+            continue
         best = best_smoothing(seen_rows[name], [r.matrix for r in readers], channels, worth=GAIN)
         if best.alpha:
             chosen[name] = best.alpha

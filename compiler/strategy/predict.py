@@ -28,14 +28,14 @@ def predicted(
     Args:
         model: in float; ``runs`` are its profiles: for each feed the microseconds of each node, by name.
     """
-    nodes = {ir.site(n): n for n in model.graph}
+    nodes = ir.sites(model)
     before = after = 0.0
     for feed, times in zip(feeds, runs, strict=True):
         sizes = _sizes(model, feed)
         before += sum(times.values())
         after += sum(times.values())
         for rule, name in sites:
-            ratio = kernels.near(rule, size_of(nodes[name], sizes))
+            ratio = kernels.near(rule, max((size_of(n, sizes) for n in nodes[name]), key=len))
             if ratio is not None:
                 after -= times.get(name, 0.0) * (1 - 1 / ratio)
     ratio = before / after if after > 0 else 1.0

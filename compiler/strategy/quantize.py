@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,6 +24,7 @@ from .. import ir
 from ..analysis import shapes
 from ..evaluation import turns
 from ..evaluation.executed import node_times
+from ..evaluation.inputs import Feed
 from ..evaluation.latency import Paired, Side
 from ..evaluation.steps import FEW, tokens
 from ..ir import Model, Node
@@ -112,8 +114,9 @@ def choose(
     elif s.quantize in ("auto", "int8") and (count := unseen(s, best.fused)):
         s.notes.append(f"{count} convolutions stay in float: what their activations range over is seen on --data only")
     found = sites(s, best.fused)
-    s.reads = {ir.site(n): n.inputs[0].name or "" for n in best.fused.graph if n.inputs and n.inputs[0] is not None}
-    s.modules = {ir.site(n): ir.module_of(n) for n in best.fused.graph}
+    nodes = list(ir.nodes_once(best.fused))
+    s.reads = {ir.site(n): n.inputs[0].name or "" for n in nodes if n.inputs and n.inputs[0] is not None}
+    s.modules = {ir.site(n): ir.module_of(n) for n in nodes}
     if not found and not s.int8_cache:
         return {}, None, best
     job = _Job(s, folder, groups, best, found)
@@ -138,21 +141,20 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
     barred = () if s.target.features()["int8_saturates"] else SATURATING
     rules = [r for r in rules if r.name not in SMALLER]
     asked = [r for r in rules if scheme_of(r) not in barred and (s.quantize == "auto" or scheme_of(r) in ASKED[s.quantize])]
-    nodes, alone = {ir.site(n): n for n in model.graph}, ESTIMATES.keys() | OF_NODES.keys()
+    nodes, alone = ir.sites(model), ESTIMATES.keys() | OF_NODES.keys()
     for r in asked:
         if r.name in alone:
-            fit = [ir.site(n) for n, m in why(model, r) if isinstance(m, Match) and nodes.get(ir.site(n)) is n]
-            known.setdefault(scheme_of(r), []).extend((r.name, name) for name in fit)
+            known.setdefault(scheme_of(r), []).extend((r.name, name) for name in fitting(model, r, nodes))
     # The others fit beside each other: a sum can be rounded where what it adds was. So they are let loose on a copy.
     for scheme in {scheme_of(r): None for r in asked if r.name not in alone}:
         ctx = Context(target=s.target, skip=s.ctx.skip, unassumed=s.ctx.unassumed)
         Rewriter(model.clone(), [r for r in asked if scheme_of(r) == scheme and r.name not in alone], ctx).run()
-        fired = [(e.by, e.site) for e in ctx.events if e.number is not None and e.site in nodes]
-        if fired:
-            known.setdefault(scheme, []).extend(fired)
-    inside = [n for g in ir.all_graphs(model, functions=False) if g is not model.graph for n in g if linear(n) is not None]
+        fired = Counter((e.by, e.site) for e in ctx.events if e.number is not None and e.site is not None)
+        known.setdefault(scheme, []).extend(site for site, n in fired.items() if site[1] in nodes and n >= len(nodes[site[1]]))
+    once = set(ir.nodes_once(model))
+    inside = [n for g in ir.all_graphs(model, functions=False) for n in g if n not in once and linear(n) is not None]
     if inside and s.quantize != "none":
-        s.notes.append(f"{len(inside)} layers within bodies (of If, Loop) stay in float: what reaches them is not seen")
+        s.notes.append(f"{len(inside)} layers within bodies of Loop or Scan stay in float: what reaches them is not seen")
     if s.target.half and s.quantize != "none":
         half = [(float16.NAME, ir.site(n)) for n in float16.convertible(model, s.target)]
         far = beyond(model, [node for _, node in half], s.feeds, s.threads, float16.SAFE)
@@ -166,7 +168,7 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
             found.extend(site for site in half if site[1] not in rounded)
         known[float16.NAME] = half
     for scheme, found in known.items():
-        known[scheme] = [site for site in found if not any(kept_float(nodes[site[1]], p) for p in s.keep_float)
+        known[scheme] = [site for site in found if not any(kept_float(n, p) for n in nodes[site[1]] for p in s.keep_float)
                          and not s.ctx.skip & {site[0], "@".join(site)}]  # fmt: skip
     order = [*(ASKED.get(s.quantize) or SCHEMES), *sorted(known.keys() - SCHEMES.keys())]
     return {scheme: sorted(set(known[scheme])) for scheme in order if known.get(scheme)}
@@ -177,7 +179,13 @@ def unseen(s: Search, model: Model) -> int:
     rules = s.rules.select(["LOSSY"], ir.opset_of(model) or 1, s.target.name)
     if not any(("", "Conv") in r.pattern.root_ops for r in rules if r.name in STATIC):
         return 0
-    return sum(n.op_type == "Conv" and not n.domain and ir.is_constant(n.inputs[1]) for n in model.graph)
+    return sum(n.op_type == "Conv" and not n.domain and ir.is_constant(n.inputs[1]) for n in ir.nodes_once(model))
+
+
+def fitting(model: Model, r: Rule, nodes: Mapping[str, Sequence[Node]]) -> list[str]:
+    """The names at all of whose nodes the rule fits."""
+    fit = {n for n, m in why(model, r) if isinstance(m, Match)}
+    return [name for name, found in nodes.items() if fit.issuperset(found)]
 
 
 def scheme_of(r: Rule) -> str:
@@ -307,23 +315,33 @@ class _Job:
             return choices, None, candidate
         s.smooth = won.smooth
         if s.machine is None:
-            options, feed = s.plain(), first.feeds[0]
-            before, after = (node_times(c.path, feed, options) for c in (self.best, candidate))
-            s.times = before, by_layer(after, won, candidate.model, self.best.fused)
+            s.times = self.times(first.feeds, won, candidate)
         s.drop(self.best)
         return choices, few, candidate
+
+    def times(self, feeds: Sequence[Feed], won: Tried, made: Candidate) -> tuple[dict[str, float], dict[str, float]]:
+        """Microseconds of each layer in float and as chosen, with the first of the samples with which it runs."""
+        best, options = self.best, self.s.plain()
+        before: dict[str, float] = {}
+        after: dict[str, float] = {}
+        for feed in feeds if any(n.op_type == "If" for n in best.fused.graph) else feeds[:1]:
+            before = node_times(best.path, feed, options) | before
+            after = by_layer(node_times(made.path, feed, options), won, made.model, best.fused) | after
+            if after.keys() >= {node for _, node in won.sites}:
+                break
+        return before, after
 
     def small(self, rounded: bool) -> list[tuple[str, list[Site]]]:
         """What can be made smaller, in words, and where: where layers were rounded tables, and caches where a user wants it."""
         s, fused = self.s, self.best.fused
         rules = [r for r in s.rules.select(["LOSSY"], ir.opset_of(fused) or 1, s.target.name) if r.name == TABLES]
-        fit = [(r.name, ir.site(n)) for r in rules for n, m in why(fused, r) if isinstance(m, Match)]
+        nodes = ir.sites(fused)
+        fit = [(r.name, name) for r in rules for name in fitting(fused, r, nodes)]
         caches = [(int8_cache.NAME, node) for node in int8_cache.fit(fused, s.target)]
         if s.int8_cache and not caches:
             s.notes.append("no cache is held in 8 bits: nothing was calibrated of one, or the target has no kernel for it")
         wanted = (("table", fit if rounded and s.quantize != "fp16" else []), ("cache", caches if s.int8_cache else []))
-        nodes = {ir.site(n): n for n in fused.graph}
-        found = [(what, sorted(x for x in sites if x[1] in nodes and not self.kept(x, nodes[x[1]]))) for what, sites in wanted]
+        found = [(what, sorted(x for x in sites if not self.kept(x, nodes[x[1]]))) for what, sites in wanted]
         return [(f"{len(sites)} {what}{'s' if len(sites) != 1 else ''} in 8 bits", sites) for what, sites in found if sites]
 
     def smaller(
@@ -353,10 +371,10 @@ class _Job:
         s.fits.append(Fit(won.paired.ratio * p.ratio, error, tuple(every), won.smooth, timed=False))
         return None if few is None else replace(few, sites=few.sites | told), other, told
 
-    def kept(self, site: Site, node: Node) -> bool:
+    def kept(self, site: Site, nodes: Sequence[Node]) -> bool:
         """Has the user forbidden to round it?"""
         s = self.s
-        return bool(s.ctx.skip & {site[0], "@".join(site)}) or any(kept_float(node, p) for p in s.keep_float)
+        return bool(s.ctx.skip & {site[0], "@".join(site)}) or any(kept_float(n, p) for n in nodes for p in s.keep_float)
 
     def joined(self, name: str, *_: list[int]) -> tuple[Part, Tried | None, Body | None, Candidate | None]:
         """What is fastest over all samples: the choice of either part for both, or a body for each."""
@@ -423,13 +441,12 @@ def _closer(new: Judged, old: Judged) -> bool:
 def by_layer(times: dict[str, float], won: Tried, made: Model, before: Model) -> dict[str, float]:
     """What the kernels that each layer became take together."""
     layers = {site for _, site in won.sites}
-    made_of = {ir.site(n): frozenset(origins(n)) for n in before.graph if ir.site(n) in layers}
+    made_of = {site: [frozenset(origins(n)) for n in nodes] for site, nodes in ir.sites(before).items() if site in layers}
     found: dict[str, float] = {}
-    for n in (n for graph in ir.all_graphs(made) for n in graph):
-        if n.name not in times:
-            continue
+    # Of a layer that branches share one runs.
+    for n in {n.name: n for graph in ir.all_graphs(made) for n in graph if n.name in times}.values():
         whole = set(origins(n))
-        of = [layer for layer, parts in made_of.items() if parts <= whole]
+        of = [layer for layer, parts in made_of.items() if any(own <= whole for own in parts)]
         for layer in of:
-            found[layer] = found.get(layer, 0.0) + times[n.name] / len(of)
+            found[layer] = found.get(layer, 0.0) + times[n.name or ""] / len(of)
     return found

@@ -150,16 +150,17 @@ def layers_of(model: Model, sites: Iterable[tuple[str, str]], smoothed: Mapping[
     if smoothed:
         model = model.clone()
         smooth.run(model, Context(), smoothed)
-    nodes = {ir.site(n): n for n in model.graph}
-    readers = Counter(found.constant for n in model.graph if (found := linear(n)) is not None)
-    readers += Counter(n.inputs[1] for n in model.graph if n.domain == "" and n.op_type == "Conv" and n.inputs[1] is not None)
+    nodes = {ir.site(n): n for n in ir.nodes_once(model)}
+    read = {(ir.site(n), layer.constant) for n in ir.nodes_once(model) if (layer := linear(n)) is not None}
+    read |= {(ir.site(n), n.inputs[1]) for n in ir.nodes_once(model) if n.domain == "" and n.op_type == "Conv" and n.inputs[1]}
+    readers = Counter(constant for _, constant in read)
     layers: list[Layer] = []
     for rule, name in sites:
         if rule not in LEARNT or name not in nodes:
             continue
-        layer = _conv(rule, nodes[name]) if rule == "int8-conv" else _linear(rule, nodes[name])
-        if layer is not None and readers[layer.constant] == 1:
-            layers.append(layer)
+        made = _conv(rule, nodes[name]) if rule == "int8-conv" else _linear(rule, nodes[name])
+        if made is not None and readers[made.constant] == 1:
+            layers.append(made)
     return layers
 
 

@@ -241,11 +241,11 @@ class Search:
     def profiled(self, best: Candidate, part: Sequence[int]) -> list[dict[str, float]]:
         """For each of these samples the microseconds of each node in float: of those of equal shapes one was run."""
         path = best.path
-        if best.fused is not best.model or not all(n.name for n in best.fused.graph):  # times are told by names
+        if best.fused is not best.model or not all(n.name for n in ir.nodes_once(best.fused)):  # times are told by names
             path = path.with_name("named.onnx")
         if path != best.path and not path.exists():
             named = best.fused.clone()
-            for n in named.graph:
+            for n in ir.nodes_once(named):
                 n.name = ir.site(n)
             storage.save(named, path)
         options = self.plain()

@@ -20,6 +20,7 @@ from ..evaluation.padding import Keep
 from ..ir import Model
 from ..session import SessionOptions, run, session
 from .budget import Budget
+from .probe import in_view, seen
 
 NOISE = 1e-3
 """Squared size of the noise relative to that of the output it is added to."""
@@ -33,42 +34,56 @@ def sensitivities(
 ) -> dict[str, float]:  # fmt: skip
     """By node, 1 - cosine at the worst output over the relative squared error of the node's first output.
 
-    Measured on the smallest of the feeds, node after node while ``more`` says so; the others get the median.
+    Measured on the smallest of the feeds, and what does not run there on the smallest with which it runs; node after node
+    while ``more`` says so. The others get the median.
     """
-    feed = min(feeds, key=lambda f: sum(np.asarray(a).size for a in f.values()))
-    noisy = model.clone()
+    noisy, wanted = model.clone(), set(nodes)
     given = [v.name or "" for v in noisy.graph.outputs]
-    names: dict[str, tuple[str, str]] = {}
-    for i, node in enumerate(n for n in list(noisy.graph) if ir.site(n) in set(nodes)):
-        value = node.outputs[0]
-        noise = ir.Value(name=f"olc_noise_{i}", type=value.type)
-        names[ir.site(node)] = value.name or "", noise.name or ""
-        uses = list(value.uses())
-        added = ir.make_node("Add", [value, noise])
-        added.outputs[0].name, added.outputs[0].type = f"olc_noisy_{i}", value.type
-        for use in uses:
-            use.node.replace_input_with(use.idx, added.outputs[0])
-        noisy.graph.insert_after(node, [added])
-        noisy.graph.inputs.append(noise)
-        if value.name not in given:
-            noisy.graph.outputs.append(value)
+    noises: dict[str, ir.Value] = {}
+    made: dict[str, list[str]] = {}
+    for i, node in enumerate(n for n in list(ir.nodes_once(noisy)) if ir.site(n) in wanted):
+        value, site = node.outputs[0], ir.site(node)
+        if site not in noises:
+            noises[site] = ir.Value(name=f"olc_noise_{i}", type=value.type)
+            noisy.graph.inputs.append(noises[site])
+        made.setdefault(site, []).append(value.name or "")
+        _add(node, noises[site], f"olc_noisy_{i}", noisy.graph)
+    outputs = in_view(noisy, [name for names in made.values() for name in names])
     with tempfile.TemporaryDirectory(prefix="olc-noise-") as folder:
         path = Path(folder) / "noisy.onnx"
         storage.save(noisy, path)
         del noisy
         opened = session(path, threads, options=SessionOptions())
-    silent = feed | {noise: np.zeros((), np.float32) for _, noise in names.values()}
-    clean = run(opened, silent)
-    reference = keep(feed, {name: clean[name] for name in given})
     random = np.random.default_rng(0)
     found: dict[str, float] = {}
-    for site, (name, drawn_as) in names.items():
-        if not more():
+    for feed in sorted(feeds, key=lambda f: sum(np.asarray(a).size for a in f.values())):
+        if len(found) == len(made) or not more():
             break
-        size = np.sqrt(np.square(clean[name], dtype=np.float64).mean() * NOISE)
-        drawn = random.standard_normal(clean[name].shape, np.float32) * np.float32(size)
-        moved = keep(feed, run(opened, silent | {drawn_as: drawn}, given))
-        arrived = Budget.error(compare(reference, moved)) / NOISE
-        found[site] = max(arrived, OWN) if name in given else arrived
+        silent = feed | {v.name or "": np.zeros((), np.float32) for v in noises.values()}
+        clean = seen(run(opened, silent), outputs)
+        reference = keep(feed, {name: clean[name] for name in given})
+        for site, names in made.items():
+            y = next((clean[name] for name in names if name in clean), None)
+            if site in found or y is None or not more():
+                continue
+            size = np.sqrt(np.square(y, dtype=np.float64).mean() * NOISE)
+            drawn = random.standard_normal(y.shape, np.float32) * np.float32(size)
+            moved = keep(feed, run(opened, silent | {noises[site].name or "": drawn}, given))
+            arrived = Budget.error(compare(reference, moved)) / NOISE
+            found[site] = max(arrived, OWN) if names[0] in given else arrived
     middle = float(np.median([*found.values()])) if found else 1.0
     return {node: found.get(node, middle) for node in nodes}
+
+
+def _add(node: ir.Node, noise: ir.Value, name: str, main: ir.Graph) -> None:
+    """Add noise to a node's first output, for all who read it and as what a branch gives; an output of the model stays."""
+    value, home = node.outputs[0], ir.owner(node)
+    assert home is not None
+    uses = list(value.uses())
+    added = ir.make_node("Add", [value, noise])
+    added.outputs[0].name, added.outputs[0].type = name, value.type
+    for use in uses:
+        use.node.replace_input_with(use.idx, added.outputs[0])
+    home.insert_after(node, [added])
+    if home is not main:
+        home.outputs[:] = [added.outputs[0] if v is value else v for v in home.outputs]

@@ -136,6 +136,25 @@ def test_large_ones_of_two_branches_move_out() -> None:
     assert [list(a.g.initializer) for a in after.graph.node[0].attribute] == [[], []]
 
 
+def test_large_ones_of_branches_within_a_branch_move_no_further_than_that() -> None:
+    """Where another branch has one, too, they are in front of all."""
+    def inner(i: int, first: int) -> str:
+        k = f"<float[256, 2] k = {{{', '.join(str(first + n) for n in range(512))}}}>"
+        how = "<axes = [0], keepdims = 0>"
+        return (f"y{i} = If (d) < then_branch = t{i} () => (float[2] p{i}) {k} {{ p{i} = ReduceMax{how}(k) }}, "
+                f"else_branch = f{i} () => (float[2] q{i}) {k} {{ q{i} = ReduceMin{how}(k) }} >")  # fmt: skip
+
+    for alike, wanted in ((False, {"g": 0, "a": 1, "b": 1}), (True, {"g": 1, "a": 0, "b": 0})):
+        text = (f"g (bool c, bool d) => (float[2] y) {{ y = If (c) < then_branch = a () => (float[2] y0) {{ {inner(0, 0)} }}, "
+                f"else_branch = b () => (float[2] y1) {{ {inner(1, 0 if alike else 1)} }} > }}")  # fmt: skip
+        proto = parse(text, opset=17)
+        after, changes, _ = transform(dedupe_initializers, proto)
+        assert changes == (3 if alike else 2)
+        held = {g.name: len(g.initializers) for g in ir.all_graphs(load(after))}
+        assert {name: n for name, n in held.items() if name in wanted} == wanted
+        assert sum(held.values()) == sum(wanted.values())
+
+
 def test_an_outer_name_that_the_body_defines_itself_is_not_visible() -> None:
     proto = parse((BODY % "float[2] w = {1, 2}").replace("y = If", "r = Neg(w) y = If"))
     body = proto.graph.node[1].attribute[0].g

@@ -67,6 +67,17 @@ def test_constants_that_differ_are_kept_apart() -> None:
         np.testing.assert_array_equal(y[0], sign * np.array([9, 10, 11], np.float32))
 
 
+def test_what_one_body_reads_is_held_by_it() -> None:
+    made, few = model("Add"), model("Add")
+    few.graph.initializers["table"].const_value = ir.Tensor(-np.arange(12, dtype=np.float32).reshape(4, 3))
+    few.graph.initializers["kept"].const_value = made.graph.initializers["kept"].const_value
+    two_bodies.run(made, Context(), few, "ids", 1)
+    verifier.check(made, "after two-bodies")
+    assert {g.name: sorted(g.initializers) for g in ir.all_graphs(made)} == {
+        "g": ["kept", "olc_most"], "few": ["table_few"], "more": ["table"],
+    }  # fmt: skip
+
+
 def test_there_must_be_such_an_input() -> None:
     with pytest.raises(KeyError):
         two_bodies.run(model("Add"), Context(), model("Add"), "nothing", 1)

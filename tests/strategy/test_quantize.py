@@ -382,15 +382,17 @@ def test_what_is_found_is_what_is_carried_out() -> None:
     assert set(found) <= {(e.by, e.site) for e in ctx.events if e.number is not None}
 
 
-def test_a_layer_in_a_body_stays_as_it_is(tmp_path: Path) -> None:
-    """No estimate looks into bodies, and its name may be that of a layer outside."""
+def test_a_layer_in_a_loop_stays_as_it_is() -> None:
+    """No estimate looks into what runs many times."""
     m = model()
-    body = onnx.parser.parse_graph(f"then () => (float[B, {WIDTH}] z) {{ z = MatMul(x, w1) }}")
-    other = onnx.parser.parse_graph(f"otherwise () => (float[B, {WIDTH}] u) {{ u = Identity(x) }}")
-    body.node[0].name = "inner"
+    given = f"bool on, float[B, {WIDTH}] z"
+    body = onnx.parser.parse_graph(
+        f"body (int64 i, bool go, float[B, {WIDTH}] a) => ({given}) {{ on = Identity(go) z = MatMul(a, w1) }}"
+    )
+    body.node[1].name = "inner"
     proto = ir.serde.serialize_model(m)
-    proto.graph.node.append(onnx.helper.make_node("If", ["c"], ["v"], "if", then_branch=body, else_branch=other))
-    proto.graph.input.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    proto.graph.node.append(onnx.helper.make_node("Loop", ["n", "", "x"], ["v"], "loop", body=body))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("n", onnx.TensorProto.INT64, []))
     proto.graph.output.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, ["B", WIDTH]))
     inside = ir.serde.deserialize_model(proto)
     asking = SimpleNamespace(
@@ -398,6 +400,7 @@ def test_a_layer_in_a_body_stays_as_it_is(tmp_path: Path) -> None:
     )  # fmt: skip
     found = quantize.sites(asking, inside)["int8"]  # type: ignore[arg-type]
     assert found == [("int8-linear", f"h{i}") for i in (1, 2, 3)]
+    assert any("1 layers within bodies of Loop" in note for note in asking.notes)
 
 
 def test_convolutions_that_nobody_saw_the_ranges_of_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
