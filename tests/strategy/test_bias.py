@@ -209,3 +209,19 @@ def test_of_linear_layers_too_and_padded_tokens_do_not_count() -> None:
         assert at.any()
         np.testing.assert_allclose(shift[at], lacks[at], atol=2e-3 * np.abs(ought[i]).max())
         corrections[name] = shifts[name]
+
+
+def test_a_plan_corrects_those_of_linear_layers_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("olc.evaluation.evaluate.Evaluation.slower", False)
+    storage.save(layers(), tmp_path / "m.onnx")
+    (tmp_path / "data").mkdir()
+    for i, feed in enumerate(texts(6)):
+        np.savez(tmp_path / "data" / f"{i}.npz", **feed)
+    sites = {("int7-linear", name): Choice(True, "") for name in ("p0", "p1")}
+    plan = Plan(TARGET.name, 3, sites=sites, rounded=tuple(named(name, shift_form(64)) for name in ("w0", "w1")))
+    options: dict[str, Any] = {"level": 3, "measure": False, "budget": Budget(0.5, None), "threads": 1, "samples": 1}
+    found = [
+        compile(tmp_path / "m.onnx", tmp_path / "out.onnx", plan=p, data=str(tmp_path / "data"), **options).artifact["sha256"]
+        for p in (plan, plan, replace(plan, rounded=()))
+    ]
+    assert found[0] == found[1] != found[2]
