@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
@@ -233,8 +233,7 @@ class Job:
             if not choosing:
                 self.notes.append("--data holds one sample: it both chose and judged")
             part = choosing if seed == s.seed and choosing else judging
-            made = steps.of_prompts(self.model, opened, part)
-            self.inputs["steps"] = len(made)
+            self.inputs["steps"] = len(made := steps.of_prompts(self.model, opened, part))
             return [*part, *made]
         self.plans[seed] = plan = self.made_up(seed, opened)
         self.inputs = plan.to_dict()
@@ -304,7 +303,7 @@ class Job:
             base, ctx, self.rules, self.target, feeds, reference, s.bounds().for_choosing(), s.exact, s.threads, self.granted,
             self.options(3), self.say, s.quantize, s.keep_float, keep, s.data is not None,
             self.calibrate if s.data is not None or s.ranges is not None else None, self.task(choosing=True),
-            self.target.kernels() if self.elsewhere else None, s.int8_cache, lambda d: self.breach(d, lossy=False),
+            self.target.kernels() if self.elsewhere else None, s.int8_cache, lambda d: self.breach(d, lossy=False), self.choosing,
         )  # fmt: skip
         try:
             found = search.run(f"sha256:{self.described['sha256']}")
@@ -313,6 +312,11 @@ class Job:
             self.few_fits = search.few_fits
         self.layers = layers(search, found)
         return found
+
+    def choosing(self) -> Iterable[dict[str, Any]]:
+        """All of the data that chooses."""
+        opened = self.target.session(self.path, threads=self.settings.threads, options=SessionOptions())
+        return data_files.split(data_files.load(self.settings.data or "", data_files.expected(opened)))[0]
 
     def calibrate(self, model: Model) -> dict[str, Observed]:
         """What the values of a model range over: from the file of ranges, or on the part of the data that chooses.
@@ -326,10 +330,7 @@ class Job:
         if s.data is None:
             where, what = ("--ranges", "there is no such file") if s.ranges is not None else ("--plan", "it needs calibration")
             raise BadInput(what, where=s.ranges or where, hint="give --data to calibrate on, or --ranges with a file that exists")
-        opened = self.target.session(self.path, threads=s.threads, options=SessionOptions())
-        feeds, _ = data_files.split(data_files.load(s.data, data_files.expected(opened)))
-        del opened
-        found = calibrate(model, feeds, s.threads, s.calibration)
+        found = calibrate(model, self.choosing(), s.threads, s.calibration)
         if s.ranges is not None and found:
             save_ranges(s.ranges, found)
         return found
@@ -385,9 +386,8 @@ class Job:
     def known_facts(self, plan: Plan, level: int) -> dict[str, Observed]:
         """What calibration saw; calibrated now where a plan is carried out that rests on it."""
         s = self.settings
-        kept = plan.kept()
         smooth = plan.smooth or (plan.few is not None and plan.few.smooth)
-        if level == 3 and not self.facts and (smooth or learns(plan) or any(rule in STATIC for rule, _ in kept)):
+        if level == 3 and not self.facts and (smooth or learns(plan) or any(rule in STATIC for rule, _ in plan.kept())):
             self.say("calibrating")
             carried = plan.options(r.group for r in self.rules)
             result = optimize(self.model.clone(), replace(self.options(3), groups=carried.groups), self.context(), self.rules)
@@ -396,9 +396,9 @@ class Job:
             if learns(plan):
                 if s.data is None:
                     raise BadInput("the plan rounds weights by least squares", where="--plan", hint="give the --data of then")
-                _, keep = without_padding(self.model)
                 note(fused, self.facts, target=self.target)
-                self.weights = carried_out(fused, plan, self.rules, self.context(), self.sample(s.seed), keep, s.threads)
+                keep = without_padding(self.model)[1]
+                self.weights = carried_out(fused, plan, self.rules, self.context(), self.choosing(), keep, s.threads)
         return self.facts
 
     def save(self, model: Model, plan: Plan | None) -> Path:

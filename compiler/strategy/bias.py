@@ -1,4 +1,4 @@
-"""Biases that take back what rounding does to the mean of each output channel of a convolution.
+"""Biases that take back what rounding does to the mean of each output channel of a convolution or linear layer.
 
 Markus Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2 and, where there
 is data, as in its appendix D: the means are measured, one layer after another, each behind layers that are corrected already.
@@ -7,7 +7,7 @@ All at once would correct again, in each layer, what those before it were correc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import ir, storage
 from ..culprits.cut import part, reads
+from ..evaluation.padding import Keep
 from ..ir import Model, Node
 from ..passes import Context, smooth
 from ..quantization import shift_form
@@ -29,19 +30,23 @@ from .rounding import Layer, Weights, layers_of, named
 
 FEEDS = 16
 """Inputs that means are taken over, the first ones; what lies between two layers is held of all of them."""
+CORRECTED = frozenset(("int7-linear", "int8-conv", "int8-linear"))
+"""Rules that add what was prepared to a bias: where that costs nothing."""
 
 
 def corrected(
     model: Model, rules: Registry, ctx: Context, sites: Sequence[tuple[str, str]], feeds: Sequence[dict[str, Any]],
-    threads: int | None, more: Callable[[], bool] = lambda: True, weights: Mapping[str, Mapping[str, Any]] | None = None,
-    only: Collection[str] | None = None, smoothed: Mapping[str, float] | None = None,
+    keep: Keep, threads: int | None, more: Callable[[], bool] = lambda: True,
+    weights: Mapping[str, Mapping[str, Any]] | None = None, only: Collection[str] | None = None,
+    smoothed: Mapping[str, float] | None = None,
 ) -> Weights:  # fmt: skip
-    """By name of a convolution's weight and form, float32 [M] to add to its bias; 0 for channels whose mean is brought no nearer
+    """By name of a layer's weight and form, float32 [M] to add to its bias; 0 for channels whose mean is brought no nearer
     in inputs that it was not learnt from, each judging what the others say.
 
     Args:
         model: in float, its facts noted.
         sites: (rule, node) of all that is rounded.
+        keep: takes padded tokens out of an activation as it does of outputs.
         more: asked before each layer whether there is time for it.
         weights: those that were prepared, by name and form.
         only: ``named`` biases to correct: those of a plan.
@@ -64,22 +69,22 @@ def corrected(
     layers = _layers(model, rounded, sites)
     if only is not None:
         layers = {n: layer for n, layer in layers.items() if named(layer.constant.name or "", shift_form(layer.limit)) in only}
-    means = _means(model, layers.values(), feeds, threads)
+    means = _means(model, layers.values(), feeds, keep, threads)
     found: Weights = {}
     states = [dict(feed) for feed in feeds]
     for nodes, needed in _stretches(rounded, layers):
         if not more():
             break
-        conv = nodes[-1]
+        made = nodes[-1]
         _advance(rounded, nodes, states, threads)
-        layer, name = layers[conv], conv.outputs[0].name or ""
-        assert layer.patches is not None
-        ought = means[layer.patches.outputs[0].name or ""]
-        shift = _shift(np.array([mean - _mean(state[name]) for mean, state in zip(ought, states, strict=True)]))
+        layer, name = layers[made], made.outputs[0].name or ""
+        ought = means[layer.node.outputs[0].name or ""]
+        are = [_mean(layer, state[name], feed, keep) for state, feed in zip(states, feeds, strict=True)]
+        shift = _shift(np.array([mean - seen for mean, seen in zip(ought, are, strict=True)]))
         if shift.any() or only is not None:
             found.setdefault(layer.constant.name or "", {})[shift_form(layer.limit)] = shift
             for state in states:
-                state[name] = state[name] + _along(shift, state[name])
+                state[name] = state[name] + _along(layer, shift, state[name])
         for state in states:
             for gone in state.keys() - needed:
                 del state[gone]
@@ -87,38 +92,47 @@ def corrected(
 
 
 def _layers(model: Model, rounded: Model, sites: Sequence[tuple[str, str]]) -> dict[Node, Layer]:
-    """Each convolution that was rounded, in the order in which they run, and what it was."""
-    convs = [(n, frozenset(origins(n))) for n in rounded.graph if n.domain == "" and n.op_type == "Conv"]
+    """The node that gives each layer's output, in the order in which they run, and what it was."""
+    applied: dict[str, list[Node]] = {}
+    for n in rounded.graph:
+        if n.domain == "" and n.op_type in ("Add", "Conv", "MatMul"):
+            applied.setdefault(n.metadata_props.get("olc.rule", ""), []).append(n)
     found: dict[Node, Layer] = {}
-    for layer in layers_of(model, sites):
-        if layer.patches is not None:
-            of = frozenset(origins(layer.patches))
-            made = [n for n, names in convs if of <= names]
-            if len(made) == 1 and made[0] not in found:
-                found[made[0]] = layer
-    return {n: found[n] for n, _ in convs if n in found}
+    for layer in layers_of(model, [site for site in sites if site[0] in CORRECTED]):
+        of, rule = set(origins(layer.node)), f"{layer.rule}#"
+        made = [nodes[-1] for stamp, nodes in applied.items() if stamp.startswith(rule) and of <= set(origins(nodes[-1]))]
+        if len(made) == 1:  # of two layers that an exporter's one node became, none is known from the other
+            found[made[0]] = layer
+    return {n: found[n] for n in rounded.graph if n in found}
 
 
 def _means(
-    model: Model, layers: Iterable[Layer], feeds: Sequence[dict[str, Any]], threads: int | None
+    model: Model, layers: Collection[Layer], feeds: Sequence[dict[str, Any]], keep: Keep, threads: int | None
 ) -> dict[str, list[np.ndarray]]:
     """Of each layer's output, by name, and feed the mean of each channel, float [M]."""
     probe = model.clone()
     here = {v.name: v for n in probe.graph for v in n.outputs}
     made: dict[str, str] = {}
     for i, layer in enumerate(layers):
+        name = layer.node.outputs[0].name or ""
+        if layer.patches is None:
+            made[name] = name  # padded tokens are to be taken out of it
+            continue
         w = ir.array(layer.constant)
         assert w is not None
-        assert layer.patches is not None
-        name = layer.patches.outputs[0].name or ""
         axes = ir.make_constant(np.array([0, *range(2, w.ndim)], np.int64), f"olc_axes_{i}")
         probe.graph.register_initializer(axes)
-        mean = ir.make_node("ReduceMean", [here[name], axes], {"keepdims": 0})
+        mean = ir.make_node("ReduceMean", [here[name], axes], {"keepdims": 1})
         mean.outputs[0].name = made[name] = f"olc_mean_{i}"
-        mean.outputs[0].type, mean.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([len(w)])
+        mean.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        mean.outputs[0].shape = ir.Shape([1, len(w), *(1,) * (w.ndim - 2)])
         probe.graph.append(mean)
-    seen = [{name: found[mean] for name, mean in made.items()} for found in watch(probe, made.values(), feeds, threads)]
-    return {name: [values[name] for values in seen] for name in made}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in made}
+    for feed, values in zip(feeds, watch(probe, made.values(), feeds, threads), strict=True):
+        for layer in layers:
+            name = layer.node.outputs[0].name or ""
+            found[name].append(_mean(layer, values[made[name]], feed, keep))
+    return found
 
 
 def _stretches(model: Model, layers: Collection[Node]) -> list[tuple[list[Node], set[str]]]:
@@ -158,9 +172,13 @@ def _shift(off: np.ndarray) -> np.ndarray:
     return np.where(gains & np.isfinite(off).all(axis=0), off.mean(axis=0), 0).astype(np.float32)
 
 
-def _mean(y: np.ndarray) -> np.ndarray:
-    return np.asarray(y.mean(axis=(0, *range(2, y.ndim)), dtype=np.float64))
+def _mean(layer: Layer, y: np.ndarray, feed: dict[str, Any], keep: Keep) -> np.ndarray:
+    """Of each channel of a layer's output, float64 [M]."""
+    if layer.patches is not None:  # tokens are no axis of it
+        return np.asarray(y.mean(axis=(0, *range(2, y.ndim)), dtype=np.float64))
+    kept = keep(feed, {"": y})[""]
+    return np.asarray(kept.reshape(-1, kept.shape[-1]).mean(axis=0, dtype=np.float64))
 
 
-def _along(shift: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return shift.astype(y.dtype).reshape(-1, *(1,) * (y.ndim - 2))
+def _along(layer: Layer, shift: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return shift.astype(y.dtype).reshape(-1, *(1,) * (0 if layer.patches is None else y.ndim - 2))

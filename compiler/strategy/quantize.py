@@ -36,8 +36,9 @@ from ..quantization.linears import linear
 from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
 from ..targets import int8_cache
-from .bias import corrected
+from .bias import CORRECTED, corrected
 from .layers import ESTIMATES, OF_NODES, alphas
+from .learnt import learning
 from .part import Fit, Part, Site, Tried, own
 from .plan import Body, Choice, by_rule, made
 from .probe import beyond
@@ -252,32 +253,34 @@ class _Job:
         """The whole with activations smoothed, and where that is not enough weights rounded by least squares and biases
         corrected, where either has less error."""
         s, smooth = self.s, {}
+        feeds = s.feeds if s.choosing is None else learning(s.choosing())
         if scheme in ("int8", "int8-symmetric"):
             s.say("smoothing activations")
-            smooth = alphas(self.best.fused, {node for _, node in self.found[scheme]}, s.feeds, s.threads)
+            smooth = alphas(self.best.fused, {node for _, node in self.found[scheme]}, feeds, s.threads)
         elif scheme in ("int7", "int8-outlier", "int8-row"):
             smooth = next((part.smooth for part in self.parts if part.smooth), {})
         if smooth:
             again = self.judge(scheme, smooth, f"{label}, {len(smooth)} activations smoothed")
             judged = [new if _closer(new, old) else old for new, old in zip(again, judged, strict=True)]
-        learnt = [site for site in self.found[scheme] if site[0] in LEARNT]
-        # Of linear layers in 8 bits it is the activation's rounding that counts: only beside convolutions are they worth it.
-        worth = {"int8-conv", "int4-block-linear"} & {rule for rule, _ in learnt}
-        if not worth or not any(part.wants(*found) for part, found in zip(self.parts, judged, strict=True)):
+        if not any(part.wants(*found) for part, found in zip(self.parts, judged, strict=True)):
             return judged
         smooth = next((tried.smooth for tried, _ in judged if tried is not None and tried.smooth), {})
-        s.say("rounding weights by least squares")
-        until, before = turns.clock() + ROUNDING * s.seconds, s.weights
-        made = least_squares(
-            self.best.fused, learnt, s.feeds, s.keep, s.threads, lambda: turns.clock() < until, smoothed=smooth
-        )  # fmt: skip
-        told = [f"{len(made)} weights by least squares"] if made else []
-        s.weights = merged(before, made)
-        if "int8-conv" in worth:
+        learnt = [site for site in self.found[scheme] if site[0] in LEARNT]
+        before, told = s.weights, []
+        # Of linear layers in 8 bits it is the activation's rounding that counts: only beside convolutions are they worth it.
+        if {"int8-conv", "int4-block-linear"} & {rule for rule, _ in learnt}:
+            s.say("rounding weights by least squares")
+            until = turns.clock() + ROUNDING * s.seconds
+            weights = least_squares(
+                self.best.fused, learnt, feeds, s.keep, s.threads, lambda: turns.clock() < until, smoothed=smooth
+            )  # fmt: skip
+            told += [f"{len(weights)} weights by least squares"] if weights else []
+            s.weights = merged(s.weights, weights)
+        if CORRECTED & {rule for rule, _ in learnt}:
             s.say("correcting biases")
             until = turns.clock() + CORRECTING * s.seconds
             shifts = corrected(
-                self.best.fused, s.rules, s.ctx, self.found[scheme], s.feeds, s.threads, lambda: turns.clock() < until,
+                self.best.fused, s.rules, s.ctx, self.found[scheme], feeds, s.keep, s.threads, lambda: turns.clock() < until,
                 s.weights, smoothed=smooth,
             )  # fmt: skip
             told += [f"{len(shifts)} biases corrected"] if shifts else []

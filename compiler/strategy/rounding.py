@@ -51,14 +51,19 @@ class Layer:
     Attributes:
         x: name of the activation.
         weights: float32 [G, K, N], one for each of its groups.
-        patches: convolution whose patches of ``x`` are multiplied; None where rows of ``x`` are.
+        node: the product, or the convolution.
     """
 
     rule: str
     x: str
     constant: ir.Value
     weights: np.ndarray
-    patches: Node | None = None
+    node: Node
+
+    @property
+    def patches(self) -> Node | None:
+        """The convolution whose patches of ``x`` are multiplied; None where rows of ``x`` are."""
+        return self.node if self.node.op_type == "Conv" else None
 
     @property
     def form(self) -> str:
@@ -168,7 +173,7 @@ def _linear(rule: str, node: Node) -> Layer | None:
     found = linear(node)
     if found is None or found.constant.dtype != ir.DataType.FLOAT:
         return None
-    return Layer(rule, found.x.name or "", found.constant, found.matrix[None])
+    return Layer(rule, found.x.name or "", found.constant, found.matrix[None], node)
 
 
 def _conv(rule: str, node: Node) -> Layer | None:

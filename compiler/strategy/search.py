@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ class Search:
         machine: the table of another machine: it decides, for nothing that is timed here is true there.
         float32: nodes that do not compute in float16.
         int8_cache: caches shall be held in 8 bits.
+        choosing: gives all of a user's feeds that choose, of which ``feeds`` are the first; None where these are all.
         beyond_rounding: how outputs differ by more than rounding, in words, or None.
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
@@ -137,6 +138,7 @@ class Search:
     machine: Kernels | None = None
     int8_cache: bool = False
     beyond_rounding: Callable[[Sequence[numerics.OutputDifference]], str | None] = numerics.first_difference
+    choosing: Callable[[], Iterable[dict[str, np.ndarray]]] | None = None
     float32: set[str] = field(default_factory=set)
     facts: dict[str, Observed] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)

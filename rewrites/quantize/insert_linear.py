@@ -4,13 +4,16 @@ import numpy as np
 from olc.quantization import (
     BLOCK,
     INT7_LIMIT,
+    INT8_LIMIT,
     all_finite,
     block_weight,
     int8_weight,
     observed,
     outlier_channels,
     pack,
+    prepared,
     quantize_linear_weight,
+    shift_form,
     weight_limit,
 )
 from olc.rules import F32, LOSSY, Case, Const, Refused, array, dims, f32, i8, rule
@@ -41,6 +44,14 @@ def _unfit(m):
 
 def _with_bias(op, m, product):
     return product if m.b is None else op.Add(product, m.b)
+
+
+def _corrected(op, m, limit):
+    """As ``int8-linear`` with a weight in ±limit, its bias corrected where that was prepared (``strategy/bias.py``)."""
+    product, shift = _product(op, m.x, *int8_weight(m.w, m.turned, limit)), prepared(m.w, shift_form(limit))
+    if shift is None:
+        return _with_bias(op, m, product)
+    return op.Add(product, shift if m.b is None else array(m.b) + shift)
 
 
 def _product(op, x, q, scale):
@@ -74,7 +85,7 @@ class Int8Linear:
     pattern, unless, cases = _linear, _unfit, _cases
 
     def rewrite(op, m):
-        return _with_bias(op, m, _product(op, m.x, *int8_weight(m.w, m.turned)))
+        return _corrected(op, m, INT8_LIMIT)
 
 
 @rule(
@@ -90,7 +101,7 @@ class Int7Linear:
     pattern, unless, cases = _linear, _unfit, _cases
 
     def rewrite(op, m):
-        return _with_bias(op, m, _product(op, m.x, *int8_weight(m.w, m.turned, INT7_LIMIT)))
+        return _corrected(op, m, INT7_LIMIT)
 
 
 @rule(

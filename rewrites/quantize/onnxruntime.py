@@ -64,10 +64,13 @@ _ADDED = CLOSE("the bias is added within the kernel")
 
 @rule(group="quantize-lower", targets=("onnxruntime-cpu",), safety=_ADDED)
 class BiasIntoDynamicInt8:
-    """A constant added to each column of a DynamicQuantizeMatMul is its bias, which the kernel adds to the same sums."""
+    """A constant added to each column of a DynamicQuantizeMatMul is its bias, or part of the one that it has.
 
-    def pattern(op, x: f32, q: bytes_, scale: f32, zero: bytes_ | None, b: Const[f32]):
-        return op.Add(op.domain("com.microsoft").DynamicQuantizeMatMul(x, q, scale, zero), b)
+    Sound because the kernel adds the bias to the same sums, and two constants are added to each other first.
+    """
+
+    def pattern(op, x: f32, q: bytes_, scale: f32, zero: bytes_ | None, c: Const[f32] | None, b: Const[f32]):
+        return op.Add(op.domain("com.microsoft").DynamicQuantizeMatMul(x, q, scale, zero, c), b)
 
     def unless(m):
         kernel, q, scale = m.find("DynamicQuantizeMatMul"), dims(m.q), dims(m.scale)
@@ -77,14 +80,16 @@ class BiasIntoDynamicInt8:
         return _bias_for_each_column(m, kernel.outputs[0])
 
     def rewrite(op, m):
-        return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, m.q, m.scale, m.zero, m.bias)
+        bias = m.bias if m.c is None else array(m.c) + m.bias
+        return op.domain("com.microsoft").DynamicQuantizeMatMul(m.x, m.q, m.scale, m.zero, bias)
 
     cases = [
-        Case("a projection", x=f32["B", "S", 32], q=_Q, scale=_S, zero=None, b=f32[16]),
-        Case("a number", x=f32["N", 32], q=_Q, scale=_S, zero=None, b=0.5),
-        Refused("a row for each token", x=f32[4, 32], q=_Q, scale=_S, zero=None, b=f32[4, 1],
+        Case("a projection", x=f32["B", "S", 32], q=_Q, scale=_S, zero=None, c=None, b=f32[16]),
+        Case("a number", x=f32["N", 32], q=_Q, scale=_S, zero=None, c=None, b=0.5),
+        Case("beside another", x=f32["B", "S", 32], q=_Q, scale=_S, zero=None, c=f32[16], b=f32[16]),
+        Refused("a row for each token", x=f32[4, 32], q=_Q, scale=_S, zero=None, c=None, b=f32[4, 1],
                 because="not one number for each column"),
-        Refused("weights in a stack", x=f32[1, 32], q=i8[1, 1, 32, 16], scale=_S, zero=None, b=0.5,
+        Refused("weights in a stack", x=f32[1, 32], q=i8[1, 1, 32, 16], scale=_S, zero=None, c=None, b=0.5,
                 because="to be a matrix with"),
     ]  # fmt: skip
 
