@@ -79,7 +79,18 @@ _SPLIT = (
 _CAPPED = _SPLIT.replace(
     "w = Where", "cap = Constant<value = float {50.0}>() d = Div(s1, cap) t = Tanh(d) u = Mul(t, cap) w = Where"
 ).replace("Add(s1, w)", "Add(u, w)")
+_SUNK = _SPLIT.replace(
+    "p = Softmax<axis = -1>(s2)",
+    "e = Expand(sinks, column) j = Concat<axis = 3>(s2, e) p0 = Softmax<axis = -1>(j) p = Slice(p0, first, before, axis)",
+)
 _WIDTH: dict[str, Callable[[dict[str, int]], int | str]] = {"width": lambda s: s["heads"] * s["size"]}
+
+
+def _sinks(size: dict[str, int]) -> dict[str, np.ndarray]:
+    sinks = np.zeros(size["heads"], np.float32)
+    return {"sinks": sinks.reshape(1, -1, 1, 1), "column": np.array([1, size["heads"], size["queries"], 1]), "sink": sinks,
+            "first": np.array([0]), "before": np.array([-1]), "axis": np.array([3]),
+            "last": np.full(1, size["keys"] - 1, np.int32), "total": np.array(size["keys"], np.int32)}  # fmt: skip
 
 
 def _projections(size: dict[str, int]) -> dict[str, np.ndarray]:
@@ -293,6 +304,13 @@ COMPARISONS = (
         "attention with softcap", _FLAT, "float[1,{queries},{width}]", _CAPPED,
         "y = Attention<q_num_heads = {heads}, kv_num_heads = {heads}, scale = 0.125, softcap = 50.0>(q, k, v, mask)",
         ("queries", "keys", "heads", "size"), ((1, 1024, 8, 64), (128, 128, 8, 64), (512, 512, 8, 64)), _WIDTH,
+    ),
+    Comparison(
+        "com.microsoft::GroupQueryAttention", _FLAT, "float[1,{queries},{width}]", _SUNK,
+        "zero = Constant<value = float {0.0}>() low = Constant<value = float {-3.4e38}>() w = Where(mask, zero, low) "
+        "y, pk, pv = com.microsoft.GroupQueryAttention<num_heads = {heads}, kv_num_heads = {heads}, scale = 0.125>"
+        "(q, k, v, , , last, total, , , , w, sink)",
+        ("queries", "keys", "heads", "size"), ((16, 16, 8, 64), (128, 128, 8, 64), (512, 512, 8, 64)), _WIDTH, _sinks,
     ),
     Comparison(
         QKV, _X, _Y, "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) y = Sum(q, k, v)",
