@@ -169,11 +169,11 @@ def _is_attention(node: Node) -> bool:
         return False
     layer = [node]
     for _ in range(4):
-        users = [(u, i) for n in layer for u, i in n.outputs[0].uses()]
-        first = 1 if _is(layer[0], "Transpose") else 0  # values times transposed weights
-        if any((_is(u, "MatMul") and i == first) or _is(u, "Einsum") for u, i in users):
+        users = [(n, u, i) for n in layer for u, i in n.outputs[0].uses()]
+        # Transposed weights stand behind the values.
+        if any((_is(u, "MatMul") and i == int(_is(n, "Transpose"))) or _is(u, "Einsum") for n, u, i in users):
             return True
-        layer = [u for u, _ in users if _is(u, *_WEIGHTS)]
+        layer = [u for _, u, _ in users if _is(u, *_WEIGHTS)]
     return False
 
 

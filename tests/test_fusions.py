@@ -94,6 +94,11 @@ def test_a_gelu_with_another_root_says_what_was_wanted() -> None:
     assert (fused, expected, len(reasons)) == (0, 1, 1)
 
 
+@pytest.mark.parametrize("end", ["y = Softmax<axis = -1>(s)", "p = Softmax<axis = -1>(s) y = Relu(p)"])
+def test_a_classifier_is_no_attention(end: str) -> None:
+    assert "attention" not in surveyed("float[B, 8] x, float[8, 3] w", f"s = MatMul(x, w) {end}")
+
+
 @pytest.mark.parametrize("body", [
     "a = Softmax<axis = -1>(x) y = Neg(a)",
     "s = Sigmoid(x) t = Neg(x) y = Mul(s, t)",

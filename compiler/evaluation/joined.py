@@ -21,6 +21,8 @@ Cuts = dict[int, frozenset[int]]
 """Axis -> the places at which another part begins."""
 
 PARTS = 16
+_FAR = 32
+"""Nodes between an output and what was joined."""
 _CHAIN = 4  # producers by which two inputs of a Concat are compared: past views and a head's own product
 
 
@@ -47,7 +49,8 @@ def cuts(model: ir.Model) -> dict[str, Cuts]:
         return {}
     sized = model.clone()
     shapes.infer(sized)
-    found = {v.name or "": _cuts(v) for v in sized.graph.outputs}
+    memo: dict[ir.Value, Cuts] = {}
+    found = {v.name or "": _cuts(v, memo) for v in sized.graph.outputs}
     return {name: at for name, at in found.items() if at and np.prod([len(p) + 1 for p in at.values()]) <= PARTS}
 
 
@@ -69,43 +72,56 @@ def _text(s: slice) -> str:
 
 def _joins(value: ir.Value) -> bool:
     """A cheap look: is there a Concat behind what only views, or works element by element?"""
-    node = value.producer()
-    while node is not None and node.op_type != "Concat":
-        if _handed_on(node) is None:
-            return False
-        node = _handed_on(node).producer()  # type: ignore[union-attr]
-    return node is not None
-
-
-def _handed_on(node: ir.Node) -> ir.Value | None:
-    """The only input that is not constant, or of a view the first."""
-    if node.op_type in _VIEWS or node.op_type == "Transpose":
-        return node.inputs[0]
-    moving = [v for v in node.inputs if v is not None and not ir.is_constant(v)]
-    return moving[0] if len(moving) == 1 and len(node.outputs) == 1 and not any(ir.subgraphs(node)) else None
+    source: ir.Value | None = value
+    for _ in range(_FAR):
+        node = None if source is None else source.producer()
+        if node is None or node.op_type == "Concat":
+            return node is not None
+        source = _handed_on(node)
+    return False
 
 
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
+_ELEMENTWISE = frozenset((
+    "Abs", "Add", "Cast", "Clip", "Div", "Exp", "HardSigmoid", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mul", "Neg", "Pow",
+    "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh",
+))  # fmt: skip
 
 
-def _cuts(value: ir.Value) -> Cuts:
+def _handed_on(node: ir.Node) -> ir.Value | None:
+    """What a node views, or changes element by element: then the only input that is not constant."""
+    if node.domain != "":
+        return None
+    if node.op_type in _VIEWS or node.op_type == "Transpose":
+        return node.inputs[0]
+    moving = [v for v in node.inputs if v is not None and not ir.is_constant(v)]
+    return moving[0] if node.op_type in _ELEMENTWISE and len(moving) == 1 else None
+
+
+def _cuts(value: ir.Value, known: dict[ir.Value, Cuts], left: int = _FAR) -> Cuts:
+    """``known``: what was found of a value, for parts are joined of parts."""
+    if value not in known:
+        known[value] = _found(value, known, left - 1) if left else {}
+    return known[value]
+
+
+def _found(value: ir.Value, known: dict[ir.Value, Cuts], left: int) -> Cuts:
     node, shape = value.producer(), shapes.dims(value)
     if node is None or shape is None:
         return {}
-    if node.op_type == "Concat":
-        return _joined(node, len(shape))
+    if node.op_type == "Concat" and node.domain == "":
+        return _joined(node, len(shape), known, left)
     source = _handed_on(node)
     before = None if source is None else shapes.dims(source)
-    if source is None or before is None or not (found := _cuts(source)):
+    if source is None or before is None or not (found := _cuts(source, known, left)):
         return {}
     if node.op_type == "Transpose":
-        order = ir.attr(node, "perm", list(reversed(range(len(shape)))))
+        order = list(ir.attr(node, "perm", list(reversed(range(len(shape))))))
         return {order.index(axis): at for axis, at in found.items()}
     if node.op_type in _VIEWS:
         return {to: at for axis, at in found.items() if (to := _kept(axis, before, shape)) is not None}
-    # Element by element, as far as shapes tell; a Softmax or a sort along the axis of the parts would mix them.
     alike = len(before) == len(shape) and all(dims.known_equal(a, b) for a, b in zip(before, shape, strict=True))
-    return found if alike and ir.attr(node, "axis") is None else {}
+    return found if alike else {}
 
 
 def _kept(axis: int, before: tuple[dims.Dim, ...], after: tuple[dims.Dim, ...]) -> int | None:
@@ -118,14 +134,14 @@ def _kept(axis: int, before: tuple[dims.Dim, ...], after: tuple[dims.Dim, ...]) 
     return None
 
 
-def _joined(node: ir.Node, rank: int) -> Cuts:
+def _joined(node: ir.Node, rank: int, known_of: dict[ir.Value, Cuts], left: int) -> Cuts:
     axis = int(ir.attr(node, "axis", 0)) % rank
     sizes = [(shapes.dims(v) or (None,) * rank)[axis] if v is not None else None for v in node.inputs]
     known = [n for n in sizes if isinstance(n, int)]
     found: dict[int, set[int]] = {}
     offset = 0
     for v, size in zip(node.inputs, sizes, strict=True):
-        for a, at in ({} if v is None else _cuts(v)).items():
+        for a, at in ({} if v is None else _cuts(v, known_of, left)).items():
             if a != axis:
                 found.setdefault(a, set()).update(at)
             elif len(known) == len(sizes):

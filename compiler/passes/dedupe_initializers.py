@@ -29,6 +29,8 @@ NAME = "dedupe-initializers"
 LIFTED = 1024
 """Bytes from which equal initializers of separate bodies move out: axes and shapes stay where runtimes look for them."""
 
+_QUANTIZED = frozenset((ir.DataType.INT4, ir.DataType.INT8, ir.DataType.UINT4, ir.DataType.UINT8))
+
 _Kind = tuple[ir.DataType, tuple[Any, ...]]
 
 
@@ -140,6 +142,9 @@ class _Merger:
     def may_move(self, value: ir.Value) -> bool:
         tensor = value.const_value
         assert tensor is not None
+        target = self.ctx.target
+        if target is not None and target.beside and tensor.dtype in _QUANTIZED:
+            return False
         return tensor.nbytes >= LIFTED and not value.is_graph_output() and value.name not in self.pinned
 
     def find(self, kind: _Kind, value: ir.Value, scopes: list[_Scope]) -> ir.Value | None:

@@ -180,6 +180,8 @@ def _fits(chain: _Chain) -> bool:
         return False  # whose sign is not known
     if prod(s.number for s in later if s.kind == "scale") < _LEAST:
         return False
+    if _in_windows(chain.steps[-1], whole):
+        return False  # the probabilities are read on the axes of windows
     flat = (d.mul(whole[0], whole[1]), *whole[2:]) if len(whole) == 4 else None
     for step in chain.steps:
         windows = _in_windows(step, whole)
@@ -304,7 +306,8 @@ class _Writer:
                 continue
             assert s.value is not None
             later = chain.steps[i + 1 :]
-            together = by_windows and _same_for_all(s, whole)
+            by_text = any(t.kind == "rows" and len(shapes.dims(t.value) or ()) > 3 for t in later if t.value is not None)
+            together = by_windows and _same_for_all(s, whole) and not by_text
             value = s.value if together else self.on_axes(s, product)
             factor = s.number * float(prod(t.number for t in later if t.kind == "scale"))
             if factor != 1.0 and not _is_mask(s):

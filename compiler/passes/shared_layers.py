@@ -91,11 +91,14 @@ def _layers(graph: ir.Graph) -> _Found:
 
 
 def _weights(node: ir.Node) -> tuple[Any, ...] | None:
-    """The operator and the constants of two axes or more that it reads; None where there are none."""
+    """The operator, its attributes, and the constants of two axes or more that it reads, and which way round; None where there
+    are none."""
     layer = linear(node)
     held = [v for v in node.inputs if v is not None and v.shape is not None and len(v.shape) > 1 and ir.is_constant(v)]
-    held = held if layer is None else [layer.constant]
-    return (node.domain, node.op_type, *held) if held else None
+    if not held and layer is None:
+        return None
+    how = tuple(sorted((name, repr(a.value)) for name, a in node.attributes.items()))
+    return (node.domain, node.op_type, how, *(held if layer is None else (layer.constant, layer.turned)))
 
 
 def _one_activation(

@@ -97,13 +97,15 @@ def _layers(model: Model, rounded: Model, sites: Sequence[tuple[str, str]]) -> d
     for n in rounded.graph:
         if n.domain == "" and n.op_type in ("Add", "Conv", "MatMul"):
             applied.setdefault(n.metadata_props.get("olc.rule", ""), []).append(n)
-    found: dict[Node, Layer] = {}
+    claimed: dict[Node, list[Layer]] = {}
     for layer in layers_of(model, [site for site in sites if site[0] in CORRECTED]):
+        if ir.owner(layer.node) is not model.graph:
+            continue
         of, rule = set(origins(layer.node)), f"{layer.rule}#"
         made = [nodes[-1] for stamp, nodes in applied.items() if stamp.startswith(rule) and of <= set(origins(nodes[-1]))]
         if len(made) == 1:  # of two layers that an exporter's one node became, none is known from the other
-            found[made[0]] = layer
-    return {n: found[n] for n in rounded.graph if n in found}
+            claimed.setdefault(made[0], []).append(layer)
+    return {n: claimed[n][0] for n in rounded.graph if len(claimed.get(n, ())) == 1}
 
 
 def _means(
@@ -159,13 +161,18 @@ def _advance(model: Model, nodes: Sequence[Node], states: Sequence[dict[str, Any
         path = Path(folder) / "stretch.onnx"
         storage.save(stretch, path)
         opened = session(path, threads, options=SessionOptions())
+        held = ir.initial_values(model, names)  # those that a caller may override, and did not
         for state in states:
-            state.update(run(opened, {name: state[name] for name in names}))
+            state.update(run(opened, {name: state[name] if name in state else held[name] for name in names}))
         del opened
 
 
 def _shift(off: np.ndarray) -> np.ndarray:
-    """float32 [M] of what lacks in each of F inputs, [F, M]: the mean, where the mean of the others brings them nearer in sum."""
+    """float32 [M] of what lacks in each of F inputs, [F, M]: the mean, where the mean of the others brings them nearer in sum.
+    Inputs of which nothing is kept say nothing."""
+    off = off[~np.isnan(off).all(axis=1)]
+    if len(off) < 2:
+        return np.zeros(off.shape[1:], np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         others = (off.sum(axis=0) - off) / (len(off) - 1)
         gains = np.square(off - others).sum(axis=0) < np.square(off).sum(axis=0)
@@ -177,6 +184,8 @@ def _mean(layer: Layer, y: np.ndarray, feed: dict[str, Any], keep: Keep) -> np.n
     if layer.patches is not None:  # tokens are no axis of it
         return np.asarray(y.mean(axis=(0, *range(2, y.ndim)), dtype=np.float64))
     kept = keep(feed, {"": y})[""]
+    if not kept.size:
+        return np.full(y.shape[-1], np.nan)
     return np.asarray(kept.reshape(-1, kept.shape[-1]).mean(axis=0, dtype=np.float64))
 
 

@@ -15,6 +15,7 @@ from ..rules import Registry
 from .bias import corrected
 from .plan import Plan, made
 from .rounding import LEARNT, Weights, layers_of, least_squares, merged, named
+from .schemes import SCHEMES, scheme_of
 
 LEARNING = 16
 """Inputs that are learnt from, the first ones of all that choose: to round a weight well that reads 1,536 channels takes more
@@ -44,15 +45,20 @@ def carried_out(
         BadInput: one of them cannot be made from these feeds.
     """
     feeds = learning(choosing)
-    bodies = [(made(plan.sites), plan.smooth)] + ([] if plan.few is None else [(made(plan.few.sites), plan.few.smooth)])
+    bodies = [(plan.sites, plan.smooth)] + ([] if plan.few is None else [(plan.few.sites, plan.few.smooth)])
     weights: Weights = {}
     wanted: set[str] = set()
-    for sites, alphas in bodies:
+    for choices, alphas in bodies:
+        used = {scheme_of(rule) for rule, _ in made(choices)}
+        sites = [site for site in sorted(choices) if scheme_of(site[0]) in used]
         weights = merged(weights, least_squares(fused, sites, feeds, keep, threads, only=plan.rounded, smoothed=alphas))
-        weights = merged(weights, corrected(
-            fused, rules, ctx, sites, feeds, keep, threads, weights=weights, only=plan.rounded, smoothed=alphas
-        ))  # fmt: skip
-        for layer in layers_of(fused, sites, alphas):
+        for scheme in (name for name in SCHEMES if name in used):
+            # Behind all layers of the scheme, as they were learnt, whatever a mixture then kept of it.
+            whole = [site for site in sites if scheme_of(site[0]) == scheme]
+            weights = merged(weights, corrected(
+                fused, rules, ctx, whole, feeds, keep, threads, weights=weights, only=plan.rounded, smoothed=alphas
+            ))  # fmt: skip
+        for layer in layers_of(fused, made(choices), alphas):
             wanted |= {named(layer.constant.name or "", form) for form in (layer.form, shift_form(layer.limit))}
     left = (wanted & set(plan.rounded)) - {named(name, form) for name, forms in weights.items() for form in forms}
     if left:

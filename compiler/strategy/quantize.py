@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..ir import Model, Node
 from ..matching import Match
 from ..passes import Context, float16
 from ..pipeline import Few
+from ..quantization import all_finite
 from ..quantization.facts import note
 from ..quantization.linears import linear
 from ..rewriter import Rewriter, origins, why
@@ -41,29 +42,12 @@ from .layers import ESTIMATES, OF_NODES, alphas
 from .learnt import learning
 from .part import Fit, Part, Site, Tried, own
 from .plan import Body, Choice, by_rule, made
-from .probe import beyond
+from .probe import beyond, watch
 from .rounding import LEARNT, least_squares, merged
+from .schemes import SCHEMES, scheme_of
 
 if TYPE_CHECKING:
     from .search import Candidate, Search
-
-SCHEMES: dict[str, tuple[str, ...]] = {
-    "int8": (
-        "int8-linear", "stored-int8-linear", "int8-conv", "int8-add", "int8-mul", "int8-concat",
-        "int8-hard-sigmoid", "int8-sigmoid", "int8-leaky-relu", "int8-average-pool", "int8-global-average-pool",
-    ),
-    "int7": ("int7-linear",),
-    "int8-lstm": ("int8-lstm", "int8-lstm-and-last", "int8-lstm-and-states"),
-    "int8-attention": ("int8-attention", "int8-attention-with-cache"),
-    "int8-outlier": ("int8-outlier-linear",),
-    "int8-row": ("int8-row-linear",),
-    "int8-block": ("int8-block-linear", "int8-block-experts"),
-    "int4-block": ("int4-block-linear", "int4-block-experts"),
-    "int8-symmetric": ("symmetric-int8-linear", "symmetric-int8-conv"),
-    "int4-symmetric": ("symmetric-int4-linear",),
-    "float16": (float16.NAME,),
-}
-"""A LOSSY rule that no scheme names is a scheme of its own."""
 
 TABLES = "int8-block-table"
 SMALLER = (TABLES, int8_cache.NAME)
@@ -141,15 +125,16 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
     rules = s.rules.select(["LOSSY"], ir.opset_of(model) or 1, s.target.name)
     barred = () if s.target.features()["int8_saturates"] else SATURATING
     rules = [r for r in rules if r.name not in SMALLER]
-    asked = [r for r in rules if scheme_of(r) not in barred and (s.quantize == "auto" or scheme_of(r) in ASKED[s.quantize])]
+    wanted = [r for r in rules if scheme_of(r.name) not in barred]
+    asked = [r for r in wanted if s.quantize == "auto" or scheme_of(r.name) in ASKED[s.quantize]]
     nodes, alone = ir.sites(model), ESTIMATES.keys() | OF_NODES.keys()
     for r in asked:
         if r.name in alone:
-            known.setdefault(scheme_of(r), []).extend((r.name, name) for name in fitting(model, r, nodes))
+            known.setdefault(scheme_of(r.name), []).extend((r.name, name) for name in fitting(model, r, nodes))
     # The others fit beside each other: a sum can be rounded where what it adds was. So they are let loose on a copy.
-    for scheme in {scheme_of(r): None for r in asked if r.name not in alone}:
+    for scheme in {scheme_of(r.name): None for r in asked if r.name not in alone}:
         ctx = Context(target=s.target, skip=s.ctx.skip, unassumed=s.ctx.unassumed)
-        Rewriter(model.clone(), [r for r in asked if scheme_of(r) == scheme and r.name not in alone], ctx).run()
+        Rewriter(model.clone(), [r for r in asked if scheme_of(r.name) == scheme and r.name not in alone], ctx).run()
         fired = Counter((e.by, e.site) for e in ctx.events if e.number is not None and e.site is not None)
         known.setdefault(scheme, []).extend(site for site, n in fired.items() if site[1] in nodes and n >= len(nodes[site[1]]))
     once = set(ir.nodes_once(model))
@@ -168,11 +153,27 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
             rounded = {node for _, node in found}
             found.extend(site for site in half if site[1] not in rounded)
         known[float16.NAME] = half
+    away = never_run(s, nodes, {node for found in known.values() for _, node in found}, model)
+    if away:
+        s.notes.append(f"{len(away)} layers in branches that no sample took stay in float, the first {min(away)!r}")
     for scheme, found in known.items():
+        found = [site for site in found if site[1] not in away]
         known[scheme] = [site for site in found if not any(kept_float(n, p) for n in nodes[site[1]] for p in s.keep_float)
                          and not s.ctx.skip & {site[0], "@".join(site)}]  # fmt: skip
     order = [*(ASKED.get(s.quantize) or SCHEMES), *sorted(known.keys() - SCHEMES.keys())]
     return {scheme: sorted(set(known[scheme])) for scheme in order if known.get(scheme)}
+
+
+def never_run(s: Search, nodes: Mapping[str, Sequence[Node]], wanted: Set[str], model: Model) -> set[str]:
+    """The layers all of whose nodes are in branches that none of the feeds takes: nothing would judge their rounding."""
+    inner = {name: nodes[name] for name in wanted if all(ir.owner(n) is not model.graph for n in nodes[name])}
+    given = {n.outputs[0].name or "": name for name, found in inner.items() for n in found}
+    if not given:
+        return set()
+    ran: set[str] = set()
+    for values in watch(model, sorted(given), s.feeds, s.threads):
+        ran |= {given[value] for value in values}
+    return inner.keys() - ran
 
 
 def unseen(s: Search, model: Model) -> int:
@@ -180,18 +181,17 @@ def unseen(s: Search, model: Model) -> int:
     rules = s.rules.select(["LOSSY"], ir.opset_of(model) or 1, s.target.name)
     if not any(("", "Conv") in r.pattern.root_ops for r in rules if r.name in STATIC):
         return 0
-    return sum(n.op_type == "Conv" and not n.domain and ir.is_constant(n.inputs[1]) for n in ir.nodes_once(model))
+    if s.ctx.skip & {"int8-conv"}:
+        return 0
+    found = [n for n in ir.nodes_once(model) if n.op_type == "Conv" and not n.domain and ir.is_constant(n.inputs[1])]
+    found = [n for n in found if n.inputs[1].dtype == ir.DataType.FLOAT and all_finite(ir.array(n.inputs[1]))]
+    return sum(not any(kept_float(n, p) for p in s.keep_float) for n in found)
 
 
 def fitting(model: Model, r: Rule, nodes: Mapping[str, Sequence[Node]]) -> list[str]:
     """The names at all of whose nodes the rule fits."""
     fit = {n for n, m in why(model, r) if isinstance(m, Match)}
     return [name for name, found in nodes.items() if fit.issuperset(found)]
-
-
-def scheme_of(r: Rule) -> str:
-    """The scheme that a LOSSY rule belongs to."""
-    return next((name for name, members in SCHEMES.items() if r.name in members), r.name)
 
 
 def kept_float(node: Node, pattern: str) -> bool:

@@ -28,11 +28,13 @@ class Target(Protocol):
         name: as given to ``--target``.
         opset: version of the standard domain that the target likes best.
         half: arithmetic in float16 is faster there, as a rule; then it is lowered to after that was decided.
+        beside: a constant in 8 or 4 bits has to stand in the graph of the DequantizeLinear that reads it.
     """
 
     name: str
     opset: int
     half: bool
+    beside: bool
 
     @property
     def here(self) -> bool:

@@ -43,6 +43,7 @@ class Declared:
         providers: execution providers of ONNX Runtime that run an artifact, best first.
         runtime: what its table of kernels is called by.
         half: arithmetic in float16 is faster than in float32 there, as a rule.
+        beside: a constant in 8 or 4 bits has to stand in the graph of the DequantizeLinear that reads it.
         cure: what to do about a node that ``limit`` refuses.
         machine: the table of another machine, or None for this one.
     """
@@ -53,6 +54,7 @@ class Declared:
     providers: tuple[str, ...] = (CPU,)
     runtime = "onnxruntime"
     half = False
+    beside = False
     cure = ""
 
     def __init__(self, machine: Kernels | None = None) -> None:

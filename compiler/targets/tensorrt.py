@@ -39,6 +39,7 @@ class TensorRT(Declared):
     providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
     runtime = "tensorrt"
     half = True
+    beside = True
     cure = "give a model in float, or in symmetric int8, of rank 8 or less; or compile for onnxruntime-cuda"
 
     def features(self) -> dict[str, Any]:

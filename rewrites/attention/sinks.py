@@ -6,7 +6,7 @@ from olc.rules import CLOSE, Attrs, Case, Const, Many, Refused, Scalar, Value, a
 
 from .. import _layout as layout
 from .. import _shapes as s
-from .core import _probabilities, _why_no_mask
+from .core import DROPPED, _probabilities, _why_no_mask
 from .heads import _repeats
 
 
@@ -39,7 +39,7 @@ class AttentionWithSinks:
 
     Sound because that is what the operator's ``head_sink`` does: a share of the weights goes to no value. The operator lets no
     query see keys behind it, which the mask is proved to forbid; what else the mask drops is added to the scores. A query with
-    no key at all leaves everything to the sink, in both.
+    no key at all leaves everything to the sink, in both. An empty batch ends the runtime's process: the kernel divides by it.
     """
 
     def pattern(op, q: f32, k, v, perm, turned, a: Scalar, b: Scalar, c: Scalar, mask: boolean, drop: Scalar, sink: Const,
@@ -56,11 +56,15 @@ class AttentionWithSinks:
         reason = _why_no_mask(m, float(scalar(m.drop)), emptied=True)
         if reason is not None:
             return reason
+        if not (array(m.sink) > DROPPED / 2).all():
+            return "a sink is as low as what drops a key"  # and takes nothing of a query without one
         sliced, (batch, heads, queries, keys) = m.find("Slice"), m.scores
         if dims(sliced.outputs[0]) != m.scores or s.whole(m.starts) != (0,) or s.whole(m.axes) not in ((3,), (-1,)):
             return "it is not the last column that is dropped"
         if array(m.sink).shape != (1, heads, 1, 1) or dims(m.find("Expand").outputs[0]) != (batch, heads, queries, 1):
             return "the column is not one number for each head"
+        if dims(m.v)[1] != heads:
+            return "keys and values do not have a head for each of the queries"
         size = dims(m.q)[3]
         if queries != keys or size != dims(m.v)[3]:
             return "queries, keys and values are not known to be as many and as long"
@@ -89,12 +93,16 @@ class AttentionWithSinks:
         Case("a window", **_CASE, mask=CAUSAL & ~np.tril(CAUSAL, -2), drop=LOWEST),
         Refused("small heads", **_CASE | dict.fromkeys("qv", f32[2, 2, 3, 4]) | {"k": f32[2, 3, 2, 4]}, mask=CAUSAL, drop=LOWEST,
                 because="multiple of 8"),
+        Refused("no sink", **{**_CASE, "sink": np.full((1, 2, 1, 1), -np.inf, np.float32)}, mask=CAUSAL, drop=LOWEST,
+                because="as low as"),
         Refused("both ways", **_CASE, mask=np.ones((1, 1, 3, 3), bool), drop=LOWEST, because="not proved to be causal"),
         Refused("a bias", **_CASE, mask=CAUSAL, drop=np.float32(-1e4), because="is a bias"),
         Refused("one mask for all queries", **_CASE, mask=np.array([[[[True, False, False]]]]), drop=LOWEST,
                 because="for each query"),
         Refused("the first column goes", **{**_CASE, "starts": np.array([1]), "ends": np.array([9])}, mask=CAUSAL, drop=LOWEST,
                 because="not the last column"),
+        Refused("one head of keys", **_CASE | {"k": f32[2, 3, 1, 8], "v": f32[2, 1, 3, 8]}, mask=CAUSAL, drop=LOWEST,
+                because="a head for each"),
         Refused("more keys than queries", **{**_CASE, "k": f32[2, 5, 2, 8], "v": f32[2, 2, 5, 8]}, drop=LOWEST,
                 mask=np.tril(np.ones((1, 1, 3, 5), bool)), because="as many and as long"),
     ]  # fmt: skip

@@ -43,12 +43,15 @@ class SwappedProduct:
     ]  # fmt: skip
 
 
+_SWAP = (0, 1, 3, 2)
+
+
 @rule(group="linear", safety=CLOSE("another kernel may sum in another order"), since=13)
 class WeightsFirst:
     """Values times transposed weights of an attention are the weights times the values, transposed: ``V P^T = (P V^T)^T``.
 
-    Sound by that. Networks whose channels lie in front of positions (CoAtNet, BoTNet) multiply so. It pays because an Attention
-    takes the place of what is transposed here; the values are moved in place of the weights, of which there are more.
+    Sound by that. Networks whose channels lie in front of positions (CoAtNet, BoTNet) multiply so. An Attention takes the place
+    of what is transposed here; where none does, the values are moved in place of the weights, of which there are no fewer.
     """
 
     def pattern(op, v, scores: f32, perm):
@@ -56,17 +59,21 @@ class WeightsFirst:
 
     def unless(m):
         v, scores = dims(m.v), dims(m.scores)
-        if v is None or scores is None or len(v) != len(scores) or len(v) < 3:
-            return "values and weights are not known to have as many axes, three or more"
-        m.swap = (*range(len(v) - 2), len(v) - 1, len(v) - 2)
-        return None if s.permutation(m.perm, len(v)) == m.swap else "other axes are moved than the last two"
+        if v is None or scores is None or not len(v) == len(scores) == 4:
+            return "values and weights are not known to have 4 axes"
+        if s.permutation(m.perm, 4) != _SWAP:
+            return "other axes are moved than the last two"
+        if isinstance(v[2], int) and isinstance(scores[2], int) and v[2] > scores[2]:
+            return "there are more values to move than weights"
+        if m.v.producer() is not None and m.v.producer().op_type == "Softmax":
+            return "the values are weights, too"  # they would go first in turn
 
     def rewrite(op, m):
-        return op.Transpose(op.MatMul(op.Softmax(m.scores, axis=-1), op.Transpose(m.v, perm=m.swap)), perm=m.swap)
+        return op.Transpose(op.MatMul(op.Softmax(m.scores, axis=-1), op.Transpose(m.v, perm=_SWAP)), perm=_SWAP)
 
     cases = [
         Case("CoAtNet", v=f32["B", 2, 4, "T"], scores=f32["B", 2, "S", "T"], perm=(0, 1, 3, 2)),
-        Case("one head", v=f32["B", 4, "T"], scores=f32["B", "S", "T"], perm=(0, 2, 1)),
         Refused("heads last", v=f32["B", 4, 3, 3], scores=f32["B", 3, 4, 3], perm=(0, 2, 3, 1), because="other axes"),
-        Refused("one matrix of values", v=f32[4, "T"], scores=f32["B", "S", "T"], perm=(0, 2, 1), because="as many axes"),
+        Refused("one head", v=f32["B", 4, "T"], scores=f32["B", "S", "T"], perm=(0, 2, 1), because="4 axes"),
+        Refused("few queries", v=f32["B", 2, 4, "T"], scores=f32["B", 2, 3, "T"], perm=(0, 1, 3, 2), because="more values"),
     ]  # fmt: skip

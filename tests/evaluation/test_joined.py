@@ -39,6 +39,7 @@ def test_wrong_scores_beside_boxes_in_pixels_break_the_budget() -> None:
     ("float[B, 7, 5, 10]", "j = Concat<axis = 1>(b, s) n = Constant<value_ints = [0, 0, 5, 10]>() y = Reshape(j, n)", {1: {4}}),
     ("float[B, 1, 7, 50]", "j = Concat<axis = 1>(b, s) n = Constant<value_ints = [1]>() y = Unsqueeze(j, n)", {2: {4}}),
     ("float[B, 7, 50]", "j = Concat<axis = 1>(b, s) y = Softmax<axis = 1>(j)", {}),
+    ("float[B, 50, 7]", "j = Concat<axis = 1>(b, s) t = Transpose<perm = [0, 2, 1]>(j) y = Softmax(t)", {}),
     ("float[B, 7, 100]", "j = Concat<axis = 1>(b, s) k = Concat<axis = 1>(b, s) y = Concat<axis = 2>(j, k)", {1: {4}}),
     ("float[B, 11, 50]", "j = Concat<axis = 1>(b, s) y = Concat<axis = 1>(j, b)", {1: {4, 7}}),
     ("float[B, 8, 50]", "c = Exp(boxes) y = Concat<axis = 1>(b, c)", {}),
@@ -47,6 +48,11 @@ def test_wrong_scores_beside_boxes_in_pixels_break_the_budget() -> None:
 def test_where_parts_begin(output: str, body: str, expected: dict[int, set[int]]) -> None:
     m = model("float[B, 4, 50] boxes, float[B, 3, 50] scores", output, f"b = Exp(boxes) s = Sigmoid(scores) {body}")
     assert cuts(m) == ({"y": expected} if expected else {})
+
+
+def test_parts_of_parts_of_parts_are_looked_at_once() -> None:
+    blocks = " ".join(f"x{i + 1} = Concat<axis = 1>(x{i}, x{i})" for i in range(40))
+    assert cuts(model("float[B, 1, 4] x", f"float[B, {2**40}, 4]", f"x0 = Exp(x) {blocks} y = Identity(x40)")) == {}
 
 
 def test_sizes_that_are_not_known_are_not_cut() -> None:

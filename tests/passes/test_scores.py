@@ -293,6 +293,23 @@ def test_what_windows_have_is_added_on_four_axes(name: str) -> None:
     same_probabilities(proto, model, {n: rng.standard_normal(shape).astype(np.float32) for n, shape in given.items()})
 
 
+def test_probabilities_that_are_read_on_the_axes_of_windows_stay() -> None:
+    proto = windowed("w = Reshape(s, five) x = Add(w, mask)", ", float[1, 3, 1, 4, 4] mask")
+    del proto.graph.output[0].type.tensor_type.shape.dim[:]
+    assert ordered(proto)[1] == 0
+
+
+@pytest.mark.parametrize("how", ["Mul", "Div"])
+def test_factors_of_rows_behind_what_windows_have(how: str) -> None:
+    steps = "w = Reshape(s, five) m = Add(w, mask) r = Reshape(m, four) axes = Constant<value_ints = [2, 3]>() " \
+            f"e = ReduceMean(q, axes) rows = Exp(e) x = {how}(r, rows)"  # fmt: skip
+    proto = windowed(steps, ", float[1, 3, 1, 4, 4] mask")
+    model, changes = ordered(proto)
+    assert changes == 1
+    mask = np.random.default_rng(2).standard_normal((1, 3, 1, 4, 4)).astype(np.float32)
+    same_probabilities(proto, model, {"mask": mask})
+
+
 @pytest.mark.parametrize("shape", ["3, 1, 4, 4", "1, 1, 1, 4, 4"])
 def test_what_is_not_known_to_be_for_windows_stays(shape: str) -> None:
     steps = "w = Reshape(s, five) m = Add(w, mask) x = Reshape(m, four)"

@@ -56,6 +56,7 @@ ASIDE = {
     "twice here, once there": ("[a] p = MatMul(x, w) [b] q = MatMul(p, w) r = Neg(q)", "[a] p = MatMul(x, w) r = Neg(p)", 3),
     "twice in both": ("[a] p = MatMul(x, w) [b] q = MatMul(p, w) r = Neg(q)",
                       "[a] p = MatMul(x, w) [b] q = MatMul(p, w) r = Abs(q)", 2),
+    "the other way round": ("[a] p = Gemm<transB = 1>(x, w) r = Neg(p)", "[a] p = Gemm(x, w) r = Neg(p)", 2),
     "other operators": ("[a] p = MatMul(x, w) r = Neg(p)", "[a] p = Add(x, w) r = Neg(p)", 2),
 }  # fmt: skip
 

@@ -80,6 +80,12 @@ def test_attention_with_channels_in_front(weighed: str) -> None:
     np.testing.assert_allclose(outputs(model, feed)[0], outputs(before, feed)[0], rtol=1e-5, atol=1e-6)
 
 
+def test_two_softmaxes_are_not_both_put_first() -> None:
+    body = "p = Softmax<axis = -1>(a) r = Softmax<axis = -1>(b) t = Transpose<perm = [0, 1, 3, 2]>(r) y = MatMul(p, t)"
+    left = fused(parsed(body, "float[B, 2, 4, 4] a, float[B, 2, 4, 4] b => float y"), "linear", "chains")
+    assert Counter(left) == {"Softmax": 2, "Transpose": 1, "MatMul": 1}
+
+
 def test_keys_in_columns_are_not_turned_for_few_queries() -> None:
     """A cache whose keys lie in columns: turning all of them takes longer than the products of one query."""
     assert "Attention" not in fused(parsed(QUERIES + WEIGHED["weights first"], CHANNELS, "float half = {0.5}"), "attention")

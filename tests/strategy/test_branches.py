@@ -162,13 +162,19 @@ def test_what_arrives_is_measured_where_a_layer_runs() -> None:
 
 def asking(**options: object) -> SimpleNamespace:
     asked = {"rules": registry(), "target": TARGET, "quantize": "int8", "keep_float": (), "notes": []}
-    return SimpleNamespace(**asked | {"ctx": Context(target=TARGET)} | options)
+    return SimpleNamespace(**asked | {"ctx": Context(target=TARGET), "feeds": feeds(), "threads": 1} | options)
 
 
 def test_one_layer_is_one_site() -> None:
     m = named()
     found = quantize.sites(asking(), m)["int8"]
     assert found == sorted(("int8-linear", name_of(m, w)) for w in ("w0", "w1", "w2", "w3"))
+
+
+def test_layers_of_a_branch_that_no_sample_took_stay_in_float() -> None:
+    m, asked = named(), asking(feeds=feeds()[:1])
+    assert {node for _, node in quantize.sites(asked, m)["int8"]} == {name_of(m, "w0"), name_of(m, "w1")}
+    assert any(note.startswith("2 layers in branches that no sample took") for note in asked.notes)
 
 
 def test_a_layer_that_fits_in_one_branch_only_is_none() -> None:

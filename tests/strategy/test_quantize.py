@@ -409,7 +409,7 @@ def test_convolutions_that_nobody_saw_the_ranges_of_are_told(tmp_path: Path, mon
     proto = onnx.parser.parse_model(text)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 4, 3), np.float32), "w"))
     for target, expected in (("onnxruntime-cpu", 2), ("onnxruntime-cuda", 0), ("tensorrt", 2)):
-        asking = SimpleNamespace(rules=registry(), target=targets.get(target))
+        asking = SimpleNamespace(rules=registry(), target=targets.get(target), ctx=Context(), keep_float=())
         assert quantize.unseen(asking, ir.serde.deserialize_model(proto)) == expected  # type: ignore[arg-type]
     feeds = [{"x": np.ones((1, 4, 9), np.float32), "other": np.ones((4, 4, 3), np.float32)}]
     monkeypatch.setattr("tests.quantizing.FEEDS", feeds)
