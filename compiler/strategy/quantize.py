@@ -181,11 +181,11 @@ def unseen(s: Search, model: Model) -> int:
     rules = s.rules.select(["LOSSY"], ir.opset_of(model) or 1, s.target.name)
     if not any(("", "Conv") in r.pattern.root_ops for r in rules if r.name in STATIC):
         return 0
-    if s.ctx.skip & {"int8-conv"}:
+    if "int8-conv" in s.ctx.skip:
         return 0
-    found = [n for n in ir.nodes_once(model) if n.op_type == "Conv" and not n.domain and ir.is_constant(n.inputs[1])]
-    found = [n for n in found if n.inputs[1].dtype == ir.DataType.FLOAT and all_finite(ir.array(n.inputs[1]))]
-    return sum(not any(kept_float(n, p) for p in s.keep_float) for n in found)
+    convs = [n for n in ir.nodes_once(model) if n.op_type == "Conv" and not n.domain]
+    held = [(n, w) for n in convs if (w := ir.array(n.inputs[1])) is not None and w.dtype == np.float32 and all_finite(w)]
+    return sum(not any(kept_float(n, p) for p in s.keep_float) for n, _ in held)
 
 
 def fitting(model: Model, r: Rule, nodes: Mapping[str, Sequence[Node]]) -> list[str]:
