@@ -57,6 +57,20 @@ TWICE, IN_ALL = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
 _FLAT_KV = {"k": f32["B", "T", 2, 8], "v": f32["B", "T", 2, 8], "whole": np.array([0, 0, 32]), "whole2": np.array([0, 0, 32])}
 
 
+def why_not_joined(m):
+    """Why the keys and values of ``m.root`` are not heads repeated each in turn and joined."""
+    k, v = dims(m.k), dims(m.v)
+    if k is None or v is None or not len(k) == len(v) == 4 or not all(isinstance(n, int) for n in (*k[2:], *v[2:])):
+        return "the operands are not known to have 4 axes, heads and their size among them"
+    if k[2] != v[2] or m.heads != m.same or m.heads != array(m.i).size:
+        return "the numbers of heads do not agree"
+    if not np.array_equal(array(m.i), array(m.j)) or not _repeats(m.i, k[2]):
+        return "heads are not repeated each in turn"
+    if [dims(x) for x in m.root.inputs[1:3]] != [(*d[:2], m.heads * d[3]) for d in (k, v)]:
+        return "the heads are not joined as they were repeated"
+    return None
+
+
 @rule(group="attention", safety=CLOSE("the same products, summed in another order"), since=23)
 class GroupedFlatHeads:
     """The same of operands whose heads are joined again once they are repeated (multi-head operators of other tools)."""
@@ -66,17 +80,7 @@ class GroupedFlatHeads:
         return op.Attention(q, keys, values, mask, q_num_heads=heads, kv_num_heads=same, **attrs)
 
     def unless(m):
-        k, v = dims(m.k), dims(m.v)
-        if k is None or v is None or not len(k) == len(v) == 4 or not all(isinstance(n, int) for n in (*k[2:], *v[2:])):
-            return "the operands are not known to have 4 axes, heads and their size among them"
-        if k[2] != v[2] or m.heads != m.same or m.heads != array(m.i).size:
-            return "the numbers of heads do not agree"
-        if not np.array_equal(array(m.i), array(m.j)) or not _repeats(m.i, k[2]):
-            return "heads are not repeated each in turn"
-        joined = [dims(x) for x in m.find("Attention").inputs[1:3]]
-        if joined != [(*d[:2], m.heads * d[3]) for d in (k, v)]:
-            return "the heads are not joined as they were repeated"
-        return None
+        return why_not_joined(m)
 
     def rewrite(op, m):
         k, v = (op.Reshape(x, np.array([0, 0, dims(x)[2] * dims(x)[3]])) for x in (m.k, m.v))

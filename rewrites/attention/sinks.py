@@ -7,7 +7,7 @@ from olc.rules import CLOSE, Attrs, Case, Const, Many, Refused, Scalar, Value, a
 from .. import _layout as layout
 from .. import _shapes as s
 from .core import DROPPED, _probabilities, _why_no_mask
-from .heads import _repeats
+from .heads import why_not_joined
 
 
 def _is_causal(mask, scores):
@@ -128,16 +128,7 @@ class GroupedHeadsWithSinks:
         return y
 
     def unless(m):
-        k, v = dims(m.k), dims(m.v)
-        if k is None or v is None or not len(k) == len(v) == 4 or not all(isinstance(n, int) for n in (*k[2:], *v[2:])):
-            return "the operands are not known to have 4 axes, heads and their size among them"
-        if k[2] != v[2] or m.heads != m.same or m.heads != array(m.i).size:
-            return "the numbers of heads do not agree"
-        if not np.array_equal(array(m.i), array(m.j)) or not _repeats(m.i, k[2]):
-            return "heads are not repeated each in turn"
-        if [dims(x) for x in m.root.inputs[1:3]] != [(*d[:2], m.heads * d[3]) for d in (k, v)]:
-            return "the heads are not joined as they were repeated"
-        return "there is a cache" if any(x is not None for x in m.others[:2]) else None
+        return why_not_joined(m) or ("there is a cache" if any(x is not None for x in m.others[:2]) else None)
 
     def rewrite(op, m):
         k, v = (op.Reshape(x, np.array([0, 0, dims(x)[2] * dims(x)[3]])) for x in (m.k, m.v))
