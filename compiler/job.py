@@ -345,7 +345,7 @@ class Job:
         unknown = sorted(self.settings.unassumed - ASSUMPTIONS.keys())
         if unknown:
             raise BadInput(f"no assumption is called {unknown[0]!r}", where="--strict", hint=f"one of: {', '.join(ASSUMPTIONS)}")
-        return Context(target=self.target, skip=self.skip, unassumed=self.settings.unassumed)
+        return Context(target=self.target, skip=self.skip, unassumed=self.settings.unassumed, threads=self.settings.threads)
 
     def options(self, level: int) -> Options:
         s = self.settings

@@ -41,6 +41,7 @@ class Context:
         fold_total: total bytes that folding may add to the model.
         skip: rule or pass names, ``name`` or (of a rule or of fold) ``name@node``, that must not act.
         unassumed: names of assumptions (``assumptions.py``) that no rewrite may rely on.
+        threads: how many a run will have; None for as many as the machine has cores.
         relied: how many rewrites relied on each assumption.
         steps: what the pipeline did, in order, in the steps that ``Options.halt_after`` counts.
     """
@@ -50,6 +51,7 @@ class Context:
     fold_total: int = 64 << 20
     skip: frozenset[str] = frozenset()
     unassumed: frozenset[str] = frozenset()
+    threads: int | None = None
     events: list[Event] = field(default_factory=list)
     relied: Counter[str] = field(default_factory=Counter)
     steps: list[Step] = field(default_factory=list)

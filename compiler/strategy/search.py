@@ -190,7 +190,8 @@ class Search:
         """A candidate from ``base``, or from ``fused``, a model that has been taken to -O2 already."""
         o = self.options
         model = (self.base if fused is None else fused).clone()
-        ctx = Context(target=self.ctx.target, skip=self.ctx.skip, unassumed=self.ctx.unassumed, events=list(self.ctx.events))
+        events, of = list(self.ctx.events), self.ctx
+        ctx = Context(target=of.target, skip=of.skip, unassumed=of.unassumed, threads=of.threads, events=events)
         options = Options(
             level=3, start=1 if fused is None else 2, groups=groups, sites=sites, smooth=smooth or {}, few=few, facts=self.facts,
             weights=self.weights, float32=frozenset(self.float32), shared_cache=o.shared_cache, skip=o.skip, strict=o.strict,

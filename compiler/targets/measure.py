@@ -16,7 +16,7 @@ from ..errors import OlcError
 from ..evaluation.latency import Paired, paired
 from ..quantization import BLOCK, INT7_LIMIT, flipped, nearest_blocks, pack, quantize_linear_weight
 from ..session import SessionOptions, run, session
-from . import features, flash, one_product, one_rounding
+from . import features, flash, one_product, one_rounding, rows
 from .kernels import Kernels, Row, where
 
 _HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>'
@@ -354,6 +354,10 @@ COMPARISONS = (
         "y = Attention<q_num_heads = {heads}, kv_num_heads = {heads}, scale = 0.125>(q, k, v, mask)", "{body}",
         ("queries", "keys", "heads", "size"),
         ((128, 128, 12, 32), (128, 128, 12, 64), (384, 384, 12, 64), (1500, 1500, 6, 64)), _WIDTH | {"body": _int8_attention},
+    ),
+    Comparison(
+        rows.NAME, _LINEAR, "float[{rows},{columns}]", "p = MatMul(x, w) y = Add(p, b)", "y = Gemm(x, w, b)",
+        ("rows", "inner", "columns"), LINEARS, {}, lambda s: _rounded(s) | {"b": np.ones(s["columns"], np.float32)},
     ),
     _linear("int8-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q, s, z)"),
     _linear("int7-linear", "y = com.microsoft.DynamicQuantizeMatMul(x, q7, s7)"),
