@@ -86,7 +86,7 @@ CASES = (
 def _olc(source: str, out: str) -> None:
     import olc
 
-    olc.compile(source, out, level=2, evaluate=False)  # the outputs of all candidates are compared below
+    olc.compile(source, out, level=2, evaluate=False, threads=1)  # the outputs of all candidates are compared below
 
 
 def _onnxsim(source: str, out: str) -> None:

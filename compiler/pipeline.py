@@ -116,7 +116,7 @@ class Result:
     Attributes:
         slow: rules left out because the operator that they emit is slower than its parts on the target, and that operator.
         body: where the model has two bodies, the one for more elements as a model of its own; else the model.
-        fused: the model as it was before anything was rounded, for a target that is lowered to after that; else None.
+        fused: the model as it was before anything was rounded, where what came after that changed it; else None.
     """
 
     model: Model
@@ -293,6 +293,10 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
             if two_bodies.NAME not in run.ctx.skip:
                 few = second.model, o.few.name, o.few.most
                 run.timed(two_bodies.NAME, lambda: two_bodies.run(model, run.ctx, *few))
+    if target is not None:
+        before = model.clone() if rounds and not o.sites and run.result.fused is None else None
+        if run.step("arrange", lambda: target.arrange(model, run.ctx)) and before is not None:
+            run.result.fused = before
     if o.level >= 1:
         run.run_pass(normalize)
         run.run_pass(dedupe_initializers)

@@ -81,6 +81,10 @@ class Target(Protocol):
         """The last part of ``lower``, which does not depend on dtypes; the number of changes."""
         ...
 
+    def arrange(self, model: ir.Model, ctx: Context) -> int:
+        """Write what is left in float in the way that is fastest, once all is rounded that shall be; the number of changes."""
+        ...
+
     def proof(self, path: str | os.PathLike[str], feeds: Sequence[Mapping[str, Any]]) -> str | None:
         """What can be shown of an artifact without running it, in words; None for nothing.
 

@@ -295,6 +295,10 @@ class Declared:
         """
         return expand.run(model, ctx, f"lower:{self.name}")
 
+    def arrange(self, model: ir.Model, ctx: Context) -> int:
+        """Nothing, for most targets."""
+        return 0
+
     def limit(self, node: ir.Node) -> str | None:
         """What kernels refuse although the table lists them, or None."""
         return None

@@ -11,7 +11,7 @@ axis, and what goes element by element between tensors of one shape or with a ve
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,7 +93,7 @@ def _regions(graph: ir.Graph) -> list[_Region]:
         region.nodes[node] = read
         product = _product(node)
         if product in data:
-            region.layers[node] = product  # type: ignore[assignment]
+            region.layers[node] = product
     for region in found.values():
         inside = region.nodes
         entered = {v for n, read in inside.items() for v in _at(n, read) if v.producer() not in inside}
@@ -168,9 +168,9 @@ class _Rewriter:
         self.rows: dict[ir.Value, ir.Value] = {}
         self.targets: dict[int, ir.Value] = {}
         self.like: ir.Value | None = None
-        """What entered first: it has the sizes of `lead`."""
+        """What entered first: all its sizes but the last are those of `lead`."""
         self.lead: ir.Value | None = None
-        """Those as a vector."""
+        """Those but the last as a vector."""
 
     def run(self) -> int:
         products = set(self.region.layers.values())
@@ -185,8 +185,8 @@ class _Rewriter:
             self.facts(last)
             self.leave(last, declared)
         for value in self.rows:
-            maker, holder = value.producer(), ir.graph_of(value)
-            if maker is not None and holder is not None and _reshaped(value) and not ir.uses(value) and not value.is_graph_output():
+            maker, holder, needed = value.producer(), ir.graph_of(value), ir.uses(value) or value.is_graph_output()
+            if maker is not None and holder is not None and _reshaped(value) and not needed:
                 holder.remove(maker, safe=True)  # its own reader passed it by
         return len(products)
 
@@ -220,7 +220,8 @@ class _Rewriter:
         *lead, width = shapes.dims(value) or ()
         if value not in self.rows and len(lead) > 1:
             self.like = self.like or value
-            rows = self.node("Reshape", [_reshaped(value) or value, self.constant([-1, int(width)])], reader, f"{value.name}_rows")
+            sizes = self.constant([-1, width])
+            rows = self.node("Reshape", [_reshaped(value) or value, sizes], reader, f"{value.name}_rows")
             self.graph.insert_before(reader, rows)
             self.rows[value] = rows.outputs[0]
         return self.rows.get(value, value)
@@ -248,19 +249,22 @@ class _Rewriter:
     def whole(self, node: ir.Node) -> list[ir.Node]:
         """The nodes that give what a node makes in its old shape, the last a Reshape."""
         rows, made = node.outputs[0], list[ir.Node]()
-        width = int((shapes.dims(rows) or (0,))[-1])
+        width = (shapes.dims(rows) or (0,))[-1]
+        assert isinstance(width, int)
         lead = [d if isinstance(d, int) else -1 for d in self.region.lead]
         zeros = {"allowzero": 1} if lead.count(-1) > 1 else {}
-        if not zeros and width not in self.targets:
-            self.targets[width] = self.constant([*lead, width])
-        if zeros and self.lead is None:
-            assert self.like is not None
-            made.append(self.node("Shape", [self.like], node, f"{self.like.name}_sizes", end=-1))
-            self.lead = made[0].outputs[0]
-        if width not in self.targets:
+        like, target = self.like, self.targets.get(width)
+        assert like is not None
+        if target is None and not zeros:
+            target = self.constant([*lead, width])
+        elif target is None and shapes.dims(like) == (*self.region.lead, width):
+            made = [self.node("Shape", [like], node, f"{like.name}_sizes")]
+        elif target is None:
+            if self.lead is None:
+                made = [self.node("Shape", [like], node, f"{like.name}_lead", end=-1)]
+                self.lead = made[0].outputs[0]
             made.append(self.node("Concat", [self.lead, self.constant([width])], node, f"{rows.name}_sizes", axis=0))
-            self.targets[width] = made[-1].outputs[0]
-        target = self.targets[width]
+        self.targets[width] = target = target or made[-1].outputs[0]
         return [*made, self.node("Reshape", [rows, target], node, f"{rows.name}_whole", **zeros)]
 
     def node(self, op: str, inputs: list[ir.Value | None], of: ir.Node, name: str, **attributes: int) -> ir.Node:
@@ -279,5 +283,5 @@ class _Rewriter:
         if found is not None:
             node.outputs[0].shape = ir.Shape([d if isinstance(d, int) else None for d in found])
 
-    def constant(self, numbers: list[int]) -> ir.Value:
+    def constant(self, numbers: Sequence[Dim]) -> ir.Value:
         return constant(self.model.graph, self.names, "_".join(map(str, ("shape", *numbers))), np.array(numbers, np.int64))

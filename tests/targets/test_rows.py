@@ -76,11 +76,13 @@ def same(made: ir.Model, tmp_path: Path, *sizes: tuple[int, ...], **more: np.nda
 def test_a_block_of_two_layers(tmp_path: Path) -> None:
     made = model(BLOCK)
     assert same(made, tmp_path, (2, 5, 8), (1, 1, 8), (0, 3, 8), (3, 0, 8), (0, 0, 8)) == 2
-    assert operators(made) == Counter(Reshape=2, Gemm=2, Gelu=1, Add=1, LayerNormalization=1, Shape=1, Concat=1)
+    assert operators(made) == Counter(Reshape=2, Gemm=2, Gelu=1, Add=1, LayerNormalization=1, Shape=1)
     assert shapes.dims(made.graph.outputs[0]) == shapes.dims(model(BLOCK).graph.outputs[0])
 
 
-@pytest.mark.parametrize(("sizes", "given"), [("2, 5, 8", [(2, 5, 8)]), ("2, S, 8", [(2, 5, 8), (2, 0, 8)]), ("B, 3, 8", [(4, 3, 8)])])
+@pytest.mark.parametrize(("sizes", "given"), [
+    ("2, 5, 8", [(2, 5, 8)]), ("2, S, 8", [(2, 5, 8), (2, 0, 8)]), ("B, 3, 8", [(4, 3, 8)]),
+])  # fmt: skip
 def test_known_sizes_are_not_asked_for(sizes: str, given: list[tuple[int, ...]], tmp_path: Path) -> None:
     made = model(BLOCK, sizes)
     assert same(made, tmp_path, *given) == 2
@@ -103,6 +105,13 @@ def test_what_is_made_inside_may_be_an_output_too(tmp_path: Path) -> None:
     made = model(body, results="float[B, S, 8] y, float[B, S, 8] q")
     assert same(made, tmp_path, (2, 5, 8)) == 3
     assert operators(made)["Reshape"] == 3
+
+
+def test_another_width_than_what_entered(tmp_path: Path) -> None:
+    body = "p = MatMul(x, w) q = Add(p, b) t = MatMul(q, w) r = Add(t, b) u = MatMul(r, c) y = Add(u, d)"
+    made = model(body, results="float[B, S, 3] y, float[B, S, 8] r", more=", float[8, 3] c, float[3] d")
+    assert same(made, tmp_path, (2, 5, 8), c=np.ones((8, 3), np.float32), d=np.ones(3, np.float32)) == 3
+    assert operators(made) == Counter(Reshape=3, Gemm=3, Shape=2, Concat=1)
 
 
 def test_a_region_begins_and_ends_at_reshapes_that_are_there(tmp_path: Path) -> None:
