@@ -98,7 +98,7 @@ def _regions(graph: ir.Graph) -> list[_Region]:
         inside = region.nodes
         entered = {v for n, read in inside.items() for v in _at(n, read) if v.producer() not in inside}
         left = [v for n in inside for v in n.outputs if v.is_graph_output() or _outside(v, inside)]
-        region.reshapes = sum(not _entered_free(v) for v in entered) + len(left) if len(region.lead) > 1 else 0
+        region.reshapes = sum(not _entered_free(v, graph) for v in entered) + len(left) if len(region.lead) > 1 else 0
     return list(found.values())
 
 
@@ -126,7 +126,7 @@ def _data(node: ir.Node) -> list[int]:
 
 
 def _product(node: ir.Node) -> ir.Node | None:
-    """The MatMul to whose result the node, its only reader, adds a bias [N], if that is what it does."""
+    """The MatMul to whose result the node, its only reader, adds a bias [N] or one number, if that is what it does."""
     if node.domain or node.op_type not in ("Add", "Sum") or len(node.inputs) != 2:
         return None
     for value, bias in (tuple(node.inputs), tuple(node.inputs)[::-1]):
@@ -134,7 +134,7 @@ def _product(node: ir.Node) -> ir.Node | None:
         if value is None or bias is None or product is None or (product.domain, product.op_type) != ("", "MatMul"):
             continue
         width = (shapes.dims(value) or (None,))[-1]
-        if shapes.dims(bias) == (width,) and len(ir.uses(value)) == 1 and not value.is_graph_output():
+        if shapes.dims(bias) in ((width,), (1,), ()) and len(ir.uses(value)) == 1 and not value.is_graph_output():
             return product
     return None
 
@@ -155,9 +155,17 @@ def _reshaped(value: ir.Value) -> ir.Value | None:
     return node.inputs[0] if node is not None and (node.domain, node.op_type) == ("", "Reshape") else None
 
 
-def _entered_free(value: ir.Value) -> bool:
-    """Is it made by a Reshape that nothing else needs?"""
-    return _reshaped(value) is not None and len(ir.uses(value)) == 1 and not value.is_graph_output()
+def _entered_free(value: ir.Value, graph: ir.Graph) -> bool:
+    """Is it made by a Reshape that nothing else needs, or are its rows made already, as in a model compiled before?"""
+    if _reshaped(value) is not None and len(ir.uses(value)) == 1 and not value.is_graph_output():
+        return True
+    width = (shapes.dims(value) or (None,))[-1]
+    for node, i in ir.uses(value):
+        if (node.domain, node.op_type, i) == ("", "Reshape", 0) and ir.owner(node) is graph:
+            sizes = ir.array(node.inputs[1])
+            if sizes is not None and sizes.tolist() == [-1, width]:
+                return True
+    return False
 
 
 class _Rewriter:
@@ -186,7 +194,8 @@ class _Rewriter:
             self.leave(last, declared)
         for value in self.rows:
             maker, holder = value.producer(), ir.graph_of(value)
-            if maker is not None and holder is not None and _reshaped(value) and not ir.uses(value) and not value.is_graph_output():
+            unused = not ir.uses(value) and not value.is_graph_output()
+            if maker is not None and holder is not None and _reshaped(value) and unused:
                 holder.remove(maker, safe=True)  # its own reader passed it by
         return len(products)
 
@@ -220,7 +229,8 @@ class _Rewriter:
         *lead, width = shapes.dims(value) or ()
         if value not in self.rows and len(lead) > 1:
             self.like = self.like or value
-            rows = self.node("Reshape", [_reshaped(value) or value, self.constant([-1, int(width)])], reader, f"{value.name}_rows")
+            inputs = [_reshaped(value) or value, self.constant([-1, int(width)])]
+            rows = self.node("Reshape", inputs, reader, f"{value.name}_rows")
             self.graph.insert_before(reader, rows)
             self.rows[value] = rows.outputs[0]
         return self.rows.get(value, value)
