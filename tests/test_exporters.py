@@ -132,8 +132,8 @@ def test_what_each_export_leaves_to_assume(variant: str, assumed: set[str]) -> N
 
 
 def test_a_plain_session_runs_what_was_compiled(tmp_path: Path) -> None:
-    """With default options the runtime fuses nothing more, or, with many threads, biases into Gelu, which is even; and no norm with
-    the Add in front of it."""
+    """With default options the runtime fuses nothing more, or, with many threads, biases into Gelu, which is even; and no norm
+    with the Add in front of it."""
     feed = {n: np.ones((2, 7), np.int64) for n in ("input_ids", "attention_mask", "token_type_ids")}
     for variant, threads, more in (("dynamo_op18", 1, {}), ("ts_op17", 1, {}), ("dynamo_op18", 8, {"BiasGelu": 6})):
         model, _ = optimized(minilm(variant), threads=threads)

@@ -37,10 +37,10 @@ class OnnxRuntimeCpu(Declared):
         return found.to_dict() | {"int8_dot": found.int8_dot, "int8_saturates": found.int8_saturates}
 
     def finish(self, model: ir.Model, ctx: Context, before: Set[tuple[str, str]] | None) -> int:
-        """Besides, large attentions without a mask go to the kernel that blocks them (``flash.py``), linear layers with a bias work
-        on rows (``rows.py``), what the runtime would fuse into something slower is written so that it does not (``protect.py``),
-        weights of 8 bits get the sign that suits the CPU (``weight_signs.py``), products of one activation become one
-        (``one_product.py``), or round it once (``one_rounding.py``)."""
+        """Besides, large attentions without a mask go to the kernel that blocks them (``flash.py``), linear layers with a bias
+        work on rows (``rows.py``), what the runtime would fuse into something slower is written so that it does not
+        (``protect.py``), weights of 8 bits get the sign that suits the CPU (``weight_signs.py``), products of one activation
+        become one (``one_product.py``), or round it once (``one_rounding.py``)."""
         by = f"lower:{self.name}"
         changes = super().finish(model, ctx, before)
         changes += flash.run(model, ctx, by, self.kernels())

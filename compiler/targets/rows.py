@@ -93,7 +93,7 @@ def _regions(graph: ir.Graph) -> list[_Region]:
         region.nodes[node] = read
         product = _product(node)
         if product in data:
-            region.layers[node] = product  # type: ignore[assignment]
+            region.layers[node] = product
     for region in found.values():
         inside = region.nodes
         entered = {v for n, read in inside.items() for v in _at(n, read) if v.producer() not in inside}
@@ -139,6 +139,13 @@ def _product(node: ir.Node) -> ir.Node | None:
     return None
 
 
+def _width(value: ir.Value) -> int:
+    """The last axis of a value with rows."""
+    width = (shapes.dims(value) or (0,))[-1]
+    assert isinstance(width, int)
+    return width
+
+
 def _outside(value: ir.Value, inside: Container[ir.Node]) -> list[tuple[ir.Node, int]]:
     """Who reads a value's rows as something else: no Reshape to sizes that do not ask for those of what it reads."""
     found = []
@@ -159,11 +166,10 @@ def _entered_free(value: ir.Value, graph: ir.Graph) -> bool:
     """Is it made by a Reshape that nothing else needs, or are its rows made already, as in a model compiled before?"""
     if _reshaped(value) is not None and len(ir.uses(value)) == 1 and not value.is_graph_output():
         return True
-    width = (shapes.dims(value) or (None,))[-1]
     for node, i in ir.uses(value):
         if (node.domain, node.op_type, i) == ("", "Reshape", 0) and ir.owner(node) is graph:
             sizes = ir.array(node.inputs[1])
-            if sizes is not None and sizes.tolist() == [-1, width]:
+            if sizes is not None and sizes.tolist() == [-1, _width(value)]:
                 return True
     return False
 
@@ -226,11 +232,10 @@ class _Rewriter:
     def enter(self, value: ir.Value | None, reader: ir.Node) -> ir.Value:
         """The rows of a value that a node reads."""
         assert value is not None
-        *lead, width = shapes.dims(value) or ()
-        if value not in self.rows and len(lead) > 1:
+        if value not in self.rows and len(self.region.lead) > 1:
             self.like = self.like or value
-            inputs = [_reshaped(value) or value, self.constant([-1, int(width)])]
-            rows = self.node("Reshape", inputs, reader, f"{value.name}_rows")
+            sizes = self.constant([-1, _width(value)])
+            rows = self.node("Reshape", [_reshaped(value) or value, sizes], reader, f"{value.name}_rows")
             self.graph.insert_before(reader, rows)
             self.rows[value] = rows.outputs[0]
         return self.rows.get(value, value)
@@ -258,7 +263,7 @@ class _Rewriter:
     def whole(self, node: ir.Node) -> list[ir.Node]:
         """The nodes that give what a node makes in its old shape, the last a Reshape."""
         rows, made = node.outputs[0], list[ir.Node]()
-        width = int((shapes.dims(rows) or (0,))[-1])
+        width = _width(rows)
         lead = [d if isinstance(d, int) else -1 for d in self.region.lead]
         zeros = {"allowzero": 1} if lead.count(-1) > 1 else {}
         if not zeros and width not in self.targets:
