@@ -98,7 +98,7 @@ def _regions(graph: ir.Graph) -> list[_Region]:
         inside = region.nodes
         entered = {v for n, read in inside.items() for v in _at(n, read) if v.producer() not in inside}
         left = [v for n in inside for v in n.outputs if v.is_graph_output() or _outside(v, inside)]
-        region.reshapes = sum(not _entered_free(v) for v in entered) + len(left) if len(region.lead) > 1 else 0
+        region.reshapes = sum(not _entered_free(v, graph) for v in entered) + len(left) if len(region.lead) > 1 else 0
     return list(found.values())
 
 
@@ -126,17 +126,26 @@ def _data(node: ir.Node) -> list[int]:
 
 
 def _product(node: ir.Node) -> ir.Node | None:
-    """The MatMul to whose result the node, its only reader, adds a bias [N], if that is what it does."""
+    """The MatMul to whose result the node, its only reader, adds a bias [N] or one number, if that is what it does."""
     if node.domain or node.op_type not in ("Add", "Sum") or len(node.inputs) != 2:
         return None
     for value, bias in (tuple(node.inputs), tuple(node.inputs)[::-1]):
         product = None if value is None else value.producer()
         if value is None or bias is None or product is None or (product.domain, product.op_type) != ("", "MatMul"):
             continue
+        if not ir.is_constant(product.inputs[1]):
+            continue  # where a DequantizeLinear makes it, the runtime's fusions know MatMul
         width = (shapes.dims(value) or (None,))[-1]
-        if shapes.dims(bias) == (width,) and len(ir.uses(value)) == 1 and not value.is_graph_output():
+        if shapes.dims(bias) in ((width,), (1,), ()) and len(ir.uses(value)) == 1 and not value.is_graph_output():
             return product
     return None
+
+
+def _width(value: ir.Value) -> int:
+    """The last axis of a value with rows."""
+    width = (shapes.dims(value) or (0,))[-1]
+    assert isinstance(width, int)
+    return width
 
 
 def _outside(value: ir.Value, inside: Container[ir.Node]) -> list[tuple[ir.Node, int]]:
@@ -155,9 +164,16 @@ def _reshaped(value: ir.Value) -> ir.Value | None:
     return node.inputs[0] if node is not None and (node.domain, node.op_type) == ("", "Reshape") else None
 
 
-def _entered_free(value: ir.Value) -> bool:
-    """Is it made by a Reshape that nothing else needs?"""
-    return _reshaped(value) is not None and len(ir.uses(value)) == 1 and not value.is_graph_output()
+def _entered_free(value: ir.Value, graph: ir.Graph) -> bool:
+    """Is it made by a Reshape that nothing else needs, or are its rows made already, as in a model compiled before?"""
+    if _reshaped(value) is not None and len(ir.uses(value)) == 1 and not value.is_graph_output():
+        return True
+    for node, i in ir.uses(value):
+        if (node.domain, node.op_type, i) == ("", "Reshape", 0) and ir.owner(node) is graph:
+            sizes = ir.array(node.inputs[1])
+            if sizes is not None and sizes.tolist() == [-1, _width(value)]:
+                return True
+    return False
 
 
 class _Rewriter:
@@ -217,10 +233,9 @@ class _Rewriter:
     def enter(self, value: ir.Value | None, reader: ir.Node) -> ir.Value:
         """The rows of a value that a node reads."""
         assert value is not None
-        *lead, width = shapes.dims(value) or ()
-        if value not in self.rows and len(lead) > 1:
+        if value not in self.rows and len(self.region.lead) > 1:
             self.like = self.like or value
-            sizes = self.constant([-1, width])
+            sizes = self.constant([-1, _width(value)])
             rows = self.node("Reshape", [_reshaped(value) or value, sizes], reader, f"{value.name}_rows")
             self.graph.insert_before(reader, rows)
             self.rows[value] = rows.outputs[0]
@@ -249,8 +264,7 @@ class _Rewriter:
     def whole(self, node: ir.Node) -> list[ir.Node]:
         """The nodes that give what a node makes in its old shape, the last a Reshape."""
         rows, made = node.outputs[0], list[ir.Node]()
-        width = (shapes.dims(rows) or (0,))[-1]
-        assert isinstance(width, int)
+        width = _width(rows)
         lead = [d if isinstance(d, int) else -1 for d in self.region.lead]
         zeros = {"allowzero": 1} if lead.count(-1) > 1 else {}
         like, target = self.like, self.targets.get(width)
