@@ -5,7 +5,7 @@ activation is, 8 bits reach further (SmoothQuant, Xiao et al. 2022, equation 3).
 real numbers; it only gains anything where the layers are rounded afterwards.
 
 The division goes where it costs nothing: into the scale and bias of the norm that makes the activation, or into the
-columns of the linear layer that makes one factor of it (``silu(g) * (x @ W)``). Else it is a Mul.
+columns of the linear layer that makes one factor of it (``silu(g) * (x @ W)``), or the values of an attention. Else it is a Mul.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _divide(model: ir.Model, names: Names, made: _Constants, value: ir.Value, s:
     assert node is not None
     if alone and _into_norm(made, node, s):
         return f"divided in the {node.op_type}"
-    if alone and (layer := _into_factor(made, node, s)) is not None:
+    if alone and (layer := _into_linear(made, node, s)) is not None:
         return f"divided in the columns of {ir.site(layer)}"
     product = ir.make_node("Mul", [value, made(None, "factors", f"{value.name}_smooth", (1 / s).astype(np.float32))])
     product.outputs[0].name = names.value(f"{value.name}_smoothed")
@@ -130,17 +130,42 @@ def _into_norm(made: _Constants, node: ir.Node, s: np.ndarray) -> bool:
     return True
 
 
-def _into_factor(made: _Constants, node: ir.Node, s: np.ndarray) -> ir.Node | None:
-    """Into the columns of a linear layer without bias that makes one factor of the product; the layer."""
-    if node.op_type != "Mul" or node.domain != "":
+def _into_linear(made: _Constants, node: ir.Node, s: np.ndarray) -> ir.Node | None:
+    """Into the columns of a linear layer in whose results the node is linear, channel by channel; the layer.
+
+    So is a product in either factor, and attention in its values: a channel of the result is a mean of that of the values, where
+    each head of queries has values of its own.
+    """
+    attends = node.domain == "" and node.op_type == "Attention"
+    if attends and (len(node.outputs) > 1 or ir.attr(node, "q_num_heads", 0) != ir.attr(node, "kv_num_heads", -1)):
         return None
-    for v in node.inputs:
-        layer = None if v is None else v.producer()
-        if layer is None or layer.op_type != "MatMul" or layer.domain != "" or v is None or len(v.uses()) != 1:
+    if attends and any(v is not None for v in node.inputs[4:]):  # values of a cache are not divided
+        return None
+    given = node.inputs[2:3] if attends else node.inputs if (node.domain, node.op_type) == ("", "Mul") else ()
+    for v in given:
+        bias, product = None, _alone(v)
+        if product is not None and product.op_type == "Add":
+            bias = next((b for b in product.inputs if ir.array(b) is not None), None)
+            product = next((p for x in product.inputs if (p := _alone(x)) is not None and x is not bias), None)
+            if bias is None:
+                continue
+        if v is None or product is None or product.op_type != "MatMul":
             continue
-        w = None if layer.inputs[1] is None else ir.array(layer.inputs[1])
-        if w is not None and w.ndim == 2 and w.shape[1] == len(s) and not v.is_graph_output():
-            divided = made(layer.inputs[1], "columns", f"{v.name}_smooth_columns", (w / s).astype(w.dtype))
-            layer.replace_input_with(1, divided)
-            return layer
+        w, b = ir.array(product.inputs[1]), ir.array(bias)
+        if w is None or w.ndim != 2 or w.shape[1] != len(s) or bias is not None and (b is None or b.shape != s.shape):
+            continue
+        if bias is not None and b is not None:
+            add = v.producer()
+            assert add is not None
+            divided = made(bias, "columns", f"{v.name}_smooth_bias", (b / s).astype(b.dtype))
+            add.replace_input_with(list(add.inputs).index(bias), divided)
+        held = made(product.inputs[1], "columns", f"{v.name}_smooth_columns", (w / s).astype(w.dtype))
+        product.replace_input_with(1, limited_as(product.inputs[1], held))
+        return product
     return None
+
+
+def _alone(value: ir.Value | None) -> ir.Node | None:
+    """The standard's operator that makes a value that is read once."""
+    node = None if value is None or len(value.uses()) != 1 or value.is_graph_output() else value.producer()
+    return None if node is None or node.domain else node

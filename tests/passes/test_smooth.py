@@ -25,7 +25,7 @@ def model(body: str, outputs: str = f"float[B, {N}] y") -> ir.Model:
     for i, n in enumerate(proto.graph.node):
         n.name = f"{n.op_type}_{i}"
     random = np.random.default_rng(1)
-    sizes = {"w": (K, N), "v": (K, N), "t": (N, K), "u": (K, K), "g": (K,), "b": (K,), "c": (N,)}
+    sizes = {"w": (K, N), "v": (K, N), "t": (N, K), "u": (K, K), "g": (K,), "b": (K,), "c": (N,), "e": (K, K // 2), "f": (K, K // 2)}
     held = {i for n in proto.graph.node for i in n.input}
     for name in sorted(held & sizes.keys()):
         proto.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=sizes[name]).astype(np.float32), name))
@@ -47,6 +47,21 @@ PLACES = {
     "a norm that others read": ("h = LayerNormalization(x, g, b) m = MatMul(h, w) r = ReduceSum(h) y = Add(m, r)",
                                 "divided by a Mul", 1),
     "a gate": ("s = Sigmoid(x) p = MatMul(x, u) h = Mul(s, p) y = MatMul(h, w)", "divided in the columns of MatMul_1", 0),
+    "a gate with a bias": ("s = Sigmoid(x) p = MatMul(x, u) q = Add(b, p) h = Mul(s, q) y = MatMul(h, w)",
+                           "divided in the columns of MatMul_1", 0),
+    "values of an attention": (
+        "a = Constant<value_ints = [0]>() z = Unsqueeze(x, a) p = MatMul(z, u) q = Add(p, b) "
+        "h = Attention<q_num_heads = 2, kv_num_heads = 2>(z, z, q) m = MatMul(h, w) y = Squeeze(m, a)",
+        "divided in the columns of MatMul_2", 0,
+    ),
+    "values that others read": (
+        "a = Constant<value_ints = [0]>() z = Unsqueeze(x, a) p = MatMul(z, u) q = Add(p, b) "
+        "h = Attention<q_num_heads = 2, kv_num_heads = 2>(z, q, q) m = MatMul(h, w) y = Squeeze(m, a)", "divided by a Mul", 1,
+    ),
+    "fewer heads of values": (
+        "a = Constant<value_ints = [0]>() z = Unsqueeze(x, a) p = MatMul(z, e) k = MatMul(z, f) "
+        "h = Attention<q_num_heads = 2, kv_num_heads = 1>(z, k, p) m = MatMul(h, w) y = Squeeze(m, a)", "divided by a Mul", 1,
+    ),
     "anything": ("h = Tanh(x) y = MatMul(h, w)", "divided by a Mul", 1),
     "two readers": ("h = RMSNormalization(x, g) m = MatMul(h, w) n = MatMul(h, v) y = Add(m, n)",
                     "divided in the RMSNormalization", 0),
