@@ -149,18 +149,18 @@ def _into_linear(made: _Constants, node: ir.Node, s: np.ndarray) -> ir.Node | No
             product = next((p for x in product.inputs if (p := _alone(x)) is not None and x is not bias), None)
             if bias is None:
                 continue
-        if v is None or product is None or product.op_type != "MatMul":
+        if v is None or product is None or product.op_type != "MatMul" or (weight := product.inputs[1]) is None:
             continue
-        w, b = ir.array(product.inputs[1]), ir.array(bias)
-        if w is None or w.ndim != 2 or w.shape[1] != len(s) or bias is not None and (b is None or b.shape != s.shape):
+        w, b = ir.array(weight), ir.array(bias)
+        if w is None or w.ndim != 2 or w.shape[1] != len(s) or (b is not None and b.shape != s.shape):
             continue
         if bias is not None and b is not None:
             add = v.producer()
             assert add is not None
             divided = made(bias, "columns", f"{v.name}_smooth_bias", (b / s).astype(b.dtype))
             add.replace_input_with(list(add.inputs).index(bias), divided)
-        held = made(product.inputs[1], "columns", f"{v.name}_smooth_columns", (w / s).astype(w.dtype))
-        product.replace_input_with(1, limited_as(product.inputs[1], held))
+        held = made(weight, "columns", f"{v.name}_smooth_columns", (w / s).astype(w.dtype))
+        product.replace_input_with(1, limited_as(weight, held))
         return product
     return None
 

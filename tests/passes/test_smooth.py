@@ -25,7 +25,8 @@ def model(body: str, outputs: str = f"float[B, {N}] y") -> ir.Model:
     for i, n in enumerate(proto.graph.node):
         n.name = f"{n.op_type}_{i}"
     random = np.random.default_rng(1)
-    sizes = {"w": (K, N), "v": (K, N), "t": (N, K), "u": (K, K), "g": (K,), "b": (K,), "c": (N,), "e": (K, K // 2), "f": (K, K // 2)}
+    sizes = {"w": (K, N), "v": (K, N), "t": (N, K), "u": (K, K), "g": (K,), "b": (K,), "c": (N,)}
+    sizes |= dict.fromkeys("ef", (K, K // 2))
     held = {i for n in proto.graph.node for i in n.input}
     for name in sorted(held & sizes.keys()):
         proto.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=sizes[name]).astype(np.float32), name))
