@@ -42,7 +42,10 @@ class Engine:
             self.sizes.add(n)
 
     def note_fitting(self, span: Dim, node: ir.Node) -> None:
-        """What a node of the main graph needs to be >= 0, or the run ends: kept where it is of the inputs' own sizes."""
+        """What a node of the main graph needs to be >= 0, or the run ends: kept where it is of the inputs' own sizes, and not of
+        a node that nobody reads, which runtimes leave out."""
+        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            return
         rest, least = _shifted(d.without_floor(span))
         if isinstance(rest, Poly) and node.graph is self.model.graph and d.all_names(rest) <= self.names:
             self.fitting[rest] = min(least, self.fitting.get(rest, 0))
