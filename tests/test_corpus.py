@@ -34,13 +34,9 @@ TOLERANCE = 1e-4
 # "ARCHITECTURE operators": its exports do not compile to the same operators; "ARCHITECTURE digest": to the same
 # operators, but not to one graph.
 FOLDED = "the exporters fold BatchNormalization themselves, and round differently"
-LENGTHS = "dynamo's formula for the number of frames is not proved equal to that of the convolutions: nested floors"
 EXCEPTIONS: dict[str, str] = {
     "clip-text operators": "the token that is pooled: a Gather of flattened tokens in TorchScript, a GatherND in dynamo",
-    "wav2vec2_dynamo_op18 Attention": LENGTHS,
-    "wav2vec2_dynamo_op18 Softmax": LENGTHS,
-    "wav2vec2_dynamo_op18 IsNaN": LENGTHS,
-    "wav2vec2 operators": f"{LENGTHS}; and opset 23's GroupNormalization, without a kernel, becomes its 30 parts",
+    "wav2vec2 operators": "opset 23's GroupNormalization, without a kernel, becomes its 30 parts",
     "deepseek-v3 operators": "dynamo leaves out the 1e-20 that is added to the sum of a token's shares",
     "gpt-oss operators": "a mask that goes to no Attention, for its sinks, is built as each exporter does it",
     "resnet50 digest": FOLDED,

@@ -49,7 +49,7 @@ __all__ = [
     "BROADCAST", "FLOOR", "INTEGER", "MAX", "MIN", "SYMBOL", "Atom", "Dim", "Poly", "Supply", "add", "all_names",
     "at_least", "broadcast", "ceildiv", "divide_exact", "evaluate", "fits", "floordiv", "fresh", "gap", "is_nonnegative",
     "is_positive", "is_size", "known_different", "known_equal", "maximum", "met", "minimum", "mod", "mul", "neg", "parse",
-    "parts", "product", "sub", "substitute", "symbol", "symbols", "total", "unknown",
+    "parts", "product", "sub", "substitute", "symbol", "symbols", "total", "unknown", "without_floor",
 ]  # fmt: skip
 
 # How many bounds `is_nonnegative` puts in for atoms one after another, on how long a polynomial, and how many in all.
@@ -141,6 +141,17 @@ def _floor_by_int(p: Dim, q: int) -> Dim:
     if constant:
         rest[()] = constant
     return add(a, of_atom(atom(FLOOR, None, (make(rest), q))))
+
+
+def without_floor(p: Dim) -> Dim:
+    """A dim that is >= 0 exactly where ``p`` is: ``floor(n/k) + c``, for integers c and k > 0, is so where ``n + c*k`` is."""
+    while isinstance(p, Poly):
+        c = terms_of(p)[-1][1] if not p.terms[-1][0] else 0
+        only = _single(sub(p, c))
+        if only is None or only.kind != FLOOR or not isinstance(k := only.args[1], int) or k <= 0:
+            break
+        p = add(only.args[0], c * k)
+    return p
 
 
 def ceildiv(p: Dim, q: Dim, nonzero: bool = False) -> Dim:

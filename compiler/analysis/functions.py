@@ -28,7 +28,9 @@ from .function_rules import CARRIERS, OPERATORS, WHOLE, filling
 from .poly import atom, make, of_atom, terms_of, without
 from .shape_rules.core import OWN
 
-__all__ = ["FALSE", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "filling", "keeps_a_key"]
+__all__ = [
+    "FALSE", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "filling", "holds", "keeps_a_key",
+]  # fmt: skip
 
 _DEEPEST = 120
 """Nodes between the value asked for and what is looked at; each takes a few frames of Python's stack."""
@@ -314,6 +316,16 @@ class Functions:
         """The element as an index that counts from the front; None where that is not proved. (One beyond the end would
         have ended the run.)"""
         return None if e is None or isinstance(e, Condition) or not self.nonnegative(e) else e
+
+
+def holds(mask: ir.Value, shape: Sequence[d.Dim]) -> bool:
+    """Is it proved that a boolean mask of scores of this shape is true everywhere?"""
+    mask_dims = shapes.dims(mask)
+    if mask_dims is None or len(mask_dims) > len(shape):
+        return False
+    functions = Functions(shape)
+    at = tuple(coordinate(i) for i in range(len(shape)))
+    return functions.condition(mask, at[len(shape) - len(mask_dims) :]) == TRUE and not functions.assumed
 
 
 def keeps_a_key(mask: ir.Value, shape: Sequence[d.Dim]) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.analysis.functions import keeps_a_key
+from olc.analysis.functions import holds, keeps_a_key
 from olc.assumptions import FINITE, KEEPS_A_KEY
 from olc.passes.masks import DROPPED, SURE
 from olc.rules import CLOSE, Case, Refused, Scalar, Value, array, boolean, dims, f32, is_constant, rule, scalar
@@ -16,6 +16,9 @@ def _probabilities(op, q, k, perm, turned, a, b, c, masked):
     k_t = op.either(op.shared(op.Transpose(k, perm=perm)), turned)
     scores = op.MatMul(op.either(op.Mul(q, a), q), op.either(op.Mul(k_t, b), k_t))
     return op.Softmax(masked(op.either(op.Mul(scores, c), op.Div(scores, c), scores)), axis=-1)
+
+
+NARROW = "one entry for all keys would be taken for a mask that is too short"
 
 
 def _unlike(m):
@@ -52,7 +55,7 @@ def _misfit(m, mask):
     if any(n not in (1, w) for n, w in zip(d, whole[4 - len(d) :], strict=True)):
         return "the mask is not known to fit the scores"
     if d[-1] != whole[-1]:
-        return "one entry for all keys would be taken for a mask that is too short"
+        return NARROW
     return None
 
 
@@ -63,13 +66,17 @@ def _guarded(op, p):
 
 def _why_no_mask(m, drop, emptied=False):
     """Why a condition is no mask of the scores, that lets a key through or adds ``drop``; else sets what is assumed.
-    ``emptied``: the weights of a query with no key are 0."""
+    ``emptied``: the weights of a query with no key are 0. Sets ``m.open``: no mask is needed for what always holds."""
     reason = _unlike(m) or _misfit(m, m.mask)
-    if reason is not None:
+    m.open = reason == NARROW and not m.inverted and holds(m.mask, m.scores)
+    if reason is not None and not m.open:
         return reason
     if not drop <= DROPPED:
         return "the number added is a bias, not a mask"
     guarded = m.find("IsNaN") is not None
+    if m.open:
+        m.assumes |= {FINITE} if guarded else set()
+        return None
     if guarded or drop > SURE:
         m.assumes.add(FINITE)
     if not emptied and not (guarded and drop == -np.inf) and (m.inverted or not keeps_a_key(m.mask, m.scores)):
@@ -100,7 +107,7 @@ def _filled(op, mask, scores, drop):
 
 
 def _by_condition(op, m):
-    return _attention(op, m, op.Not(m.mask) if m.inverted else m.mask)
+    return _attention(op, m, None if m.open else op.Not(m.mask) if m.inverted else m.mask)
 
 
 def _attention(op, m, mask=None):
@@ -162,7 +169,8 @@ class AttentionMasked:
     Sound because a key so masked gets the weight 0, as in the operator. A query with no key at all gets 0 from the
     operator. That is what the guard against NaN gives too where -inf is added; without the guard, or with a finite number,
     it would be NaN or a mean over all keys: then it is proved that each query keeps a key, or assumed and said so. That
-    the guard would turn a NaN from elsewhere into 0 is assumed not to matter.
+    the guard would turn a NaN from elsewhere into 0 is assumed not to matter. A condition with one entry for all keys is left out
+    where it is proved that it always holds.
     """
 
     def pattern(op, q: f32, k, v, perm, turned, a: Scalar, b: Scalar, c: Scalar, mask: boolean, keep: Scalar, drop: Scalar):
@@ -186,7 +194,9 @@ class AttentionMasked:
         Case("padding", **QKV, **SCALES, mask=boolean["B", 1, 1, "T"], keep=ZERO, drop=LOW),
         Case("causal", **SQUARE, **SCALES, mask=KEEP, keep=ZERO, drop=LEAST),
         Case("the other way round", **SQUARE, **SCALES, mask=~KEEP, keep=LOW, drop=ZERO),
+        Case("always holds", **SQUARE, **SCALES, mask=np.ones((3, 1), bool), keep=ZERO, drop=LOW),
         Refused("a bias", **SQUARE, **SCALES, mask=KEEP, keep=ZERO, drop=np.float32(-1e4), because="is a bias"),
+        Refused("some queries see none", **SQUARE, **SCALES, mask=KEEP[:, 2:], keep=ZERO, drop=LOW, because="too short"),
         Refused("one entry for all keys", **QKV, **SCALES, mask=boolean["S", 1], keep=ZERO, drop=LOW, because="too short"),
         Refused("not neutral", **SQUARE, **SCALES, mask=KEEP, keep=np.float32(1), drop=LOW, because="is not 0"),
         Refused("wider than the scores", q=f32[1, 2, "S", 4], k=f32[1, 2, "T", 4], v=f32[1, 2, "T", 4], perm=TRANSPOSED,

@@ -56,7 +56,8 @@ class ComposeSlices:
     """A Slice of a Slice is one Slice, with the cuts of both.
 
     Sound because cuts of different axes do not know of each other, and two of one axis are a cut whose bounds are
-    counted out where the size is known, or follow from bounds that count from the front.
+    counted out where the size is known, or follow from bounds that count from the front. What is needed as it is anyway (the
+    tokens of a picture that are rotated) is cut along other axes where it is.
     """
 
     def pattern(op, x, a: Many, b: Many):
@@ -69,6 +70,9 @@ class ComposeSlices:
         first, second = cuts(m.nodes[1], len(d)), cuts(m.root, len(d))
         if first is None or second is None:
             return "a bound is not known"
+        middle = m.root.inputs[0]
+        if not first.keys() & second.keys() and any(node.op_type != "Slice" for node, _ in middle.uses()):
+            return "what it cuts is needed as it is"
         m.cuts = {**first, **second}
         for axis in first.keys() & second.keys():
             m.cuts[axis] = _join(first[axis], second[axis], d[axis])

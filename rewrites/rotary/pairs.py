@@ -1,7 +1,7 @@
 """RotaryEmbedding from pairs side by side: entries 0 and 1, 2 and 3, as GPT-J turns them."""
 
 import numpy as np
-from olc.rules import CLOSE, EXACT, F16, F32, Case, Const, Many, Refused, Spec, dims, f32, rule
+from olc.rules import CLOSE, EXACT, F16, F32, Case, Const, Many, Refused, Spec, array, dims, f32, rule
 
 from .. import _shapes as s
 
@@ -263,4 +263,60 @@ class RotaryPairsPart:
                 rest=_part(4, 7), because="even size"),
         Refused("other entries turned", x=f32["B", 2, "S", 8], **{**FIRST, "even": _strided(4, 8), "odd": _strided(5, 8)},
                 joined=np.array([0, 2, -1, 4]), part=_part(0, 4), rest=_part(4, 8), because="first and the second"),
+    ]  # fmt: skip
+
+
+_EACH = np.repeat(np.linspace(-1, 1, 10, dtype=np.float32).reshape(5, 2), 2, axis=1)
+ANGLES = {"cos": np.cos(_EACH), "sin": np.sin(_EACH)}
+TURNED = {"even": _strided(0, 4), "odd": _strided(1, 4), "u1": np.array([4]), "u2": np.array([4]),
+          "joined": np.array([0, 2, -1, 4])}  # fmt: skip
+
+
+def _once(table):
+    """Of a constant table [..., sequence, size] for all texts and heads that holds each entry twice: [1, sequence, pairs]."""
+    a = array(table)
+    if a.ndim < 2 or a.ndim > 4 or a.size != a.shape[-1] * a.shape[-2] or a.shape[-1] % 2:
+        return None
+    even, odd = a.reshape(1, *a.shape[-2:])[..., ::2], a[..., 1::2]
+    return even if np.array_equal(even[0], odd.reshape(even[0].shape)) else None
+
+
+@rule(group="rotary", safety=CLOSE("the same function, summed in another order"), since=23, emits="RotaryEmbedding")
+class RotaryPairsOfTables:
+    """The same with tables that are constants, one row for each token, is RotaryEmbedding.
+
+    Sound for the same reasons: that both entries of a pair get one cosine and one sine is seen in the tables. The patches of a
+    picture are turned so (EVA-02).
+    """
+
+    def pattern(op, x: Spec((F32, F16)), cos: Const, sin: Const, even: Many, odd: Many, u1: Const, u2: Const, joined: Const):
+        return op.Add(op.Mul(x, cos), op.Mul(_turned(op, x, even, odd, u1, u2, joined), sin))
+
+    def unless(m):
+        reason = _heads(m.x)
+        if reason is not None:
+            return reason
+        shape = dims(m.x)
+        if [_every_other(numbers, shape) for numbers in (m.even, m.odd)] != [(0, shape[3] // 2), (1, shape[3] // 2)]:
+            return "the slices are not the first and the second of each pair"
+        m.tables = [_once(table) for table in (m.cos, m.sin)]
+        if any(t is None or t.shape[1:] != (shape[2], shape[3] // 2) for t in m.tables):
+            return "the tables are not known to hold one angle for each pair"
+        return _shapes_differ(m)
+
+    def rewrite(op, m):
+        times = op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0)
+        return op.RotaryEmbedding(m.x, *(op.Expand(t, times) for t in m.tables), interleaved=1)
+
+    cases = [
+        Case("EVA-02", x=f32["B", 2, 5, 4], **ANGLES, **TURNED),
+        Case("with axes for texts and heads", x=f32["B", 2, 5, 4], **{k: v[None, None] for k, v in ANGLES.items()}, **TURNED),
+        Refused("angles of their own", x=f32["B", 2, 5, 4], **TURNED,
+                **{**ANGLES, "sin": np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4)}, because="one angle for each pair"),
+        Refused("one row for all", x=f32["B", 2, 5, 4], **{**ANGLES, "cos": ANGLES["cos"][:1]}, **TURNED,
+                because="one angle for each pair"),
+        Refused("rows for each head", x=f32["B", 5, 5, 4], **{k: np.tile(v, (5, 1, 1)) for k, v in ANGLES.items()},
+                **{**TURNED, "joined": np.array([0, 5, -1, 4])}, because="one angle for each pair"),
+        Refused("the first twice", x=f32["B", 2, 5, 4], **ANGLES, **{**TURNED, "odd": _strided(0, 4)},
+                because="first and the second"),
     ]  # fmt: skip

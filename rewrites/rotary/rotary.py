@@ -14,11 +14,18 @@ def _of_angles(op, function, f, table, axes):
     return op.shared(op.Unsqueeze(op.either(op.shared(function(op.shared(op.Concat(f, f, axis=-1)))), table), axes))
 
 
+def _wide(table):
+    """The dims of a table with an axis for the heads; one with fewer axes is for all of them."""
+    d = dims(table)
+    return None if d is None or not 1 < len(d) <= 4 else (*(1,) * (4 - len(d)), *d)
+
+
 def _cache(op, function, m, table, wide=None):
     """Cosines or sines of the angles for each sequence of the batch: the operator takes no other."""
-    batch, *_, size = dims(next(v for v in (wide, table, m.f) if v is not None))
+    batch, *_, size = dims(next(v for v in (table, m.f) if v is not None)) if wide is None else _wide(wide)
     if wide is not None:
-        table = op.Squeeze(wide, np.array([m.axis]))
+        rank = len(dims(wide))
+        table = op.Squeeze(wide, np.array([m.axis])) if rank == 4 else op.Unsqueeze(wide, np.array([0])) if rank == 2 else wide
     cache = function(m.f) if table is None else op.Slice(table, *_part(0, size // 2, 2))
     if batch == dims(m.x)[0]:
         return cache
@@ -34,20 +41,20 @@ def _rotary(op, m, x, *caches, **attributes):
 
 def _why_no_pairs(m, half, *wide):
     """Why the angles are not one for each pair of an operand with so many pairs, with heads on axis 1 (or 2: ``m.axis``).
-    ``wide``: tables that have an axis for the heads."""
+    ``wide``: tables that have an axis for the heads, or go for all of them."""
     x, places = dims(m.x), {1, 2}
     for axes in (m.a1, m.a2):
         places &= {1, 2} if axes is None else set(elements(axes) or ()) if len(elements(axes) or ()) == 1 else set()
     wide = [table for table in wide if table is not None]
     for table in wide:
-        d = dims(table)
-        places = {a for a in places if d is not None and len(d) == 4 and d[a] == 1}
+        d = _wide(table)
+        places = {a for a in places if d is not None and d[a] == 1 and (a == 1 or len(dims(table)) == 4)}
     if not places:
         return "cosines and sines get no axis for the heads"
     for axis in sorted(places):
         shapes = [(v, size) for v, size in ((m.f, half), (m.cos, 2 * half), (m.sin, 2 * half)) if v is not None]
         found = [(dims(v) or (), size) for v, size in shapes]
-        found += [((*d[:axis], *d[axis + 1 :]), 2 * half) for d in map(dims, wide)]
+        found += [((*d[:axis], *d[axis + 1 :]), 2 * half) for d in map(_wide, wide)]
         if all(len(d) == 3 and d[2] == size and dim.fits(d[1], x[3 - axis]) and d[0] in (1, x[0]) for d, size in found):
             m.axis = axis
             break
@@ -113,6 +120,9 @@ class RotaryHalves:
              "second": _part(2, 1 << 62)}),
         Case("sequence first", x=f32["B", 5, 2, 4], **{**HEADS, "f": f32["B", 5, 2], "a1": np.array([2]), "a2": np.array([2])},
              **{**WHOLE, "cos4": TABLE[:, :, None], "sin4": TABLE[:, :, None]}),
+        Case("tables without an axis for heads", x=f32["B", 2, 5, 4], **HEADS, **{**HALVES, "cos4": TABLE[0], "sin4": TABLE}),
+        Refused("a table for each head", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([3]), "a2": np.array([3])},
+                **{**WHOLE, "cos4": f32["S", "S", 4], "sin4": f32["S", "S", 4]}, because="no axis for the heads"),
         Refused("uneven halves", x=f32["B", 2, "S", 4], **HEADS, **{**WHOLE, "first": _part(0, 1), "second": _part(1, 4)},
                 because="two halves"),
         Refused("no axis for heads", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([3]), "a2": np.array([3])},

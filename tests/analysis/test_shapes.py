@@ -103,11 +103,39 @@ def test_convolution_lengths() -> None:
           f = Sub(r, three)  g0 = Div(f, two)  z = Add(g0, one)
         }"""
     )
-    # n - 10 may be negative as far as a proof goes, so Div (towards zero) is left open; the lengths are not
     assert said(v["y"]) == "b, 8, floor(n/10) - 1"
-    assert held(v["q"]) == "?"
+    # n - 10, which Div rounds towards zero, is not negative, or the convolution would refuse it
+    assert held(v["q"]) == "floor(n/5) - 2"
     ran = d.evaluate(shapes.dims(v["y"])[2], {"n": 400})  # type: ignore[index]
     assert ran == ((400 - 10) // 5 + 1 - 3) // 2 + 1
+
+
+NESTED = """g (float[batch, {n}] s, float[4,1,10] w, float[4,4,3] w2{more}) => (float y, int64 count)
+  <int64 ten = {{10}}, int64 three = {{3}}, int64 two = {{2}}, int64 five = {{5}}, int64 one = {{1}}, int64[1] axis = {{1}}> {{
+  shape = Shape(s)  n = Gather<axis=0>(shape, one)
+  a = Sub(n, ten)  b = Div(a, five)  c = Sub(b, two)  e = Div(c, two)  count = Add(e, one)
+  x = Unsqueeze(s, axis)  {body}
+}}"""
+CONVS = "h = Conv<strides=[5]>(x, w)  y = Conv<strides=[2]>(h, w2)"
+
+
+def test_a_division_of_what_a_convolution_needs_rounds_down() -> None:
+    """ONNX's Div rounds towards zero, which is down where both are >= 0. Runtimes refuse an axis shorter than a window, so that
+    of 10 at steps of 5 and 3 at steps of 2 shows at least 20 samples: also to divisions that come before it."""
+    v = inferred(NESTED.format(n="n", more="", body=CONVS))
+    assert shapes.dims(v["y"])[2] == shapes.elements(v["count"])[0]
+    assert held(v["b"]) == "floor(n/5) - 2"
+
+
+@pytest.mark.parametrize(("body", "more"), [
+    ("h = Conv<strides=[5]>(x, w)  y = MaxPool<strides=[2], kernel_shape=[3]>(h)", ""),
+    ("y = If (run) <then_branch = t () => (float t1) { h = Conv<strides=[5]>(x, w)  t1 = Conv<strides=[2]>(h, w2) },"
+     " else_branch = f () => (float f1) { f1 = Identity(x) }>", ", bool run"),
+    (f"{CONVS.replace('strides=[2]', 'strides=[2], pads=[1, 1]')}", ""),
+])  # fmt: skip
+def test_a_division_of_what_may_be_negative_is_not_known(body: str, more: str) -> None:
+    """No pool is asked, and no branch that need not run; with padding, fewer samples do."""
+    assert shapes.elements(inferred(NESTED.format(n="n", more=more, body=body))["count"]) is None
 
 
 def test_sizes_through_floats() -> None:

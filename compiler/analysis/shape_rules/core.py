@@ -298,8 +298,8 @@ class Site:
         return self.engine.supply.unknown()
 
     def nonnegative(self, e: Dim) -> bool:
-        """Proved >= 0, or the size of some tensor of the model."""
-        return d.is_nonnegative(e) or e in self.engine.sizes
+        """Proved >= 0, or the size of some tensor of the model, or it follows from what lets the model run to its end."""
+        return self.engine.nonnegative(e)
 
     def broadcast(self, shapes: Iterable[Dims]) -> Dims:
         """The shape of several broadcast together; Unknown where they cannot be."""

@@ -28,6 +28,8 @@ class Engine:
         self.model = model
         self.supply = Supply()
         self.sizes: set[Poly] = set()
+        self.fitting: dict[Dim, int] = {}
+        self.unproved: set[Dim] = set()
         self.names: set[str] = set()
         self.opsets: Mapping[str, int] = model.opset_imports
         self.bound: Mapping[str, ir.Attr] | None = None
@@ -39,10 +41,37 @@ class Engine:
         if not d.is_nonnegative(n):
             self.sizes.add(n)
 
+    def note_fitting(self, span: Dim, node: ir.Node) -> None:
+        """What a node of the main graph needs to be >= 0, or the run ends: kept where it is of the inputs' own sizes, and not of
+        a node that nobody reads, which runtimes leave out."""
+        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            return
+        rest, least = _shifted(d.without_floor(span))
+        if isinstance(rest, Poly) and node.graph is self.model.graph and d.all_names(rest) <= self.names:
+            self.fitting[rest] = min(least, self.fitting.get(rest, 0))
+
+    def nonnegative(self, n: Dim) -> bool:
+        """Proved >= 0, or the size of some tensor of the model, or it follows from what lets the model run to its end."""
+        if d.is_nonnegative(n) or n in self.sizes or self._fits(n):
+            return True
+        self.unproved.add(n)
+        return False
+
+    def _fits(self, n: Dim) -> bool:
+        rest, more = _shifted(d.without_floor(n))
+        return rest in self.fitting and more >= self.fitting[rest]
+
     # ------------------------------------------------------------------------------------------------- running
 
     def run(self) -> None:
-        """Infer the whole model afresh."""
+        """Infer the whole model afresh; twice where what the model needs in order to run says more of what came before."""
+        self.fitting.clear()
+        self._once()
+        if any(self._fits(n) for n in self.unproved):
+            self._once()
+
+    def _once(self) -> None:
+        self.unproved.clear()
         self.supply.reset()
         self.sizes.clear()
         self.names.clear()
@@ -225,6 +254,12 @@ class Engine:
                 _forget_value(v)
                 v.meta.data.update(facts)
             self.opsets, self.bound = outer
+
+
+def _shifted(p: Dim) -> tuple[Dim, int]:
+    """A dim as a polynomial without a constant, and the constant."""
+    constant = p if isinstance(p, int) else dict(p.terms).get((), 0)
+    return d.sub(p, constant), constant
 
 
 def read_declared(n: Any) -> Dim | None:

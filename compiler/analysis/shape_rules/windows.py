@@ -25,8 +25,13 @@ def _pads(s: Site, count: int) -> tuple[tuple[int, int], ...]:
     return tuple(zip(found[:count], found[count:], strict=True))
 
 
-def slid(s: Site, space: Dims, kernel: Dims, ceil: bool = False) -> Dims:
-    """How often a window of the given kernel fits along each axis, by the node's strides, dilations and padding."""
+def slid(s: Site, space: Dims, kernel: Dims, ceil: bool = False, must_fit: bool = False) -> Dims:
+    """How often a window of the given kernel fits along each axis, by the node's strides, dilations and padding.
+
+    Args:
+        ceil: a window may end behind the last element.
+        must_fit: runtimes refuse an axis that is shorter than the window.
+    """
     rank = len(space)
     if len(kernel) != rank:
         raise Unknown
@@ -39,6 +44,8 @@ def slid(s: Site, space: Dims, kernel: Dims, ceil: bool = False) -> Dims:
     for n, k, step, wide, (before, after) in zip(space, kernel, strides, dilations, pads, strict=True):
         reach = d.add(d.mul(d.sub(k, 1), wide), 1)
         span = d.sub(d.add(n, before + after), reach)
+        if must_fit:
+            s.engine.note_fitting(span, s.node)
         if not ceil:
             out.append(d.add(d.floordiv(span, step), 1))
             continue
@@ -62,15 +69,15 @@ def _kernel(s: Site, weight: Dims | None) -> Dims:
     return weight[2:]
 
 
-def _conv(s: Site, weight: int) -> None:
+def _conv(s: Site, weight: int, must_fit: bool = False) -> None:
     x, w = s.dims(0), s.dims_or_none(weight)
     features = s.fresh() if w is None else w[0]
-    s.out(0, (x[0], features, *slid(s, x[2:], _kernel(s, w))))
+    s.out(0, (x[0], features, *slid(s, x[2:], _kernel(s, w), must_fit=must_fit)))
 
 
 @rule("Conv", "ConvInteger")
 def conv(s: Site) -> None:
-    _conv(s, 1)
+    _conv(s, 1, must_fit=True)
 
 
 @rule("QLinearConv")
