@@ -48,7 +48,7 @@ class Engine:
             return
         rest, least = _shifted(d.without_floor(span))
         if isinstance(rest, Poly) and node.graph is self.model.graph and d.all_names(rest) <= self.names:
-            self.fitting[rest] = min(least, self.fitting.get(rest, 0))
+            self.fitting[rest] = min(least, self.fitting.get(rest, least))
 
     def nonnegative(self, n: Dim) -> bool:
         """Proved >= 0, or the size of some tensor of the model, or it follows from what lets the model run to its end."""
