@@ -108,6 +108,7 @@ class Search:
         int8_cache: caches shall be held in 8 bits.
         choosing: gives all of a user's feeds that choose, of which ``feeds`` are the first; None where these are all.
         beyond_rounding: how outputs differ by more than rounding, in words, or None.
+        fewer: numbers of threads with which the float model was faster than with all, before anything else was measured.
         facts, smooth, weights: what it gave, the activations that the plan smooths, and the weights that were rounded for
             the least error at their layers' outputs; set by the search.
         fits: choices of layers that were faster and inside the budget; ``few_fits``: those of a body for few elements.
@@ -154,6 +155,7 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     built: int = 0
+    fewer: tuple[int, ...] = ()
 
     def run(self, source: str) -> Plan:
         """Search, and clean up after it."""
@@ -171,6 +173,7 @@ class Search:
         breach = self.beyond_rounding(self.differences(best.session))
         if breach is not None:
             raise CandidateFailed(VerificationFailed(breach), self.plan_of(None, {}, {}))
+        self.fewer = self._fewer(best)
         groups, kept, best = self._groups(folder, best)
         sites: dict[tuple[str, str], Choice] = {}
         few: Body | None = None
@@ -318,11 +321,25 @@ class Search:
 
     # --- 2. how it is opened ------------------------------------------------------------------------------------------
 
+    def _fewer(self, best: Candidate) -> tuple[int, ...]:
+        """Numbers of threads that gain in float. Asked long before ``_opened`` asks again: what else runs on a machine takes a
+        core for seconds, in which fewer threads look faster than they will be."""
+        gain = []
+        for threads in reduced(self.threads) if self.machine is None else ():
+            if not self.time_left(f"the model opened with {threads} of the threads was", share=0.15):
+                break
+            what = f"{threads} thread{'s' if threads != 1 else ''}"
+            self.say(f"trying the float model opened with {what}")
+            p = self.pair(best.session, self.open(best.path, replace(self.plain(), threads=threads)))
+            self.record(f"float opened with {what}", p, False, why="only asked: what is chosen is opened so if it gains then, too")
+            gain += [threads] if p.verdict == "faster" else []
+        return tuple(gain)
+
     def _opened(self, best: Candidate) -> SessionOptions:
         """The session options that are faster, one after the other on top of those kept."""
         chosen = self.plain()
         current = best.session
-        for change in opened_as(self.threads) if self.machine is None else ():
+        for change in opened_as(self.threads, self.fewer) if self.machine is None else ():
             options = replace(chosen, **change)
             if chosen.threads == 1 and change.keys() & {"config", "parallel"}:
                 continue  # one thread waits for no other
@@ -352,13 +369,17 @@ def _alike(feeds: Sequence[Mapping[str, Any]]) -> list[int]:
     return [shapes.index(known) for known in shapes]
 
 
-def opened_as(threads: int | None) -> list[dict[str, Any]]:
-    """Session options that may gain, each a change of those that were kept before it; ``threads`` as the user has it."""
+def reduced(threads: int | None) -> list[int]:
+    """Numbers of threads worth a try where the user names none: a small model is done before threads have been woken."""
+    return sorted({1, features.cores() // 2}) if threads is None and features.cores() > 1 else []
+
+
+def opened_as(threads: int | None, fewer: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Session options that may gain, each a change of those that were kept before it; ``threads`` as the user has it, ``fewer``
+    those that gained before."""
     cores = features.cores() if threads is None else threads
     changes: list[dict[str, Any]] = [{"optimization": level} for level in LEVELS]
-    if threads is None and cores > 1:
-        # A small model is done before threads have been woken.
-        changes += [{"threads": n} for n in sorted({1, cores // 2})]
+    changes += [{"threads": n} for n in fewer]
     if cores > 1:
         changes += [{"config": dict([SPINNING])}, {"parallel": True}]
     return [*changes, {"arena": False}]
