@@ -331,7 +331,7 @@ class Search:
             what = f"{threads} thread{'s' if threads != 1 else ''}"
             self.say(f"trying the float model opened with {what}")
             p = self.pair(best.session, self.open(best.path, replace(self.plain(), threads=threads)))
-            self.record(f"float opened with {what}", p, False, why="only asked: what is chosen is opened so if it gains then, too")
+            self.record(f"float opened with {what}", p, False, why="asked again of what is chosen")
             gain += [threads] if p.verdict == "faster" else []
         return tuple(gain)
 
