@@ -116,7 +116,7 @@ def _judging(check: str | None, slower: bool) -> Judging:
     def of_outputs(job: Job, feeds: Sequence[Feed], plan: Plan | None) -> Judge:
         # As in a compile: what a query of padding without a key gives is nobody's fault, unless --strict says so.
         padding = KEEPS_A_KEY in job.settings.unassumed
-        return job.judge(feeds, plan, plan is not None and bool(plan.kept()), padding=padding)
+        return job.judge(feeds, plan, plan is not None and plan.lossy, padding=padding)
 
     def of_time(job: Job, feeds: Sequence[Feed], plan: Plan | None) -> Judge:
         options = job.session_options(plan).with_threads(job.settings.threads)

@@ -29,8 +29,8 @@ from .evaluation.own_rounding import OwnRounding
 from .evaluation.padding import Keep, as_it_is, without_padding
 from .fusions import survey
 from .ir import Model
-from .passes import Context, float16
-from .pipeline import Options, Result, optimize
+from .passes import Context
+from .pipeline import BY_PASS, Options, Result, optimize
 from .quantization import Observed
 from .quantization.facts import note
 from .quantization.observers import load_ranges, save_ranges
@@ -42,7 +42,7 @@ from .settings import SECONDS, TIMED_S, Settings, patience
 from .strategy.calibrate import calibrate
 from .strategy.learnt import carried_out, learns
 from .strategy.part import Fit
-from .strategy.plan import Choice, Plan
+from .strategy.plan import Choice, Plan, rounding
 from .strategy.quantize import STATIC
 from .strategy.search import CandidateFailed, Search, Trial, front, layers, next_best
 from .targets import int8_cache
@@ -120,7 +120,8 @@ class Job:
             OlcError: it fails, and nothing was found that can be taken back.
         """
         built = self.folder / self.out.name
-        error = min((f.error for f in self.fits if plan is not None and set(f.sites) == plan.kept()), default=float("inf"))
+        chosen = set() if plan is None else rounding(plan.kept())
+        error = min((f.error for f in self.fits if chosen and rounding(f.sites) == chosen), default=float("inf"))
         while True:
             try:
                 plan, result = self.optimize(plan, level)
@@ -131,7 +132,7 @@ class Job:
                 wrong = isinstance(e, VerificationFailed)
                 if isinstance(e, OutputError) or (not wrong and not isinstance(e, Unsupported) and e.where != str(built)):
                     raise
-                if not wrong or plan is None or not plan.kept():
+                if not wrong or plan is None or not plan.lossy:
                     plan = self.take_back(e, plan, level)
                     continue
                 bare = plan.without_sites("")
@@ -155,7 +156,7 @@ class Job:
     def trials_of(self, plan: Plan | None, level: int, judge: Judge | None = None) -> Trials:
         """Candidates of this compile; judged as the artifact is, where no judge is given."""
         if judge is None and self.settings.evaluate:
-            judge = self.judge(self.sample(self.settings.seed + 1), plan, plan is not None and bool(plan.kept()))
+            judge = self.judge(self.sample(self.settings.seed + 1), plan, plan is not None and plan.lossy)
         return Trials(
             lambda limits, ctx: self.candidate(plan, level, limits, ctx), self.context,
             judge if judge is not None else lambda path: GOOD, self.folder / "candidates", self.session_options(plan),
@@ -184,7 +185,7 @@ class Job:
             found = None
             if judge is None and not self.unread:
                 # Without what is at fault, a rewrite may act that leaves padding without a key: not looked at first.
-                kept = self.judge(self.sample(self.settings.seed + 1), plan, bool(plan and plan.kept()), padding=False)
+                kept = self.judge(self.sample(self.settings.seed + 1), plan, bool(plan and plan.lossy), padding=False)
                 found = find(self.trials_of(plan, level, kept), self.say)
             found = found or find(self.trials_of(plan, level, judge), self.say)
         except OlcError as e:  # the source itself does not run, say
@@ -283,7 +284,7 @@ class Job:
             except CandidateFailed as e:
                 spent = time.perf_counter() - start
                 left = max(1.0, (self.granted if left is None else left) - spent)  # looking for what is at fault does not count
-                judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=bool(e.plan.kept()))
+                judge = self.judge(self.sample(self.settings.seed), e.plan, lossy=e.plan.lossy)
                 self.take_back(e.cause, e.plan, 3, judge)
 
     def searched(self, seconds: float | None) -> Plan:
@@ -374,7 +375,7 @@ class Job:
         """The whole compile, and the plan without the places at which nothing was done: an artifact may be judged as one
         that is rounded only where it is."""
         result = self.candidate(plan, level, Limits(), self.context())
-        fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None or e.by in (float16.NAME, int8_cache.NAME)}
+        fired = {(e.by, e.site) for e in result.ctx.events if e.number is not None or e.by in BY_PASS}
         idle = sorted(plan.kept() - fired) if plan is not None else []
         if plan is not None and idle:
             rule, node = idle[0]
@@ -433,7 +434,7 @@ class Job:
         self.say("comparing the artifact with the source")
         feeds = self.sample(s.seed + 1)
         measure = (s.measure or level == 3) and not self.elsewhere
-        lossy = plan is not None and bool(plan.kept())
+        lossy = plan is not None and plan.lossy
         mask, keep = self.kept(lossy)
         if mask is not None and lossy:
             self.notes.append(f"what was rounded is judged at the tokens that {mask!r} keeps")

@@ -41,12 +41,14 @@ from .quantization import Observed
 from .quantization.facts import attach, note
 from .rewriter import Outcome, Rewriter, origins
 from .rules import Registry, Rule, registry
-from .targets import int8_cache, shared_cache
+from .targets import causal_parts, int8_cache, shared_cache
 
 SMALL = 16
 """Elements of the constants that are shared after each round: axes, shapes, scales."""
 FOLDED = 1 << 20
 """The same after a round that folded: tables of angles that were computed twice are one for the rules."""
+BY_PASS = (float16.NAME, int8_cache.NAME, causal_parts.NAME)
+"""What is done at the places that ``Options.sites`` names by a pass, not by a rule."""
 MAX_ROUNDS = 8
 """Rounds of cleaning before the pipeline stops and says that it had not settled."""
 
@@ -314,6 +316,9 @@ def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset
     half, cached = sites.get(float16.NAME, frozenset()), sites.get(int8_cache.NAME, frozenset())
     if cached:
         run.run_pass(int8_cache, cached)
+    in_parts = sites.get(causal_parts.NAME, frozenset())
+    if in_parts:
+        run.step(causal_parts.NAME, lambda: causal_parts.split(run.model, run.ctx, in_parts))
     rounded = sites and run.rewrite("lossy rules", run.select("LOSSY"), dict(sites))
     if rounded:
         quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]

@@ -79,6 +79,46 @@ def past_length(node: ir.Node) -> d.Dim:
     return 0 if past is None else (shapes.dims(past) or ())[2]
 
 
+def condition_of(mask: ir.Value, bounds: tuple[d.Dim, ...]) -> tuple[Functions, Condition] | None:
+    """What a boolean mask of scores of that shape means, and the functions it was worked out with, which say what that takes for
+    granted; None where it is not known, or is nothing at all."""
+    shape = shapes.dims(mask)
+    if shape is None or not 2 <= len(shape) <= RANK:
+        return None
+    functions = Functions(bounds)
+    at = tuple(coordinate(i) for i in range(RANK))[-len(shape) :]
+    for n, whole, c in zip(d.met(shape, bounds)[0], bounds[-len(shape) :], at, strict=True):
+        if n not in (1, whole) and not functions.covers(c, n):
+            return None
+    condition = functions.condition(mask, at)
+    return None if condition == FALSE else (functions, condition)
+
+
+def up_to_its_place(functions: Functions, past: d.Dim) -> Condition:
+    """What holds for the keys that a query sees where none sees a later one than its own."""
+    return functions.clause("ge", d.sub(d.add(coordinate(2), past), coordinate(3)))
+
+
+def causal(node: ir.Node) -> set[str] | None:
+    """What has to be assumed for an Attention of which no query sees a later key than its own; None where one may."""
+    bounds, mask = scores_shape(node), node.inputs[3] if len(node.inputs) > 3 else None
+    attribute = bool(ir.attr(node, "is_causal", 0))
+    if bounds is None or (mask is None and not attribute):
+        return None
+    if mask is None:
+        return set()
+    if attribute:  # with what else the mask drops, a query may be left with nothing
+        return {KEEPS_A_KEY}
+    found = condition_of(mask, bounds) if mask.dtype == ir.DataType.BOOL else None
+    if found is None:
+        return None
+    functions, condition = found
+    wanted = up_to_its_place(functions, past_length(node))
+    if not wanted.clauses <= condition.clauses:
+        return None
+    return functions.assumed | (set() if condition == wanted else {KEEPS_A_KEY})
+
+
 def _fits(value: ir.Value, before: tuple[d.Dim, ...] | None, covered: bool) -> bool:
     """May the value have the shape that it has now in place of the one before? Where only attentions use it, as masks, batch
     and heads may be 1; where a mask is taken to have an entry for each key (``covered``), its length is theirs."""
@@ -151,12 +191,12 @@ class _Masks:
         if node.meta.get(_DONE) == known:
             return 0
         node.meta[_DONE] = known
-        causal = functions.clause("ge", d.sub(d.add(coordinate(2), past_length(node)), coordinate(3)))
+        in_place = up_to_its_place(functions, past_length(node))
         if ir.attr(node, "is_causal", 0):
-            condition = functions.both((condition, causal))
-        if condition in (TRUE, causal):
+            condition = functions.both((condition, in_place))
+        if condition in (TRUE, in_place):
             node.replace_input_with(3, None)
-            if condition == causal != TRUE:
+            if condition == in_place != TRUE:
                 node.attributes["is_causal"] = ir.make_attr("is_causal", 1)
             self.ctx.record(NAME, node.name, "the mask keeps everything" if condition == TRUE else "the mask is causal")
         else:
@@ -233,17 +273,8 @@ class _Masks:
         return settled
 
     def read_mask(self, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> tuple[Functions, Condition] | None:
-        """What a boolean mask of scores of that shape means; None where that is not known, or is nothing at all."""
-        shape = shapes.dims(mask)
-        if shape is None or not 2 <= len(shape) <= RANK:
-            return None
-        functions = Functions(bounds)
-        at = tuple(coordinate(i) for i in range(RANK))[-len(shape) :]
-        for n, whole, c in zip(d.met(shape, bounds)[0], bounds[-len(shape) :], at, strict=True):
-            if n not in (1, whole) and not functions.covers(c, n):
-                return None
-        condition = functions.condition(mask, at)
-        return None if condition == FALSE or self.ctx.why_not(functions.assumed) else (functions, condition)
+        found = condition_of(mask, bounds)
+        return None if found is None or self.ctx.why_not(found[0].assumed) else found
 
     def rebuilt(self, mask: ir.Value, condition: Condition, functions: Functions, before: ir.Node) -> ir.Value | None:
         """The mask built anew; None where that cannot be."""

@@ -12,7 +12,10 @@ from typing import Any
 from ..errors import BadInput
 from ..pipeline import Few, Options
 from ..session import SessionOptions
-from ..targets import Target
+from ..targets import Target, causal_parts
+
+ROUNDS_NOTHING = frozenset({causal_parts.NAME})
+"""What is decided place by place, by measurement, as rounding is, and computes what the float model does."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,11 @@ class Plan:
         """(rule, node name) of the LOSSY rewrites that are made, in either body."""
         return {*made(self.sites), *(made(self.few.sites) if self.few is not None else ())}
 
+    @property
+    def lossy(self) -> bool:
+        """Is anything rounded?"""
+        return bool(rounding(self.kept()))
+
     def without(self, gone: Collection[tuple[str, str]], why: str) -> Plan:
         """The same without these LOSSY rewrites, in either body."""
 
@@ -99,8 +107,8 @@ class Plan:
         return replace(self, sites=left(self.sites), few=few)
 
     def without_sites(self, why: str) -> Plan:
-        """The same without LOSSY rewrites."""
-        sites = {s: replace(c, keep=False, why=why) if c.keep else c for s, c in self.sites.items()}
+        """The same with nothing rounded."""
+        sites = {s: replace(c, keep=False, why=why) if c.keep and rounding({s}) else c for s, c in self.sites.items()}
         return replace(self, sites=sites, smooth={}, few=None)
 
     def fitting(self, target: Target, inputs: Collection[str], source: str, exact: bool) -> tuple[Plan, list[str]]:
@@ -218,6 +226,11 @@ def by_rule(sites: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
 def made(sites: dict[tuple[str, str], Choice]) -> list[tuple[str, str]]:
     """Those that are kept."""
     return [site for site, choice in sites.items() if choice.keep]
+
+
+def rounding(sites: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those that round something."""
+    return {site for site in sites if site[0] not in ROUNDS_NOTHING}
 
 
 def _sites(table: str, sites: dict[tuple[str, str], Choice]) -> list[str]:

@@ -6,7 +6,8 @@
 3. Where some samples are a token or few and others many, both steps are taken for each of the two, and a model with two
    bodies is tried (``passes/two_bodies.py``).
 4. The fastest that fits is kept.
-5. Tables of embeddings are rounded beside it, where that is not slower: for their bytes. So are caches, if they shall be.
+5. Causal attentions of many queries are split into parts where that is faster still (``targets/causal_parts.py``).
+6. Tables of embeddings are rounded beside it, where that is not slower: for their bytes. So are caches, if they shall be.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from ..quantization.facts import note
 from ..quantization.linears import linear
 from ..rewriter import Rewriter, origins, why
 from ..rules import Rule
-from ..targets import int8_cache
+from ..targets import causal_parts, int8_cache
 from .bias import CORRECTED, corrected
 from .layers import ESTIMATES, OF_NODES, alphas
 from .learnt import learning
@@ -102,7 +103,7 @@ def choose(
     nodes = list(ir.nodes_once(best.fused))
     s.reads = {ir.site(n): n.inputs[0].name or "" for n in nodes if n.inputs and n.inputs[0] is not None}
     s.modules = {ir.site(n): ir.module_of(n) for n in nodes}
-    if not found and not s.int8_cache:
+    if not found and not s.int8_cache and not in_parts(s, best.fused):
         return {}, None, best
     job = _Job(s, folder, groups, best, found)
     waiting = []
@@ -162,6 +163,15 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
                          and not s.ctx.skip & {site[0], "@".join(site)}]  # fmt: skip
     order = [*(ASKED.get(s.quantize) or SCHEMES), *sorted(known.keys() - SCHEMES.keys())]
     return {scheme: sorted(set(known[scheme])) for scheme in order if known.get(scheme)}
+
+
+def in_parts(s: Search, model: Model) -> list[Site]:
+    """Causal attentions that may be split into parts: where samples may have that many tokens."""
+    long = any(n >= causal_parts.MANY for feed in s.feeds for a in feed.values() for n in np.shape(a))
+    if not long or s.machine is not None or s.target.name not in causal_parts.TARGETS:
+        return []
+    fit = ((causal_parts.NAME, name) for name in causal_parts.fit(model, s.ctx))
+    return sorted(x for x in fit if not s.ctx.skip & {x[0], "@".join(x)})
 
 
 def never_run(s: Search, nodes: Mapping[str, Sequence[Node]], wanted: Set[str], model: Model) -> set[str]:
@@ -311,7 +321,10 @@ class _Job:
         choices = first.choices(won)
         if won is None or candidate is None:
             won, candidate = Tried("float", [], NOT_TIMED, 0.0), self.best
-        for text, found in self.small(rounded=candidate is not self.best):
+        rounded = candidate is not self.best
+        won, candidate, told = self.in_parts(won, few, candidate)
+        choices |= told
+        for text, found in self.small(rounded):
             few, candidate, told = self.smaller(text, found, [*won.sites, *made(choices)], won, few, candidate)
             choices |= told
         if candidate is self.best:
@@ -321,6 +334,38 @@ class _Job:
             s.times = self.times(first.feeds, won, candidate)
         s.drop(self.best)
         return choices, few, candidate
+
+    def in_parts(
+        self, won: Tried, few: Body | None, candidate: Candidate
+    ) -> tuple[Tried, Candidate, dict[Site, Choice]]:
+        """Causal attentions in parts besides what was chosen, in place of integers there, where that is faster for what has many
+        tokens and not slower for what has few."""
+        s, found = self.s, in_parts(self.s, self.best.fused)
+        if not found or not s.time_left("causal attention in parts was"):
+            return won, candidate, {}
+        s.say(f"trying {len(found)} attentions in parts")
+        nodes = {node for _, node in found}
+        instead = {site for site in won.sites if site[0] in SCHEMES["int8-attention"] and site[1] in nodes}
+        every = [*(site for site in won.sites if site not in instead), *found]
+        second = None if few is None else Few(few.name, few.most, by_rule(made(few.sites)), few.smooth)
+        other = self.build(every, won.smooth, second)
+        told = [s.pair(candidate.session, other.session, part.samples) for part in self.parts]
+        differences = s.differences(other.session)
+        breach = s.breach(other.session, differences)
+        keep = told[0].verdict == "faster" and all(p.verdict != "slower" for p in told) and breach is None
+        error = s.budget.error(differences)
+        for part, p in zip(self.parts, told, strict=True):
+            s.record(f"{len(found)} attentions in parts{part.what}", p, keep, error, breach or "", "what was chosen", other)
+        choice = Choice(keep, "in parts" if keep else breach or f"with them the model is {told[0].text}", told[0].ratio)
+        unused = candidate if keep else other
+        if unused is not self.best:
+            s.drop(unused)
+        if not keep:
+            return won, candidate, dict.fromkeys(found, choice)
+        gained = replace(told[0], ratio=told[0].ratio * won.paired.ratio)
+        s.fits.append(Fit(gained.ratio, error, tuple(every), won.smooth, timed=False))
+        left = dict.fromkeys(instead, Choice(False, "in float and in parts it is faster", told[0].ratio))
+        return replace(won, sites=every, paired=gained, error=error), other, dict.fromkeys(found, choice) | left
 
     def times(self, feeds: Sequence[Feed], won: Tried, made: Candidate) -> tuple[dict[str, float], dict[str, float]]:
         """Microseconds of each layer in float and as chosen, with the first of the samples with which it runs."""

@@ -35,7 +35,7 @@ from ..targets import Target, features
 from ..targets.kernels import Kernels
 from .budget import Budget
 from .part import Fit, Site
-from .plan import Body, Choice, Plan, made
+from .plan import Body, Choice, Plan, made, rounding
 from .predict import predicted
 from .quantize import SMALLER, choose, size
 from .rounding import named
@@ -395,11 +395,10 @@ def next_best(plan: Plan, fits: Sequence[Fit], error: float, few_fits: Sequence[
     tables = {site for site in plan.kept() if site[0] in SMALLER}
     if tables:
         without = plan.without(tables, "where it was judged the budget was exceeded")
-        return without, next((f.error for f in fits if set(f.sites) == without.kept()), error)
-    if plan.few is not None and made(plan.sites):
+        return without, next((f.error for f in fits if rounding(f.sites) == rounding(without.kept())), error)
+    if plan.few is not None and rounding(made(plan.sites)):
         text = "the body for more elements is left in float: where it was judged the budget was exceeded"
-        left = {s: replace(c, keep=False, why=text) if c.keep else c for s, c in plan.sites.items()}
-        return replace(plan, sites=left, smooth={}), error
+        return replace(plan.without_sites(text), few=plan.few), error
     if plan.few is not None:
         now = next((f.error for f in few_fits if set(f.sites) == set(made(plan.few.sites))), 0.0)
         closer = sorted((f for f in few_fits if f.error < 0.75 * now), key=lambda f: -f.speed)
@@ -416,7 +415,7 @@ def _taken(sites: Mapping[Site, Choice], fit: Fit) -> dict[Site, Choice]:
     """The choices with those of ``fit`` in place of what was kept."""
     text = "the fastest choice before it exceeded the budget where it was judged; with this one "
     text += f"{'' if fit.timed else 'about '}{fit.speed:.2f} times the speed"
-    left = {s: replace(c, keep=False, why=text) for s, c in sites.items() if s not in fit.sites}
+    left = {s: replace(c, keep=False, why=text) if rounding({s}) else c for s, c in sites.items() if s not in fit.sites}
     return left | {s: Choice(True, text, fit.speed, sites[s].error if s in sites else None) for s in fit.sites}
 
 

@@ -16,7 +16,7 @@ from ..errors import OlcError
 from ..evaluation.latency import Paired, paired
 from ..quantization import BLOCK, INT7_LIMIT, flipped, nearest_blocks, pack, quantize_linear_weight
 from ..session import SessionOptions, run, session
-from . import features, flash, one_product, one_rounding, rows
+from . import causal_parts, features, flash, one_product, one_rounding, rows
 from .kernels import Kernels, Row, where
 
 _HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>'
@@ -212,6 +212,19 @@ def _int8_attention(size: dict[str, int]) -> str:
     ])  # fmt: skip
 
 
+def _causal_parts(size: dict[str, int]) -> str:
+    """What ``causal_parts.py`` writes of a causal attention, as text."""
+    parts = range(causal_parts.PARTS)
+    split = (
+        f"{', '.join(f'{x}{i}' for i in parts)} = Split<axis = 1, num_outputs = {causal_parts.PARTS}>({x})" for x in "qkv"
+    )
+    heads = f"q_num_heads = {size['heads']}, kv_num_heads = {size['heads']}, is_causal = 1"
+    each = (
+        f"y{i}, a{i}, b{i} = Attention<{heads}>(q{i}, k{i}, v{i}{f', , a{i - 1}, b{i - 1}' if i else ''})" for i in parts
+    )
+    return " ".join([*split, *each, f"y = Concat<axis = 1>({', '.join(f'y{i}' for i in parts)})"])
+
+
 QKV = "one product for queries, keys and values"
 _IN_BLOCKS = "K = {width}, bits = 4, block_size = {block}, accuracy_level = 4"
 COMPARISONS = (
@@ -348,6 +361,12 @@ COMPARISONS = (
         "y = Attention<q_num_heads = {heads}, kv_num_heads = {heads}>(q, k, v)",
         "y = com.microsoft.MultiHeadAttention<num_heads = {heads}>(q, k, v)",
         ("queries", "keys", "heads", "size"), ((1024, 1024, 8, 64), (1500, 1500, 6, 64), (4096, 4096, 8, 40)), _WIDTH,
+    ),
+    Comparison(
+        causal_parts.TABLE, _FLAT.partition(", bool")[0], "float[1,{queries},{width}]",
+        "y = Attention<q_num_heads = {heads}, kv_num_heads = {heads}, is_causal = 1>(q, k, v)", "{body}",
+        ("queries", "keys", "heads", "size"), ((256, 256, 12, 64), (512, 512, 12, 64), (1024, 1024, 12, 64)),
+        _WIDTH | {"body": _causal_parts},
     ),
     Comparison(
         "int8-attention", _FLAT, "float[1,{queries},{width}]",

@@ -13,7 +13,7 @@ from typing import Any
 from .. import ir
 from ..passes import Context
 from ..session import CPU
-from . import flash, one_product, one_rounding, protect, registry, rows, weight_signs
+from . import causal_parts, flash, one_product, one_rounding, protect, registry, rows, weight_signs
 from .declared import Declared
 
 
@@ -50,8 +50,11 @@ class OnnxRuntimeCpu(Declared):
         return changes + one_rounding.run(model, ctx, by, self.kernels())
 
     def arrange(self, model: ir.Model, ctx: Context) -> int:
-        """Linear layers with a bias work on rows (``rows.py``)."""
-        return rows.run(model, ctx, f"lower:{self.name}", self.kernels(), ctx.threads or self.features()["cores"])
+        """Linear layers with a bias work on rows (``rows.py``), causal attentions of many queries in parts
+        (``causal_parts.py``)."""
+        by = f"lower:{self.name}"
+        changes = rows.run(model, ctx, by, self.kernels(), ctx.threads or self.features()["cores"])
+        return changes + causal_parts.run(model, ctx, by, self.kernels())
 
     def limit(self, node: ir.Node) -> str | None:
         """What kernels refuse although the registry lists them: known from their source, not from the registry."""
