@@ -92,7 +92,9 @@ def test_kept_where_it_is_faster_for_prompts(tmp_path: Path) -> None:
     assert again.artifact["sha256"] == report.artifact["sha256"]
 
 
-@pytest.mark.parametrize(("many", "few"), [("faster", "slower"), ("no difference shown", "no difference shown"), ("slower", "faster")])
+@pytest.mark.parametrize(
+    ("many", "few"), [("faster", "slower"), ("no difference shown", "no difference shown"), ("slower", "faster")]
+)
 def test_not_kept_elsewhere(tmp_path: Path, timing: dict[bool, str], many: str, few: str) -> None:
     timing[True], timing[False] = many, few
     report, made = compiled(tmp_path)
