@@ -12,7 +12,7 @@ from ..ir import Model
 from ..passes import Context
 from ..quantization import shift_form
 from ..rules import Registry
-from .bias import corrected
+from .bias import CORRECTED, corrected
 from .plan import Plan, made
 from .rounding import LEARNT, Weights, layers_of, least_squares, merged, named
 from .schemes import SCHEMES, scheme_of
@@ -59,7 +59,8 @@ def carried_out(
                 fused, rules, ctx, whole, feeds, keep, threads, weights=weights, only=plan.rounded, smoothed=alphas
             ))  # fmt: skip
         for layer in layers_of(fused, made(choices), alphas):
-            wanted |= {named(layer.constant.name or "", form) for form in (layer.form, shift_form(layer.limit))}
+            forms = (layer.form, shift_form(layer.limit)) if layer.rule in CORRECTED else (layer.form,)
+            wanted |= {named(layer.constant.name or "", form) for form in forms}
     left = (wanted & set(plan.rounded)) - {named(name, form) for name, forms in weights.items() for form in forms}
     if left:
         what = f"{len(left)} of the weights and biases that the plan learns from data cannot be: {len(feeds)} samples choose"

@@ -154,6 +154,10 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
             rounded = {node for _, node in found}
             found.extend(site for site in half if site[1] not in rounded)
         known[float16.NAME] = half
+    # In parts they gain more than in integers, and lose nothing.
+    whole = {node for _, node in in_parts(s, model)}
+    for scheme in known.keys() & {"int8-attention"}:
+        known[scheme] = [site for site in known[scheme] if site[1] not in whole]
     away = never_run(s, nodes, {node for found in known.values() for _, node in found}, model)
     if away:
         s.notes.append(f"{len(away)} layers in branches that no sample took stay in float, the first {min(away)!r}")
@@ -338,15 +342,13 @@ class _Job:
     def in_parts(
         self, won: Tried, few: Body | None, candidate: Candidate
     ) -> tuple[Tried, Candidate, dict[Site, Choice]]:
-        """Causal attentions in parts besides what was chosen, in place of integers there, where that is faster for what has many
-        tokens and not slower for what has few."""
+        """Causal attentions in parts besides what was chosen, where that is faster for what has many tokens and not slower for
+        what has few. One candidate, which is tried even if no time is left."""
         s, found = self.s, in_parts(self.s, self.best.fused)
-        if not found or not s.time_left("causal attention in parts was"):
+        if not found:
             return won, candidate, {}
         s.say(f"trying {len(found)} attentions in parts")
-        nodes = {node for _, node in found}
-        instead = {site for site in won.sites if site[0] in SCHEMES["int8-attention"] and site[1] in nodes}
-        every = [*(site for site in won.sites if site not in instead), *found]
+        every = [*won.sites, *found]
         second = None if few is None else Few(few.name, few.most, by_rule(made(few.sites)), few.smooth)
         other = self.build(every, won.smooth, second)
         told = [s.pair(candidate.session, other.session, part.samples) for part in self.parts]
@@ -364,8 +366,7 @@ class _Job:
             return won, candidate, dict.fromkeys(found, choice)
         gained = replace(told[0], ratio=told[0].ratio * won.paired.ratio)
         s.fits.append(Fit(gained.ratio, error, tuple(every), won.smooth, timed=False))
-        left = dict.fromkeys(instead, Choice(False, "in float and in parts it is faster", told[0].ratio))
-        return replace(won, sites=every, paired=gained, error=error), other, dict.fromkeys(found, choice) | left
+        return replace(won, sites=every, paired=gained, error=error), other, dict.fromkeys(found, choice)
 
     def times(self, feeds: Sequence[Feed], won: Tried, made: Candidate) -> tuple[dict[str, float], dict[str, float]]:
         """Microseconds of each layer in float and as chosen, with the first of the samples with which it runs."""

@@ -225,3 +225,17 @@ def test_a_plan_corrects_those_of_linear_layers_again(tmp_path: Path, monkeypatc
         for p in (plan, plan, replace(plan, rounded=()))
     ]
     assert found[0] == found[1] != found[2]
+
+
+def test_a_plan_whose_rounding_uses_no_bias_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that corrected biases of one scheme, and chose another, names both."""
+    monkeypatch.setattr("olc.evaluation.evaluate.Evaluation.slower", False)
+    storage.save(layers(), tmp_path / "m.onnx")
+    (tmp_path / "data").mkdir()
+    for i, feed in enumerate(texts(6)):
+        np.savez(tmp_path / "data" / f"{i}.npz", **feed)
+    sites = {("int8-row-linear", name): Choice(True, "") for name in ("p0", "p1")}
+    plan = Plan(TARGET.name, 3, sites=sites, rounded=tuple(named(name, shift_form(127)) for name in ("w0", "w1")))
+    options: dict[str, Any] = {"level": 3, "measure": False, "budget": Budget(0.5, None), "threads": 1, "samples": 1}
+    report = compile(tmp_path / "m.onnx", tmp_path / "out.onnx", plan=plan, data=str(tmp_path / "data"), **options)
+    assert Plan.loads(report.plan).kept() == sites.keys()
