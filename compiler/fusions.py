@@ -17,6 +17,7 @@ from .matching import Miss, match
 from .passes import Context, Event
 from .rewriter import origins
 from .rules import Registry, Rule
+from .targets.causal_parts import PART_OF
 
 _MS = "com.microsoft"
 _NEAR = 6
@@ -73,7 +74,7 @@ def survey(
     found = []
     for kind in _KINDS:
         left = [n for n in after if kind.is_anchor(n)]
-        expected = max(_count(before, kind), len(left) + sum(kind.is_fused(n) for n in after))
+        expected = max(_count(before, kind), len(left) + _blocks(after, kind))
         if expected:
             missed = tuple(_missed(result, n, kind, rules, ctx, reasons, lowered) for n in left)
             found.append(Fusion(kind.name, expected, missed))
@@ -81,7 +82,12 @@ def survey(
 
 
 def _count(nodes: list[Node], kind: _Kind) -> int:
-    return sum(kind.is_anchor(n) or kind.is_fused(n) for n in nodes)
+    return sum(map(kind.is_anchor, nodes)) + _blocks(nodes, kind)
+
+
+def _blocks(nodes: list[Node], kind: _Kind) -> int:
+    """Fused blocks: what lowering made several nodes of is one."""
+    return len({n.metadata_props.get(PART_OF) or n for n in nodes if kind.is_fused(n)})
 
 
 def _nodes(model: Model) -> Iterator[Node]:

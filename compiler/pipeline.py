@@ -319,6 +319,7 @@ def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset
     in_parts = sites.get(causal_parts.NAME, frozenset())
     if in_parts:
         run.step(causal_parts.NAME, lambda: causal_parts.split(run.model, run.ctx, in_parts))
+        run.run_pass(shapes_pass)  # layers that read what an If gives are rounded, too
     rounded = sites and run.rewrite("lossy rules", run.select("LOSSY"), dict(sites))
     if rounded:
         quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]

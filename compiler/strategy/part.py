@@ -104,12 +104,17 @@ class Part:
         self.arrived: dict[Site, float] = {}
 
     def judge(
-        self, scheme: str, candidate: Candidate, chosen: list[Site], smooth: dict[str, float], label: str
-    ) -> tuple[Tried | None, str | None]:
-        """Measure a candidate; None where it is not faster, and why it is outside the budget where it is."""
+        self, scheme: str, candidate: Candidate, chosen: list[Site], smooth: dict[str, float], label: str,
+        before: Tried | None = None,
+    ) -> tuple[Tried | None, str | None]:  # fmt: skip
+        """Measure a candidate; None where it is not faster, and why it is outside the budget where it is.
+
+        ``before``: the same with less preparation. What is still outside the budget is not timed again: it runs the same kernels.
+        """
         s = self.s
-        p = s.compare(self.best, candidate, chosen, self.samples)
         differences = s.differences(candidate.session, self.samples)
+        known = before is not None and s.budget.breach(differences) is not None
+        p = before.paired if before is not None and known else s.compare(self.best, candidate, chosen, self.samples)
         # A metric runs all of the data: not for what is no faster anyway.
         breach = s.breach(candidate.session, differences) if p.verdict == "faster" else s.budget.breach(differences)
         error = Budget.error(differences)

@@ -257,9 +257,17 @@ class _Job:
             part.settle(scheme, tried, breach)
         return True
 
-    def judge(self, scheme: str, smooth: dict[str, float], label: str) -> list[Judged]:
-        candidate = self.build(self.found[scheme], smooth)
-        judged = [part.judge(scheme, candidate, self.found[scheme], smooth, label) for part in self.parts]
+    def judge(self, scheme: str, smooth: dict[str, float], label: str, before: Sequence[Judged] = ()) -> list[Judged]:
+        """The scheme for each kind of samples; none for one that by the table has what is faster, if it is not so for all."""
+        candidate, found = self.build(self.found[scheme], smooth), self.found[scheme]
+        known = [tried for tried, _ in before] or [None] * len(self.parts)
+        wait = [part.waits(scheme) for part in self.parts]
+        for part in (p for p, waits in zip(self.parts, wait, strict=True) if waits and p.winner is not None):
+            part.verdicts.setdefault(scheme, f"not tried: by the table it is no faster than {part.winner.scheme}{part.what}")
+        judged: list[Judged] = [
+            (None, None) if waits and not all(wait) else part.judge(scheme, candidate, found, smooth, label, tried)
+            for part, waits, tried in zip(self.parts, wait, known, strict=True)
+        ]
         self.s.drop(candidate)
         return judged
 
@@ -274,7 +282,7 @@ class _Job:
         elif scheme in ("int7", "int8-outlier", "int8-row"):
             smooth = next((part.smooth for part in self.parts if part.smooth), {})
         if smooth:
-            again = self.judge(scheme, smooth, f"{label}, {len(smooth)} activations smoothed")
+            again = self.judge(scheme, smooth, f"{label}, {len(smooth)} activations smoothed", judged)
             judged = [new if _closer(new, old) else old for new, old in zip(again, judged, strict=True)]
         if not any(part.wants(*found) for part, found in zip(self.parts, judged, strict=True)):
             return judged
@@ -301,7 +309,7 @@ class _Job:
             s.weights = merged(s.weights, shifts)
         if not told:
             return judged
-        again = self.judge(scheme, smooth, ", ".join([label, *told]))
+        again = self.judge(scheme, smooth, ", ".join([label, *told]), judged)
         better = [_closer(new, old) for new, old in zip(again, judged, strict=True)]
         lost = [_fits(old) and not _fits(new) for new, old in zip(again, judged, strict=True)]
         if not any(better) or any(lost):

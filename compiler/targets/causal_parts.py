@@ -28,6 +28,8 @@ NAME = "causal-parts"
 TABLE = "causal attention in parts"
 """How the table of kernels calls it."""
 PARTS = 8
+PART_OF = "olc.part"
+"""Key in a node's metadata: the attention that it is a part or a form of."""
 MANY = 256
 """Queries from which on it is done, if the table does not say that it is slower. ``Split`` into ``PARTS`` leaves none empty."""
 TARGETS = ("onnxruntime-cpu",)
@@ -109,6 +111,7 @@ def _branch(model: ir.Model, names: Names, node: ir.Node) -> None:
         old.name, new.name = None, name
     whole.name, node.name = names.node(f"{site}_whole"), None
     choice.name = site
+    whole.metadata_props[PART_OF] = site
     for n in (*before, choice, whole):
         n.metadata_props.update(node.metadata_props)
         n.metadata_props["olc.from"] = ",".join(origins(node)) or site
@@ -160,7 +163,7 @@ class _Parts:
         for v in new.outputs:
             v.name = self.names.value(f"{self.site}_{what}")
         new.name = self.names.node(f"{self.site}_{what}")
-        new.metadata_props.update(self.node.metadata_props)
+        new.metadata_props.update(self.node.metadata_props | {PART_OF: self.site})
         new.metadata_props["olc.from"] = ",".join(origins(self.node)) or self.site
         shapes.infer_node(new, self.model)
         self.nodes.append(new)

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from olc import ir, storage
+from olc import ir, storage, targets
 from olc.driver import compile
 from olc.evaluation.latency import Paired
+from olc.passes import Context
+from olc.pipeline import Options, optimize
 from olc.report import Report
 from olc.strategy.plan import Choice, Plan
 from olc.strategy.quantize import NOT_TIMED
@@ -83,6 +85,7 @@ def test_kept_where_it_is_faster_for_prompts(tmp_path: Path) -> None:
     assert plan.kept() == {SITE}
     assert not plan.lossy
     assert attentions(made) == PARTS + 1
+    assert [(f["kind"], f["expected"], f["fused"]) for f in report.fusions if f["kind"] == "attention"] == [("attention", 1, 1)]
     assert {t["what"]: t["kept"] for t in report.trials if "in parts" in t["what"]} == {
         "1 attentions in parts, many tokens": True, "1 attentions in parts, few tokens": True,
     }  # fmt: skip
@@ -108,6 +111,15 @@ def test_not_tried(tmp_path: Path, options: dict[str, Any]) -> None:
     report, made = compiled(tmp_path, **options)
     assert not [t for t in report.trials if "in parts" in t["what"]]
     assert attentions(made) == 1
+
+
+def test_what_reads_it_is_rounded_all_the_same() -> None:
+    """Its shape is that of the If."""
+    made, ctx = storage.load_bytes(model()), Context(target=targets.get("onnxruntime-cpu"))
+    optimize(made, Options(level=2), ctx)
+    reader = next(ir.site(n) for n in made.graph if n.op_type == "MatMul" and n.outputs[0].is_graph_output())
+    sites = {SITE[0]: frozenset({SITE[1]}), "int8-row-linear": frozenset({reader})}
+    assert optimize(made, Options(level=3, start=2, sites=sites), ctx).outcome.applied["int8-row-linear"] == 1
 
 
 def test_it_stays_where_what_is_rounded_goes_back() -> None:

@@ -205,7 +205,7 @@ def test_the_layer_that_breaks_the_budget_stays_float_alone(
 
 def test_a_layer_that_was_skipped_is_no_site() -> None:
     ctx = Context(target=TARGET, skip=frozenset({"int8-linear@h2", "int4-block-linear"}))
-    asking = SimpleNamespace(rules=registry(), target=TARGET, quantize="auto", keep_float=(), ctx=ctx)
+    asking = SimpleNamespace(rules=registry(), target=TARGET, quantize="auto", keep_float=(), ctx=ctx, feeds=[])
     found = quantize.sites(asking, model())  # type: ignore[arg-type]
     assert found["int8"] == [("int8-linear", f"h{i}") for i in (1, 3, 4)]
     assert not found.get("int4-block")
@@ -374,7 +374,8 @@ def test_what_is_found_is_what_is_carried_out() -> None:
     fused = optimize(source.clone(), Options(level=2), Context(target=TARGET)).model
     facts = calibrate(fused, [{"x": random.normal(size=(1, 8, 6, 6)).astype(np.float32)}], 1)
     note(fused, facts)
-    asking = SimpleNamespace(rules=registry(), target=TARGET, quantize="auto", keep_float=(), ctx=Context(target=TARGET))
+    ctx = Context(target=TARGET)
+    asking = SimpleNamespace(rules=registry(), target=TARGET, quantize="auto", keep_float=(), ctx=ctx, feeds=[])
     (found,) = quantize.sites(asking, fused).values()  # type: ignore[arg-type]
     assert len(found) > 3  # more than the convolutions
     ctx = Context(target=TARGET)
@@ -395,7 +396,7 @@ def test_a_layer_in_a_loop_stays_as_it_is() -> None:
     proto.graph.input.append(onnx.helper.make_tensor_value_info("n", onnx.TensorProto.INT64, []))
     proto.graph.output.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, ["B", WIDTH]))
     inside = ir.serde.deserialize_model(proto)
-    asking = SimpleNamespace(
+    asking = SimpleNamespace(feeds=[], 
         rules=registry(), target=TARGET, quantize="int8", keep_float=("w3",), ctx=Context(target=TARGET), notes=[]
     )  # fmt: skip
     found = quantize.sites(asking, inside)["int8"]  # type: ignore[arg-type]
