@@ -396,7 +396,7 @@ def test_a_layer_in_a_loop_stays_as_it_is() -> None:
     proto.graph.input.append(onnx.helper.make_tensor_value_info("n", onnx.TensorProto.INT64, []))
     proto.graph.output.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, ["B", WIDTH]))
     inside = ir.serde.deserialize_model(proto)
-    asking = SimpleNamespace(feeds=[], 
+    asking = SimpleNamespace(feeds=[],
         rules=registry(), target=TARGET, quantize="int8", keep_float=("w3",), ctx=Context(target=TARGET), notes=[]
     )  # fmt: skip
     found = quantize.sites(asking, inside)["int8"]  # type: ignore[arg-type]
