@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,10 @@ from .weights import _CHUNK
 
 SHRUNKEN = tuple(1 - 0.04 * i for i in range(12))
 """The parts of a block's range that the search tries."""
+
+
+ON_GRID = 0.1
+"""Steps that a number may be off a grid to lie on it: what bfloat16 leaves of one. Of 32 numbers by chance none do."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,14 @@ def block_grid(
     The grid covers the block's least to its largest number, and 0; a symmetric one has its zero at 2^(bits - 1), one code
     more below than above. With ``search`` the range is that part of it, of ``SHRUNKEN``, whose squared error is least
     (minmax against mse range setting: Nagel et al. 2021, "A White Paper on Neural Network Quantization", section 3.1);
-    ``weight`` float [..., block, 1]: how much each row's counts.
+    ``weight`` float [..., block, 1]: how much each row's counts. Blocks of 4 bits that were on a grid of so many points before
+    (a checkpoint of GPTQ, AWQ or GGUF, made floats again) get that one.
     """
     low = part.min(axis=-2, initial=0.0).astype(np.float64)
     high = part.max(axis=-2, initial=0.0).astype(np.float64)
     scale, zero = _grid(low, high, bits, symmetric)
+    if bits == 4 and _was_rounded(part, low, high):
+        scale, zero = _former_grid(part, low, high, scale, zero, symmetric)
     if not search:
         return scale, zero
     least = _squared_error(part, scale, zero, bits, weight)
@@ -156,6 +164,53 @@ def _grid(low: np.ndarray, high: np.ndarray, bits: int, symmetric: bool) -> tupl
     if symmetric:
         return scale, np.full(scale.shape, half, np.uint8)
     return scale, np.clip(np.rint(-low / scale), 0, top).astype(np.uint8)
+
+
+def _was_rounded(part: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
+    """Do some of the blocks, from all over, lie on grids of 16 points each? Of fewer numbers than points any might."""
+    if part.shape[-2] < 16:
+        return False
+    columns = np.unique(np.linspace(0, part.shape[-1] - 1, 8, dtype=np.int64)) if part.shape[-1] else np.zeros(0, np.int64)
+    some, low, high = (a[..., columns] for a in (part, low, high))
+    found = np.zeros(low.shape, bool)
+    for step in _steps(low, high):
+        found |= _on_grid(some, step)
+    return bool(found.size) and bool(found.all()) and bool((high > low).any())
+
+
+def _former_grid(
+    part: np.ndarray, low: np.ndarray, high: np.ndarray, scale: np.ndarray, zero: np.ndarray, symmetric: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The widest grid on which each block lies, and the one given where it lies on none or is closer to that."""
+    left, found, at = np.ones(low.shape, bool), scale.copy(), zero.copy()
+    blocks = np.moveaxis(part, -2, -1)
+    for step in _steps(low, high):
+        below, above = np.rint(-low / step), np.rint(high / step)
+        fits = left & ((below <= 8) & (above <= 7) if symmetric else below + above <= 15)
+        fits[fits] = _on_grid(blocks[fits, :4].T, step[fits])  # few get farther
+        numbers, steps = blocks[fits], step[fits]
+        codes = np.rint(numbers / steps[:, None])
+        fitted = np.sum(numbers * codes, axis=1) / np.maximum(np.square(codes).sum(axis=1), 1)  # of all numbers, not of two
+        fitted = fitted.astype(np.float32)
+        held = _on_grid(numbers.T, steps) & (fitted > 0)
+        fits[fits] = held
+        found[fits], left = fitted[held], left & ~fits
+        at[fits] = 8 if symmetric else below[fits].astype(np.uint8)
+    closer = _squared_error(part, found, at, 4) < _squared_error(part, scale, zero, 4)
+    return np.where(closer, found, scale), np.where(closer, at, zero)
+
+
+def _steps(low: np.ndarray, high: np.ndarray) -> Iterator[np.ndarray]:
+    """Steps float64 of grids that reach from the lowest to the highest, widest first; 1 where that is no way."""
+    for count in range(1, 16):
+        step = (high - low) / count
+        yield np.where(step > np.finfo(np.float32).tiny, step, 1.0)
+
+
+def _on_grid(part: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """bool [..., N]: are all numbers of the block multiples of its step?"""
+    steps = part / step[..., None, :]
+    return np.abs(steps - np.rint(steps)).max(axis=-2, initial=0.0) < ON_GRID
 
 
 def _squared_error(

@@ -110,6 +110,40 @@ def test_what_the_grid_holds_comes_back_exactly() -> None:
             assert np.abs(back[:, 3] - w[:, 3]).max() <= 1e-41
 
 
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("kept_as", [np.float32, np.float16, "bfloat16"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_weights_that_were_4_bits_before_are_found_again(symmetric: bool, kept_as: Any, group: int) -> None:
+    """A checkpoint of 4 bits that was made floats again: few blocks use both ends of their grid."""
+    rng = np.random.default_rng(5)
+    zero = 8 if symmetric else rng.integers(0, 16, (256 // group, 1, 40))
+    codes = np.clip(np.rint(rng.normal(7.5, 2.5, (256 // group, group, 40))), 0, 15)
+    w = ((codes - zero) * rng.uniform(0.01, 0.1, (256 // group, 1, 40))).astype(np.float32).reshape(256, 40)
+    given = rounded_to(w, kept_as)
+    back = dequantize(quantize_blocks(given, 4, 32, symmetric))
+    # A unit in the last place of what it was kept as, at the largest number.
+    bits = {np.float32: 24, np.float16: 11, "bfloat16": 8}[kept_as]
+    assert np.abs(back - w).max() <= 2.0 ** (1 - bits) * 16 * 0.1
+
+
+def rounded_to(w: np.ndarray, kept_as: Any) -> np.ndarray:
+    if kept_as != "bfloat16":
+        return w.astype(kept_as).astype(np.float32)
+    return ((w.view(np.uint32) + 0x8000) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def test_a_former_grid_is_never_worse_in_any_block() -> None:
+    rng = np.random.default_rng(6)
+    for rows in (1, 2, 3, 5, 32):
+        w = rng.normal(size=(rows, 500)).astype(np.float32)
+        w[:, ::2] = rng.integers(-3, 4, (rows, 250)) * np.float32(0.37)
+        ours = np.square(dequantize(quantize_blocks(w, 4, 32)) - w).sum(axis=0)
+        low, high = w.min(axis=0, initial=0), w.max(axis=0, initial=0)
+        step = np.where(high > low, (high - low) / 15, 1)
+        plain = np.square(np.clip(np.rint(w / step), -np.rint(-low / step), 15 - np.rint(-low / step)) * step - w).sum(axis=0)
+        assert (ours <= plain * 1.0001 + 1e-9).all()
+
+
 def test_smallest_and_largest_numbers() -> None:
     w = np.array([[1e-45, 3e38, 1e-45], [0.0, -3e38, 3e38]], np.float32)
     with np.errstate(all="raise", under="ignore"):
