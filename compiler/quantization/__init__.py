@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .blocks import BlockWeight, pack, quantize_blocks
+from .blocks import BlockWeight, former_block, pack, quantize_blocks
 from .facts import Observed, observed, prepared, weight_limit
 from .outliers import outlier_channels
 from .weights import INT7_LIMIT, INT8_LIMIT, all_finite, flipped, half_scale, quantize_linear_weight
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK", "INT4_LIMIT", "INT7_LIMIT", "INT8_LIMIT", "BlockWeight", "Observed", "all_finite", "block_form", "block_weight",
     "flipped", "half_scale", "int4_blocks", "int8_form", "int8_weight", "nearest_blocks", "observed", "outlier_channels", "pack",
-    "quantize_linear_weight", "shift_form", "weight_limit",
+    "quantize_linear_weight", "rows_of_block", "shift_form", "weight_limit",
 ]  # fmt: skip
 
 
@@ -47,9 +47,12 @@ def int8_weight(
 
 
 def block_weight(value: ir.Value, bits: int, turned: bool = False) -> BlockWeight:
-    """A constant matrix in blocks of ``BLOCK`` rows that share a scale: as it was prepared, else the nearest."""
+    """A constant matrix in blocks of rows that share a scale (``rows_of_block``): as it was prepared, else the nearest."""
     found = prepared(value, block_form(bits))
-    return found if found is not None else nearest_blocks(matrix(value, turned), bits)
+    if found is not None:
+        return found
+    w = matrix(value, turned)
+    return nearest_blocks(w, bits, rows_of_block(w, bits))
 
 
 def int4_blocks(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,6 +80,11 @@ def block_form(bits: int) -> str:
     return f"int{bits}-block-{BLOCK}"
 
 
-def nearest_blocks(w: np.ndarray, bits: int) -> BlockWeight:
+def rows_of_block(w: np.ndarray, bits: int) -> int:
+    """Rows of a matrix [K, N] that share a scale: ``BLOCK``, or as many as did in the 4 bits that it had before."""
+    return (former_block(w) if bits == 4 else None) or BLOCK
+
+
+def nearest_blocks(w: np.ndarray, bits: int, block: int = BLOCK) -> BlockWeight:
     """A matrix [K, N] as the rules round it where nothing was prepared; of 4 bits the range is searched for, too."""
-    return quantize_blocks(w, bits, BLOCK, search=bits < 8)
+    return quantize_blocks(w, bits, block, search=bits < 8)

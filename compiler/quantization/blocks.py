@@ -81,6 +81,23 @@ def quantize_blocks(w: np.ndarray, bits: int, block: int, symmetric: bool = Fals
     return BlockWeight(q, scale, zero, bits, block)
 
 
+def former_block(w: np.ndarray) -> int | None:
+    """The most rows of a matrix [K, N], of 128, 64 and 32, that share a grid of 16 points, if it was rounded to such before.
+
+    Checkpoints of 4 bits have 128 of them (GPTQ, AWQ) or 32 (GGUF).
+    """
+    if not w.size:
+        return None
+    columns = np.unique(np.linspace(0, w.shape[1] - 1, 8, dtype=np.int64))
+    for block in (128, 64, 32):
+        some = np.zeros((-(-len(w) // block) * block, len(columns)), np.float32)
+        some[: len(w)] = w[:, columns]
+        part = some.reshape(-1, block, len(columns))
+        if _was_rounded(part, part.min(axis=1, initial=0.0), part.max(axis=1, initial=0.0)):
+            return block
+    return None
+
+
 def block_grid(
     part: np.ndarray, bits: int, symmetric: bool = False, search: bool = False, weight: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -168,14 +185,14 @@ def _grid(low: np.ndarray, high: np.ndarray, bits: int, symmetric: bool) -> tupl
 
 def _was_rounded(part: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
     """Do some of the blocks, from all over, lie on grids of 16 points each? Of fewer numbers than points any might."""
-    if part.shape[-2] < 16:
+    if part.shape[-2] < 16 or not part.size:
         return False
-    columns = np.unique(np.linspace(0, part.shape[-1] - 1, 8, dtype=np.int64)) if part.shape[-1] else np.zeros(0, np.int64)
+    columns = np.unique(np.linspace(0, part.shape[-1] - 1, 8, dtype=np.int64))
     some, low, high = (a[..., columns] for a in (part, low, high))
     found = np.zeros(low.shape, bool)
     for step in _steps(low, high):
         found |= _on_grid(some, step)
-    return bool(found.size) and bool(found.all()) and bool((high > low).any())
+    return bool(found.all()) and bool((high > low).any())
 
 
 def _former_grid(

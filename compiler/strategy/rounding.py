@@ -18,7 +18,6 @@ from ..evaluation.padding import Keep
 from ..ir import Model, Node
 from ..passes import Context, smooth
 from ..quantization import (
-    BLOCK,
     INT7_LIMIT,
     INT8_LIMIT,
     all_finite,
@@ -27,6 +26,7 @@ from ..quantization import (
     int8_form,
     nearest_blocks,
     quantize_linear_weight,
+    rows_of_block,
     weight_limit,
 )
 from ..quantization.linears import linear
@@ -94,7 +94,8 @@ class Layer:
         """By least squares and to the nearest, as the rule takes it; ``sums`` of products of what is read, [G, K, K]."""
         w = self.weights[0]
         if self.rule == "int4-block-linear":
-            return round_blocks(w, sums[0], 4, BLOCK, search=True), nearest_blocks(w, 4)
+            block = rows_of_block(w, 4)
+            return round_blocks(w, sums[0], 4, block, search=True), nearest_blocks(w, 4, block)
         if self.patches is None:
             return round_int8(w, sums[0], self.limit), quantize_linear_weight(w, self.limit)
         made = round_int8_groups(self.weights, sums, self.limit) if len(sums) > 1 else [

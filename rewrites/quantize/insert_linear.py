@@ -2,7 +2,6 @@
 
 import numpy as np
 from olc.quantization import (
-    BLOCK,
     INT7_LIMIT,
     INT8_LIMIT,
     all_finite,
@@ -180,7 +179,7 @@ def _blocked(op, m, bits):
     w = block_weight(m.w, bits, m.turned)
     (k, n), held = w.q.shape, pack(w)
     product = op.domain("com.microsoft").MatMulNBits(
-        m.x, held.weight, held.scale, held.zero, K=k, N=n, bits=bits, block_size=BLOCK, accuracy_level=4
+        m.x, held.weight, held.scale, held.zero, K=k, N=n, bits=bits, block_size=w.block, accuracy_level=4
     )
     return _with_bias(op, m, product)
 

@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from olc.quantization.blocks import BlockWeight, dequantize, pack, quantize_blocks
+from olc import ir
+from olc.quantization import BLOCK, block_weight
+from olc.quantization.blocks import BlockWeight, dequantize, former_block, pack, quantize_blocks
 from onnx import TensorProto as T
 from onnx import helper
 
@@ -229,3 +231,19 @@ def test_runtime_dequantizes_bit_for_bit(rows: int) -> None:
     out = helper.make_tensor_value_info("y", T.FLOAT, [rows, 9])
     (got,) = session([node], [q], {"s": made.scale, "z": made.zero}, [out]).run(None, {"q": made.q})
     np.testing.assert_array_equal(got, dequantize(made))
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_blocks_are_those_of_before(group: int, bits: int) -> None:
+    rng = np.random.default_rng(8)
+    codes = np.clip(np.rint(rng.normal(0, 2.5, (384 // group, group, 24))), -8, 7)
+    w = (codes * rng.uniform(0.01, 0.1, (384 // group, 1, 24))).reshape(384, 24).astype(np.float32)
+    value = ir.make_constant(w, "w")
+    ir.Graph([], [], nodes=[], initializers=[value])
+    made = block_weight(value, bits)
+    assert made.block == (group if bits == 4 else BLOCK)
+    assert np.abs(dequantize(made) - w).max() <= (1e-6 if bits == 4 else 0.01)
+    assert former_block(rng.normal(size=(384, 24)).astype(np.float32)) is None
+    assert former_block(np.zeros((384, 24), np.float32)) is None
+    assert former_block(np.zeros((0, 24), np.float32)) is former_block(np.zeros((24, 0), np.float32)) is None
