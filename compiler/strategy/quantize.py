@@ -355,7 +355,8 @@ class _Job:
         s, found = self.s, in_parts(self.s, self.best.fused)
         if not found:
             return won, candidate, {}
-        s.say(f"trying {len(found)} attentions in parts")
+        text = f"{len(found)} attention{'s' if len(found) != 1 else ''} in parts"
+        s.say(f"trying {text}")
         every = [*won.sites, *found]
         second = None if few is None else Few(few.name, few.most, by_rule(made(few.sites)), few.smooth)
         other = self.build(every, won.smooth, second)
@@ -365,7 +366,7 @@ class _Job:
         keep = told[0].verdict == "faster" and all(p.verdict != "slower" for p in told) and breach is None
         error = s.budget.error(differences)
         for part, p in zip(self.parts, told, strict=True):
-            s.record(f"{len(found)} attentions in parts{part.what}", p, keep, error, breach or "", "what was chosen", other)
+            s.record(f"{text}{part.what}", p, keep, error, breach or "", "what was chosen", other)
         choice = Choice(keep, "in parts" if keep else breach or f"with them the model is {told[0].text}", told[0].ratio)
         unused = candidate if keep else other
         if unused is not self.best:

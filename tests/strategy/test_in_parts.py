@@ -87,7 +87,7 @@ def test_kept_where_it_is_faster_for_prompts(tmp_path: Path) -> None:
     assert attentions(made) == PARTS + 1
     assert [(f["kind"], f["expected"], f["fused"]) for f in report.fusions if f["kind"] == "attention"] == [("attention", 1, 1)]
     assert {t["what"]: t["kept"] for t in report.trials if "in parts" in t["what"]} == {
-        "1 attentions in parts, many tokens": True, "1 attentions in parts, few tokens": True,
+        "1 attention in parts, many tokens": True, "1 attention in parts, few tokens": True,
     }  # fmt: skip
     # Nothing is rounded, so the outputs are held to what -O2 promises, not to the budget.
     assert not any("rounded" in note for note in report.notes)
