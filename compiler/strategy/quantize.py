@@ -262,8 +262,9 @@ class _Job:
         candidate, found = self.build(self.found[scheme], smooth), self.found[scheme]
         known = [tried for tried, _ in before] or [None] * len(self.parts)
         wait = [part.waits(scheme) for part in self.parts]
-        for part in (p for p, waits in zip(self.parts, wait, strict=True) if waits and p.winner is not None):
-            part.verdicts.setdefault(scheme, f"not tried: by the table it is no faster than {part.winner.scheme}{part.what}")
+        for part, waits in zip(self.parts, wait, strict=True):
+            if waits and part.winner is not None:
+                part.verdicts.setdefault(scheme, f"not tried: by the table it is no faster than {part.winner.scheme}{part.what}")
         judged: list[Judged] = [
             (None, None) if waits and not all(wait) else part.judge(scheme, candidate, found, smooth, label, tried)
             for part, waits, tried in zip(self.parts, wait, known, strict=True)

@@ -12,7 +12,7 @@ Where the number of queries is fixed it is done as the last step (``run``). Wher
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -49,16 +49,16 @@ def run(model: ir.Model, ctx: Context, by: str, kernels: Kernels) -> int:
     for node in found:
         ctx.relied.update(causal(node) or ())
         ctx.record(by, ir.site(node), f"in {PARTS} parts: no query sees a later key")
-        graph = ir.owner(node)
+        place = ir.owner(node)
         assert names is not None
-        assert graph is not None
+        assert place is not None
         parts = _Parts(model, names, node)
-        graph.insert_before(node, parts.nodes)
+        place.insert_before(node, parts.nodes)
         for old, new in zip(node.outputs, parts.outputs, strict=False):
             name, new.type, new.shape = old.name, old.type, old.shape
             ir.replace_value(old, new)
             old.name, new.name = None, name
-        graph.remove(node, safe=True)
+        place.remove(node, safe=True)
     return len(found)
 
 
@@ -125,17 +125,18 @@ class _Parts:
     def __init__(self, model: ir.Model, names: Names, node: ir.Node) -> None:
         self.model, self.names, self.node, self.site = model, names, node, ir.site(node)
         self.nodes: list[ir.Node] = []
-        q, k, v, mask, *caches = (*node.inputs, *[None] * 6)[:6]
+        q, k, v, mask, *past = (*node.inputs, *[None] * 6)[:6]
         split = [self.parts(x, 1) for x in (q, k, v) if x is not None]
-        masks: list[ir.Value | None] = [None] * PARTS if mask is None else list(self.masks(mask, split[0][0], caches[0]))
-        made = []
+        masks: Sequence[ir.Value | None] = [None] * PARTS if mask is None else self.masks(mask, split[0][0], past[0])
+        made: list[ir.Value] = []
+        caches: Sequence[ir.Value | None] = past
         for i in range(PARTS):
             inputs = [split[0][i], split[1][i], split[2][i], masks[i], *caches]
             while inputs[-1] is None:
                 inputs.pop()
             y, *caches = self.add("Attention", inputs, dict(node.attributes), 3, f"part_{i}")
             made.append(y)
-        self.outputs = [*self.add("Concat", made, {"axis": 1}, 1, "parts"), *caches]
+        self.outputs = [*self.add("Concat", made, {"axis": 1}, 1, "parts"), *(v for v in caches if v is not None)]
 
     def masks(self, mask: ir.Value, first: ir.Value, past: ir.Value | None) -> list[ir.Value]:
         """The mask of each part: its queries, and the keys up to its last one."""
@@ -157,7 +158,7 @@ class _Parts:
         return self.add("Split", [x], {"axis": axis, "num_outputs": PARTS}, PARTS, "split")
 
     def add(
-        self, op: str, inputs: list[ir.Value | None] | list[ir.Value], attributes: dict[str, object], outputs: int, what: str
+        self, op: str, inputs: Sequence[ir.Value | None], attributes: dict[str, object], outputs: int, what: str
     ) -> list[ir.Value]:
         new = ir.make_node(op, list(inputs), attributes, outputs=outputs)
         for v in new.outputs:
