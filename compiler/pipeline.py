@@ -49,6 +49,8 @@ FOLDED = 1 << 20
 """The same after a round that folded: tables of angles that were computed twice are one for the rules."""
 BY_PASS = (float16.NAME, int8_cache.NAME, causal_parts.NAME)
 """What is done at the places that ``Options.sites`` names by a pass, not by a rule."""
+ARRANGE = "arrange"
+"""The step in which the target arranges what is left in float; it can be skipped like a pass."""
 MAX_ROUNDS = 8
 """Rounds of cleaning before the pipeline stops and says that it had not settled."""
 
@@ -297,7 +299,8 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
                 run.timed(two_bodies.NAME, lambda: two_bodies.run(model, run.ctx, *few))
     if target is not None:
         before = model.clone() if rounds and not o.sites and run.result.fused is None else None
-        if run.step("arrange", lambda: target.arrange(model, run.ctx)) and before is not None:
+        arranged = ARRANGE not in run.ctx.skip and run.step(ARRANGE, lambda: target.arrange(model, run.ctx))
+        if arranged and before is not None:
             run.result.fused = before
     if o.level >= 1:
         run.run_pass(normalize)
