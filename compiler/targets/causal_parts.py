@@ -105,7 +105,10 @@ def _branch(model: ir.Model, names: Names, node: ir.Node) -> None:
         n.outputs[0].name = names.value(f"{site}_{what}")
         shapes.infer_node(n, model)
     for old, new in zip(wanted, choice.outputs, strict=True):
-        name, new.type, new.shape = old.name, old.type, old.shape
+        new.type, new.shape = old.type, old.shape
+    shapes.infer_node(choice, model)
+    for old, new in zip(wanted, choice.outputs, strict=True):
+        name = old.name
         ir.replace_value(old, new)
         old.name, new.name = None, name
     whole.name, node.name = names.node(f"{site}_whole"), None
