@@ -74,7 +74,7 @@ def survey(
     found = []
     for kind in _KINDS:
         left = [n for n in after if kind.is_anchor(n)]
-        expected = max(_count(before, kind), len(left) + _blocks(after, kind))
+        expected = max(_count(before, kind), _count(after, kind))
         if expected:
             missed = tuple(_missed(result, n, kind, rules, ctx, reasons, lowered) for n in left)
             found.append(Fusion(kind.name, expected, missed))
@@ -82,12 +82,9 @@ def survey(
 
 
 def _count(nodes: list[Node], kind: _Kind) -> int:
-    return sum(map(kind.is_anchor, nodes)) + _blocks(nodes, kind)
-
-
-def _blocks(nodes: list[Node], kind: _Kind) -> int:
-    """Fused blocks: what lowering made several nodes of is one."""
-    return len({n.metadata_props.get(PART_OF) or n for n in nodes if kind.is_fused(n)})
+    """Blocks of the kind; what lowering made several nodes of (``targets/causal_parts.py``) is one."""
+    fused = {n.metadata_props.get(PART_OF) or n for n in nodes if kind.is_fused(n)}
+    return sum(kind.is_anchor(n) for n in nodes) + len(fused)
 
 
 def _nodes(model: Model) -> Iterator[Node]:

@@ -49,6 +49,8 @@ FOLDED = 1 << 20
 """The same after a round that folded: tables of angles that were computed twice are one for the rules."""
 BY_PASS = (float16.NAME, int8_cache.NAME, causal_parts.NAME)
 """What is done at the places that ``Options.sites`` names by a pass, not by a rule."""
+ARRANGE = "arrange"
+"""The step in which the target arranges what is left in float; it can be skipped like a pass."""
 MAX_ROUNDS = 8
 """Rounds of cleaning before the pipeline stops and says that it had not settled."""
 
@@ -295,9 +297,12 @@ def _optimize(model: Model, options: Options | None, ctx: Context | None, rules:
             if two_bodies.NAME not in run.ctx.skip:
                 few = second.model, o.few.name, o.few.most
                 run.timed(two_bodies.NAME, lambda: two_bodies.run(model, run.ctx, *few))
+    elif o.level >= 3:
+        _in_parts(run, o.sites)  # it is exact enough for --exact
     if target is not None:
         before = model.clone() if rounds and not o.sites and run.result.fused is None else None
-        if run.step("arrange", lambda: target.arrange(model, run.ctx)) and before is not None:
+        arranged = ARRANGE not in run.ctx.skip and run.step(ARRANGE, lambda: target.arrange(model, run.ctx))
+        if arranged and before is not None:
             run.result.fused = before
     if o.level >= 1:
         run.run_pass(normalize)
@@ -316,10 +321,7 @@ def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset
     half, cached = sites.get(float16.NAME, frozenset()), sites.get(int8_cache.NAME, frozenset())
     if cached:
         run.run_pass(int8_cache, cached)
-    in_parts = sites.get(causal_parts.NAME, frozenset())
-    if in_parts:
-        run.step(causal_parts.NAME, lambda: causal_parts.split(run.model, run.ctx, in_parts))
-        run.run_pass(shapes_pass)  # layers that read what an If gives are rounded, too
+    _in_parts(run, sites)
     rounded = sites and run.rewrite("lossy rules", run.select("LOSSY"), dict(sites))
     if rounded:
         quantized = [r for r in run.select("EXACT", "CLOSE") if r.group.startswith("quantize")]
@@ -338,6 +340,12 @@ def _round(run: _Run, alphas: Mapping[str, float], sites: Mapping[str, frozenset
         run.run_pass(dce)
     if target is not None and (rounded or target.half):
         _lower(run, target, before)
+
+
+def _in_parts(run: _Run, sites: Mapping[str, frozenset[str]]) -> None:
+    wanted = sites.get(causal_parts.NAME, frozenset())
+    if wanted:
+        run.step(causal_parts.NAME, lambda: causal_parts.split(run.model, run.ctx, wanted))
 
 
 def _lower(run: _Run, target: Any, before: Set[tuple[str, str]] | None = None) -> None:

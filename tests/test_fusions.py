@@ -39,6 +39,12 @@ def surveyed(inputs: str, body: str, level: int = 2, opset: int = 20, strict: fr
     return {f.kind: (f.fused, f.expected, [m.reason for m in f.missed]) for f in found}
 
 
+def test_an_attention_in_parts_is_one() -> None:
+    heads = "float[B, 256, 16] q, float[B, 256, 16] k, float[B, 256, 16] v"
+    body = "[attention] y = Attention<q_num_heads = 2, kv_num_heads = 2, is_causal = 1>(q, k, v)"
+    assert surveyed(heads, body, opset=23) == {"attention": (1, 1, [])}
+
+
 def test_what_jax_writes_is_expected() -> None:
     body = (
         "s = Einsum<equation = \"...qhd,...khd->...hqk\">(q, k) a = Softmax<axis = -1>(s) "

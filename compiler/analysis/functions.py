@@ -29,14 +29,15 @@ from .poly import atom, make, of_atom, terms_of, without
 from .shape_rules.core import OWN
 
 __all__ = [
-    "FALSE", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "filling", "holds", "keeps_a_key",
+    "FALSE", "LARGEST_BAND", "TRUE", "Clause", "Condition", "Element", "Functions", "Read", "coordinate", "filling", "holds",
+    "keeps_a_key",
 ]  # fmt: skip
 
 _DEEPEST = 120
 """Nodes between the value asked for and what is looked at; each takes a few frames of Python's stack."""
 _LARGEST = 1 << 16
 """Elements of a constant that is searched for a simple form."""
-_LARGEST_BAND = 1 << 24
+LARGEST_BAND = 1 << 24
 """The same of one that may let each row see a band of columns: what is causal is kept for the longest text."""
 
 Element = d.Dim | Condition
@@ -237,10 +238,10 @@ class Functions:
         if value.dtype == ir.DataType.FLOAT:
             number = ir.scalar(value)
             return int(number) if number is not None and abs(number) < 1 << 24 and number == int(number) else None
-        if t is None or not t.size or value.dtype not in WHOLE or t.size > _LARGEST_BAND:
+        if t is None or not t.size or value.dtype not in WHOLE or t.size > LARGEST_BAND:
             return None
         a = t.numpy()
-        if (band := self._band(a, at)) is not None or t.size > _LARGEST:
+        if (band := self.band(a, at)) is not None or t.size > _LARGEST:
             return band
         first = int(a.flat[0])
         if all(isinstance(c, int) for c in at):
@@ -257,7 +258,7 @@ class Functions:
                 found = d.add(found, d.mul(step, c))
         return self.truth(found) if value.dtype == ir.DataType.BOOL else found
 
-    def _band(self, a: np.ndarray, at: Coordinates) -> Condition | None:
+    def band(self, a: np.ndarray, at: Coordinates) -> Condition | None:
         """Ones and zeros that depend on row minus column alone: the ones lie between two diagonals, or the zeros do. The same
         for every head, where there are several."""
         if a.ndim < 2 or min(a.shape[-2:]) < 2:

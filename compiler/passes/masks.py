@@ -20,7 +20,8 @@ import numpy as np
 from .. import ir
 from ..analysis import dims as d
 from ..analysis import shapes
-from ..analysis.functions import FALSE, TRUE, Clause, Condition, Functions, Read, coordinate, filling, keeps_a_key
+from ..analysis.conditions import FALSE, TRUE, Clause, Condition
+from ..analysis.functions import LARGEST_BAND, Functions, Read, coordinate, filling, keeps_a_key
 from ..analysis.poly import Monomial, make, terms_of
 from ..assumptions import COVERS_KEYS, FINITE, KEEPS_A_KEY
 from . import Context
@@ -181,11 +182,10 @@ class _Masks:
         assert mask is not None
         if bounds is None:
             return 0
-        if mask.dtype != ir.DataType.BOOL:
-            return self.plain(node, mask, bounds) or self.bias(mask, bounds)
-        found = self.read_mask(mask, bounds)
+        boolean = mask.dtype == ir.DataType.BOOL
+        found = self.read_mask(mask, bounds) if boolean else self.table(mask, bounds)
         if found is None:
-            return 0
+            return 0 if boolean else self.plain(node, mask, bounds) or self.bias(mask, bounds)
         functions, condition = found
         known = f"{condition} {bounds} {ir.attr(node, 'is_causal', 0)}"
         if node.meta.get(_DONE) == known:
@@ -208,6 +208,21 @@ class _Masks:
             self.ctx.record(NAME, node.name, f"the mask is {condition}")
         self.ctx.relied.update(functions.assumed)
         return 1
+
+    def table(self, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> tuple[Functions, Condition] | None:
+        """What a float mask that was folded drops, where each row keeps a band of columns and nothing else is added."""
+        t = ir.tensor(mask)
+        if t is None or not 2 <= len(t.shape) <= RANK or tuple(t.shape[-2:]) != bounds[-2:] or t.size > LARGEST_BAND:
+            return None
+        a = t.numpy()
+        kept, dropped = a == 0, a <= DROPPED
+        if not (kept | dropped).all():
+            return None
+        functions = Functions(bounds)
+        condition = functions.band(kept, tuple(coordinate(i) for i in range(RANK))[-len(a.shape) :])
+        functions.assumed |= {FINITE} if (a[dropped] > SURE).any() else set()
+        functions.assumed |= set() if kept.any(-1).all() else {KEEPS_A_KEY}
+        return None if condition is None or self.ctx.why_not(functions.assumed) else (functions, condition)
 
     def plain(self, node: ir.Node, mask: ir.Value, bounds: tuple[d.Dim, ...]) -> int:
         """A float mask that is 0 where conditions hold, and lets no key through elsewhere, is these conditions."""

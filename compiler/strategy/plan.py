@@ -126,8 +126,8 @@ class Plan:
         notes = []
         if self.source and self.source != source:
             notes.append("the plan was made for another model: what it names may not be there")
-        if exact and plan.kept():
-            notes.append(f"--exact forbids what the plan rounds, {len(plan.kept())} places")
+        if exact and plan.lossy:
+            notes.append(f"--exact forbids what the plan rounds, {len(rounding(plan.kept()))} places")
             plan = plan.without_sites("--exact forbids it")
         return plan, notes
 

@@ -171,7 +171,8 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
 
 def in_parts(s: Search, model: Model) -> list[Site]:
     """Causal attentions that may be split into parts: where samples may have that many tokens."""
-    long = any(n >= causal_parts.MANY for feed in s.feeds for a in feed.values() for n in np.shape(a))
+    arrays = (a for feed in s.feeds for value in feed.values() for a in (value if isinstance(value, list) else [value]))
+    long = any(n >= causal_parts.MANY for a in arrays for n in np.shape(a))
     if not long or s.machine is not None or s.target.name not in causal_parts.TARGETS:
         return []
     fit = ((causal_parts.NAME, name) for name in causal_parts.fit(model, s.ctx))
@@ -368,7 +369,10 @@ class _Job:
         error = s.budget.error(differences)
         for part, p in zip(self.parts, told, strict=True):
             s.record(f"{text}{part.what}", p, keep, error, breach or "", "what was chosen", other)
-        choice = Choice(keep, "in parts" if keep else breach or f"with them the model is {told[0].text}", told[0].ratio)
+        # What has few tokens may be why it goes back.
+        part, p = next((x for x in zip(self.parts, told, strict=True) if x[1].verdict == "slower"), (self.parts[0], told[0]))
+        why = "in parts" if keep else breach or f"with them the model is {p.text}{part.what}"
+        choice = Choice(keep, why, p.ratio)
         unused = candidate if keep else other
         if unused is not self.best:
             s.drop(unused)

@@ -331,8 +331,9 @@ class Search:
             what = f"{threads} thread{'s' if threads != 1 else ''}"
             self.say(f"trying the float model opened with {what}")
             p = self.pair(best.session, self.open(best.path, replace(self.plain(), threads=threads)))
-            self.record(f"float opened with {what}", p, False, why="asked again of what is chosen")
-            gain += [threads] if p.verdict == "faster" else []
+            faster = p.verdict == "faster"
+            self.record(f"float opened with {what}", p, False, why="asked again of what is chosen" if faster else "")
+            gain += [threads] if faster else []
         return tuple(gain)
 
     def _opened(self, best: Candidate) -> SessionOptions:
@@ -428,7 +429,8 @@ def layers(found: Search, plan: Plan) -> list[dict[str, Any]]:
     """
     bodies = {"": plan.sites} | ({} if plan.few is None else {plan.few.what: plan.few.sites})
     rows = []
-    for body, (rule, node), choice in ((body, *c) for body, sites in bodies.items() for c in sorted(sites.items())):
+    told = ((body, site, sites[site]) for body, sites in bodies.items() for site in sorted(rounding(sites)))
+    for body, (rule, node), choice in told:
         seen = found.facts.get(found.reads.get(node, ""))
         channels = None if seen is None else seen.channels
         middle = 0.0 if channels is None else float(np.median(channels))

@@ -17,10 +17,11 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from .. import ir
+from ..analysis import dims as d
 from ..analysis import shapes
 from ..passes import Context
 from ..passes.edit import Names, constant
-from ..passes.masks import causal
+from ..passes.masks import RANK, causal, scores_shape
 from ..rewriter import origins
 from .kernels import PAYS, Kernels
 
@@ -64,8 +65,8 @@ def run(model: ir.Model, ctx: Context, by: str, kernels: Kernels) -> int:
 
 def fit(model: ir.Model, ctx: Context) -> list[str]:
     """Names of the attentions, of which the number of queries is open, that can be split where it is large."""
-    nodes = ir.sites(model)
-    return [name for name, found in nodes.items() if all(_open(n) and _fits(n, ctx) for n in found)]
+    nodes, few = ir.sites(model), _few(model)
+    return [name for name, found in nodes.items() if all(_open(n) and ir.owner(n) not in few and _fits(n, ctx) for n in found)]
 
 
 def split(model: ir.Model, ctx: Context, sites: Collection[str]) -> int:
@@ -106,7 +107,10 @@ def _branch(model: ir.Model, names: Names, node: ir.Node) -> None:
         n.outputs[0].name = names.value(f"{site}_{what}")
         shapes.infer_node(n, model)
     for old, new in zip(wanted, choice.outputs, strict=True):
-        name, new.type, new.shape = old.name, old.type, old.shape
+        new.type, new.shape = old.type, old.shape
+    shapes.infer_node(choice, model)
+    for old, new in zip(wanted, choice.outputs, strict=True):
+        name = old.name
         ir.replace_value(old, new)
         old.name, new.name = None, name
     whole.name, node.name = names.node(f"{site}_whole"), None
@@ -171,6 +175,22 @@ class _Parts:
         return list(new.outputs)
 
 
+def _is_part(node: ir.Node) -> bool:
+    """Is it a part itself? Its queries are split along the tokens."""
+    split = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    return split is not None and split.op_type == "Split" and ir.attr(split, "axis", 0) in (1, -2)
+
+
+def _few(model: ir.Model) -> set[ir.Graph]:
+    """Branches that run for few queries: the other branch of their If is in parts."""
+    found: set[ir.Graph] = set()
+    for node in ir.nodes_once(model):
+        ways = list(ir.subgraphs(node)) if (node.domain, node.op_type) == ("", "If") else []
+        if any(n.op_type == "Attention" and _is_part(n) for way in ways for n in way):
+            found.update(ways)
+    return found
+
+
 def _open(node: ir.Node) -> bool:
     q = None if not node.inputs or node.inputs[0] is None else shapes.dims(node.inputs[0])
     return q is not None and len(q) == 3 and not isinstance(q[1], int)
@@ -182,13 +202,23 @@ def _fits(node: ir.Node, ctx: Context) -> bool:
         return False
     if any(v is not None for v in node.inputs[6:]) or any(v.name for v in node.outputs[3:]):
         return False
-    if (split := node.inputs[0].producer() if node.inputs[0] is not None else None) is not None and split.op_type == "Split":
-        return False  # a part itself
+    if len({bool(v.name) for v in node.outputs[1:3]}) > 1:
+        return False  # the kernel that reads a cache writes both
+    if _is_part(node) or any(f"{NAME}{at}" in ctx.skip for at in ("", f"@{ir.site(node)}")):
+        return False
     known = [None if v is None else shapes.dims(v) for v in node.inputs[:3]]
     if any(s is None or len(s) != 3 or not isinstance(s[2], int) for s in known) or known[0][1] != known[1][1]:  # type: ignore[index]
         return False
+    if len(node.inputs) > 3 and node.inputs[3] is not None and not _has_rows(node, node.inputs[3]):
+        return False
     assumed = causal(node)
     return assumed is not None and ctx.why_not(assumed) is None
+
+
+def _has_rows(node: ir.Node, mask: ir.Value) -> bool:
+    """Has the mask a row for each query? One that is for all of them cannot be split."""
+    scores, shape = scores_shape(node), shapes.dims(mask)
+    return scores is not None and shape is not None and 2 <= len(shape) <= RANK and d.met(shape, scores)[0][-2] == scores[-2]
 
 
 def _size(node: ir.Node) -> dict[str, int] | None:

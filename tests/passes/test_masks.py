@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from olc import ir
 from olc.analysis import shapes
-from olc.assumptions import COVERS_KEYS, KEEPS_A_KEY
+from olc.assumptions import COVERS_KEYS, FINITE, KEEPS_A_KEY
 from olc.digest import digest
 from olc.passes import Context, cse, dce, masks, size_queries
 from onnx.reference import ReferenceEvaluator
@@ -222,3 +222,42 @@ def test_a_mask_of_one_entry_for_all_keys_stays_and_leaves_nothing_behind() -> N
     before = [n.name for n in model.graph]
     assert masks.run(model, Context()) == 0
     assert [n.name for n in model.graph] == before
+
+
+TRI = np.tri(6, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("kept", "low", "left", "assumed"),
+    [
+        (TRI, -np.inf, "is_causal", set()),
+        (TRI, -3.4e38, "is_causal", set()),
+        (TRI, -1e9, "is_causal", {FINITE}),
+        (TRI & ~np.tri(6, k=-3, dtype=bool), -np.inf, "web", set()),
+        (np.tri(6, k=-1, dtype=bool), -np.inf, "web", {KEEPS_A_KEY}),
+        (TRI, -1e4, "mask", set()),
+        (np.eye(6)[::-1] > 0, -np.inf, "mask", set()),
+    ],
+)
+@pytest.mark.parametrize("lead", [(), (1, 1)])
+def test_a_float_mask_that_was_folded_is_what_it_drops(
+    kept: np.ndarray, low: float, left: str, assumed: set[str], lead: tuple[int, ...]
+) -> None:
+    """A model for a fixed number of tokens has its mask as numbers."""
+    table = np.where(kept, 0.0, low).astype(np.float32).reshape(*lead, 6, 6)
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 23]> g (float[A, 2, 6, 4] q) => (float[A, 2, 6, 4] y) { y = Attention(q, q, q, m) }'
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(table, "m"))
+    ctx = Context()
+    model, changes = cleaned(proto, ctx)
+    node = next(n for n in model.graph if n.op_type == "Attention")
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    assert left == ("is_causal" if mask is None else "mask" if mask.name == "m" else "web")
+    assert (changes, set(ctx.relied)) == (int(left != "mask"), assumed)
+    if assumed:
+        assert cleaned(proto, Context(unassumed=frozenset(assumed)))[1] == 0
+    elif left != "mask":
+        q = np.random.default_rng(0).normal(size=(2, 2, 6, 4)).astype(np.float32)
+        before, after = (ReferenceEvaluator(p).run(None, {"q": q})[0] for p in (proto, serde.serialize_model(model)))
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)

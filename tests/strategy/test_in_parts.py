@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
+import onnx
 import pytest
 from olc import ir, storage, targets
+from olc.analysis import shapes
 from olc.driver import compile
 from olc.evaluation.latency import Paired
 from olc.passes import Context
 from olc.pipeline import Options, optimize
 from olc.report import Report
 from olc.strategy.plan import Choice, Plan
-from olc.strategy.quantize import NOT_TIMED
+from olc.strategy.quantize import NOT_TIMED, in_parts
 from olc.strategy.search import Search, next_best
 from olc.targets import causal_parts
 from olc.targets.causal_parts import MANY, PARTS
@@ -91,6 +94,10 @@ def test_kept_where_it_is_faster_for_prompts(tmp_path: Path) -> None:
     }  # fmt: skip
     # Nothing is rounded, so the outputs are held to what -O2 promises, not to the budget.
     assert not any("rounded" in note for note in report.notes)
+    assert report.layers == [], "no layer that could be rounded"
+    exact = compile(tmp_path / "m.onnx", tmp_path / "exact.onnx", level=3, exact=True, plan=plan, threads=1)
+    assert exact.artifact["sha256"] == report.artifact["sha256"]
+    assert not any("--exact" in note or "not rewritten" in note for note in exact.notes)
     again = compile(tmp_path / "m.onnx", tmp_path / "again.onnx", level=3, data=str(tmp_path / "data"), plan=plan, threads=1)
     assert again.artifact["sha256"] == report.artifact["sha256"]
 
@@ -101,8 +108,13 @@ def test_kept_where_it_is_faster_for_prompts(tmp_path: Path) -> None:
 def test_not_kept_elsewhere(tmp_path: Path, timing: dict[bool, str], many: str, few: str) -> None:
     timing[True], timing[False] = many, few
     report, made = compiled(tmp_path)
-    assert not Plan.loads(report.plan).kept()
+    plan = Plan.loads(report.plan)
+    assert not plan.kept()
     assert attentions(made) == 1
+    slower = [what for what, verdict in (("many", many), ("few", few)) if verdict == "slower"]
+    assert ("0.80 times" in plan.sites[SITE].why) == bool(slower)
+    told = [what for what in ("many", "few") if f"{what} tokens" in plan.sites[SITE].why]
+    assert told == (slower or ["many"])
 
 
 @pytest.mark.usefixtures("timing")
@@ -120,6 +132,29 @@ def test_what_reads_it_is_rounded_all_the_same() -> None:
     reader = next(ir.site(n) for n in made.graph if n.op_type == "MatMul" and n.outputs[0].is_graph_output())
     sites = {SITE[0]: frozenset({SITE[1]}), "int8-row-linear": frozenset({reader})}
     assert optimize(made, Options(level=3, start=2, sites=sites), ctx).outcome.applied["int8-row-linear"] == 1
+
+
+def test_carried_out_with_what_it_is_told_to_skip(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(model())
+    plan = Plan("onnxruntime-cpu", 3, sites={SITE: Choice(True, "")})
+    for skip, parts in ((frozenset(), PARTS), (frozenset({causal_parts.NAME}), 0), (frozenset({"@".join(SITE)}), 0)):
+        report = compile(tmp_path / "m.onnx", tmp_path / "out.onnx", level=3, plan=plan, skip=skip, threads=1, evaluate=False)
+        assert attentions(storage.load(tmp_path / "out.onnx")) == 1 + parts
+        assert bool(Plan.loads(report.plan).kept()) == bool(parts)
+
+
+def test_sequences_are_looked_into() -> None:
+    """A sequence is a list of arrays, of which each has a shape of its own."""
+    text = """<ir_version: 10, opset_import: ["": 23]>
+        g (seq(float[N]) s, float[1, S, 32] q) => (float[N] a, float[1, S, 32] y)
+        { zero = Constant<value_int = 0>() a = SequenceAt(s, zero)
+           y = Attention<q_num_heads = 4, kv_num_heads = 4, is_causal = 1>(q, q, q) }"""
+    made = storage.load_bytes(onnx.parser.parse_model(text).SerializeToString())
+    shapes.infer(made)
+    search = SimpleNamespace(machine=None, target=targets.get("onnxruntime-cpu"), ctx=Context())
+    for length in (3, MANY):
+        search.feeds = [{"s": [np.zeros(2), np.zeros(length)], "q": np.zeros((1, 2, 32))}]
+        assert bool(in_parts(cast(Any, search), made)) == (length == MANY)
 
 
 def test_it_stays_where_what_is_rounded_goes_back() -> None:

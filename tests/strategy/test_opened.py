@@ -58,5 +58,7 @@ def test_fewer_threads_are_kept_where_they_gain_at_both_ends_of_the_search(
     assert report.session_options["threads"] == kept
     if threads is None:
         assert asked == ["float opened with 1 thread", "opened with 1 thread"][: 1 + (early > 1)]
+        again = next(t["why"] for t in report.trials if t["what"] == "float opened with 1 thread")
+        assert bool(again) == (early > 1), "only what gained is asked again"
     else:
         assert asked == []

@@ -71,11 +71,13 @@ def outputs(m: ir.Model, path: Path, given: dict[str, np.ndarray]) -> list[np.nd
 def same(m: ir.Model, tmp_path: Path, *feeds: dict[str, np.ndarray], by_if: bool = False) -> None:
     """Split it, and compare its results. The same sums in another order: a few units in the last place."""
     declared = [(v.name, v.shape) for v in m.graph.outputs]
+    known = shapes.dims(m.graph.outputs[0])
     expected = [outputs(m, tmp_path / "m.onnx", given) for given in feeds]
     changed = causal_parts.split(m, context(), {"attention"}) if by_if else lowered(m)
     assert changed == 1
     assert operators(m)["Attention"] == PARTS + by_if
     assert [(v.name, v.shape) for v in m.graph.outputs] == declared
+    assert shapes.dims(m.graph.outputs[0]) == known is not None, "rules that come after it look at shapes"
     shapes_pass.run(m, context())
     for given, before in zip(feeds, expected, strict=True):
         for a, b in zip(outputs(m, tmp_path / "m.onnx", given), before, strict=True):
@@ -132,15 +134,26 @@ def test_an_open_number_of_queries(heads: tuple[int, int], results: bool, tmp_pa
     same(made, tmp_path, *(feed(s, p, heads) for s, p in sizes), by_if=True)
 
 
-def test_done_once(tmp_path: Path) -> None:
+def test_done_once() -> None:
     made = model("", str(32 * MANY), ", is_causal = 1", web="")
     assert lowered(made) == 1
     assert lowered(made) == 0
     opened = model()
-    causal_parts.split(opened, context(), {"attention"})
-    assert [n.name for g in ir.all_graphs(opened) for n in g if n.name in causal_parts.fit(opened, context())] == [
-        "attention_whole"
-    ]
+    assert causal_parts.split(opened, context(), {"attention"}) == 1
+    assert causal_parts.fit(opened, context()) == [], "what is left whole has few queries"
+
+
+@pytest.mark.parametrize("queries", [str(MANY), "S"])
+def test_queries_that_were_cut_out_of_one_product_are_split_for_all_that(queries: str) -> None:
+    """GPT-2's queries, keys and values are thirds of one: a Split, but not along the tokens."""
+    proto = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 23]> g (float[B, {queries}, 96] x) => (float[B, {queries}, 32] y)
+        {{ q, k, v = Split<axis = 2, num_outputs = 3>(x)
+           [attention] y = Attention<q_num_heads = 4, kv_num_heads = 4, is_causal = 1>(q, k, v) }}
+    """)
+    made = ir.serde.deserialize_model(proto)
+    shapes.infer(made)
+    assert lowered(made) + len(causal_parts.fit(made, context())) == 1
 
 
 @pytest.mark.parametrize(
@@ -151,6 +164,10 @@ def test_done_once(tmp_path: Path) -> None:
         ("every key", {"queries": str(MANY), "mask": "", "web": ""}),
         ("a mask of the user's", {"queries": str(MANY), "mask": "m", "web": "", "more": f", bool[{MANY}, L] m"}),
         ("a number is added", {"queries": str(MANY), "mask": "m", "web": "", "more": f", float[{MANY}, L] m"}),
+        ("one row for all queries", {"queries": str(MANY), "mask": "m", "web": "", "more": ", bool[1, L] m",
+                                     "attributes": ", is_causal = 1"}),
+        ("as many rows as a run tells", {"queries": str(MANY), "mask": "m", "web": "", "more": ", bool[N, L] m",
+                                         "attributes": ", is_causal = 1"}),
         ("only later keys", {"queries": str(MANY), "web": IN_PLACE.replace("LessOrEqual(s, v2)", "Less(v2, s)")}),
     ],
 )
@@ -158,6 +175,27 @@ def test_refused(why: str, options: dict[str, str]) -> None:
     made = model(**options)
     assert lowered(made) == 0, why
     assert operators(made)["Attention"] == 1
+    opened = model(**{**options, "queries": "S"})
+    assert causal_parts.fit(opened, context()) == [] or why == "too few queries"
+
+
+@pytest.mark.parametrize("queries", [str(MANY), "S"])
+def test_not_where_one_half_of_the_cache_is_a_result(queries: str) -> None:
+    """The kernel gives keys alone, or values, only without a cache."""
+    made = model("", queries, ", is_causal = 1", web="")
+    node = next(n for n in made.graph if n.op_type == "Attention")
+    made.graph.outputs.remove(node.outputs[1])
+    node.outputs[1].name = ""
+    assert lowered(made) + len(causal_parts.fit(made, context())) == 0
+
+
+@pytest.mark.parametrize("skip", [causal_parts.NAME, f"{causal_parts.NAME}@attention"])
+@pytest.mark.parametrize("queries", [str(MANY), "S"])
+def test_it_can_be_skipped(queries: str, skip: str) -> None:
+    made, ctx = model("", queries, ", is_causal = 1", web=""), Context(target=TARGET, skip=frozenset({skip}))
+    assert lowered(made, ctx=ctx) + causal_parts.split(made, ctx, {"attention"}) == 0
+    other = Context(target=TARGET, skip=frozenset({f"{causal_parts.NAME}@another"}))
+    assert lowered(made, ctx=other) + causal_parts.split(made, other, {"attention"}) == 1
 
 
 def test_not_where_the_table_says_that_it_is_slower() -> None:
