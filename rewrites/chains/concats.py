@@ -111,9 +111,9 @@ class ConcatOfSlices:
 
 @rule(group="chains", safety=EXACT, since=10)
 class SliceOfConcat:
-    """A Slice of a Concat that lies within one of its parts is a Slice of that part.
+    """A Slice of a Concat that lies within one of its parts is a Slice of that part; one of some whole parts is their Concat.
 
-    Sound because the parts before it have sizes that are known.
+    Sound because the parts before it, and those in it, have sizes that are known.
     """
 
     def pattern(op, parts: Many, starts: Const, ends: Const, axes: Const, axis):
@@ -126,27 +126,40 @@ class SliceOfConcat:
             return "it is not cut along the axis of the parts alone"
         if not 0 <= start[0] < end[0]:
             return "it is empty, or counted from the end"
-        at = 0
+        at, m.within, m.kept = 0, None, []
         for part in m.parts:
             d = dims(part)
             size = None if d is None else d[m.axis]
             if at <= start[0] and isinstance(size, int) and end[0] <= at + size:
-                m.part, m.start, m.end = part, start[0] - at, end[0] - at
+                m.within = part, start[0] - at, end[0] - at
                 return None
             if not isinstance(size, int):
                 return "the size of a part is not known"
+            if start[0] <= at and at + size <= end[0]:
+                m.kept.append(part)
+            elif at < end[0] and start[0] < at + size:
+                break
             at += size
-        return "it does not lie within one part"
+            if at == end[0]:
+                return None
+        return "it is neither within one part nor of whole ones"
 
     def rewrite(op, m):
-        return op.Slice(m.part, np.array([m.start]), np.array([m.end]), np.array([m.axis]))
+        if m.within is None:
+            return op.Concat(*m.kept, axis=m.axis)
+        part, *bounds = m.within
+        return op.Slice(part, *(np.array([n]) for n in (*bounds, m.axis)))
 
     cases = [
         Case("a part", parts=[f32["N", 3], f32["N", 5]], starts=np.array([3]), ends=np.array([8]), axes=np.array([1]), axis=1),
         Case("within the first", parts=[f32[4, 3], f32["M", 3]], starts=np.array([1]), ends=np.array([2]), axes=np.array([-2]),
              axis=0),
+        Case("two whole ones", parts=[f32["N", 3], f32["N", 5], f32["N", 2], f32["N", 1]], starts=np.array([3]),
+             ends=np.array([10]), axes=np.array([1]), axis=1),
         Refused("of two", parts=[f32["N", 3], f32["N", 5]], starts=np.array([2]), ends=np.array([8]), axes=np.array([1]), axis=1,
                 because="within one part"),
+        Refused("one and a half", parts=[f32["N", 3], f32["N", 5]], starts=np.array([0]), ends=np.array([6]), axes=np.array([1]),
+                axis=1, because="nor of whole ones"),
         Refused("from the end", parts=[f32["N", 3], f32["N", 5]], starts=np.array([-2]), ends=np.array([8]), axes=np.array([1]),
                 axis=1, because="counted from the end"),
         Refused("across", parts=[f32["N", 3], f32["N", 5]], starts=np.array([0]), ends=np.array([1]), axes=np.array([0]), axis=1,

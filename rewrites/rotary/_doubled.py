@@ -24,7 +24,10 @@ def doubled(x, left=_DEEPEST, at=-1):
     op, given = node.op_type, node.inputs
     place = len(shape) + at
     if op == "Concat":
-        return len(given) == 2 and given[0] is given[1] and attr(node, "axis") in (at, place)
+        if attr(node, "axis") not in (at, place):
+            return all(doubled(v, left - 1, at) for v in given)
+        half = len(given) // 2  # of several parts where positions of several kinds (Qwen2-VL) have sections of their own
+        return len(given) == 2 * half and all(a is b for a, b in zip(given[:half], given[half:], strict=True))
     if op in ("Cos", "Sin", "Cast", "Identity", "Neg"):
         return doubled(given[0], left - 1, at)
     before = dims(given[0])
