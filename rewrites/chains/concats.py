@@ -2,7 +2,7 @@
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, dims, elements, f32, i64, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, array, dims, elements, f32, i64, rule
 
 from .. import _shapes as s
 
@@ -165,6 +165,38 @@ class SliceOfConcat:
         Refused("across", parts=[f32["N", 3], f32["N", 5]], starts=np.array([0]), ends=np.array([1]), axes=np.array([0]), axis=1,
                 because="not cut along the axis"),
     ]  # fmt: skip
+
+
+@rule(group="chains", safety=EXACT, since=13)
+class PickedPart:
+    """One entry that is picked along the axis of a Concat whose parts up to it have one each is that part without the axis.
+
+    Sound because the entry is all of its part. Values that are stacked and picked again are kept apart so.
+    """
+
+    def pattern(op, parts: Many, index: Const, axis):
+        return op.Gather(op.shared(op.Concat(*parts, axis=axis)), index, axis=axis)
+
+    def unless(m):
+        index = array(m.index)
+        if index.shape != ():
+            return "it is not one entry"
+        m.number = int(index)
+        if not 0 <= m.number < len(m.parts):
+            return "it is counted from the end, or lies behind"
+        shapes = [dims(v) for v in m.parts[: m.number + 1]]
+        return None if all(d is not None and d[m.axis] == 1 for d in shapes) else "the parts are not known to have one entry"
+
+    def rewrite(op, m):
+        return op.Squeeze(m.parts[m.number], np.array([m.axis]))
+
+    cases = [
+        Case("stacked", parts=[f32[1, "S", 4], f32[1, "S", 4]], index=np.array(1), axis=0),
+        Case("within", parts=[f32["B", 1, 4], f32["B", 3, 4]], index=np.array(0), axis=1),
+        Refused("longer", parts=[f32["N", 4], f32[1, 4]], index=np.array(1), axis=0, because="one entry"),
+        Refused("a vector", parts=[f32[1, 4], f32[1, 4]], index=np.array([1]), axis=0, because="not one entry"),
+        Refused("from the end", parts=[f32[1, 4], f32[1, 4]], index=np.array(-1), axis=0, because="from the end"),
+    ]
 
 
 @rule(group="chains", safety=EXACT, since=14)
