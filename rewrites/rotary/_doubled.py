@@ -52,7 +52,7 @@ def doubled(x, left=_DEEPEST, at=-1):
 
 
 def _alike(a, b, left):
-    """Are two values proved to be the same: one, or what is picked in the same way of two places of what says everything twice?"""
+    """Are two values proved to be the same: one, or picked in the same way of two places of what says everything twice?"""
     if a is b:
         return True
     one, two = a.producer(), b.producer()

@@ -59,7 +59,8 @@ def _why_no_pairs(m, half, *wide):
     wide = [table for table in wide if table is not None]
     for table in wide:
         d = _wide(table)
-        places = {a for a in places if d is not None and all(d[n] == 1 for n in _BETWEEN[a]) and (a == 1 or len(dims(table)) == 4)}
+        fit = {a for a, axes in _BETWEEN.items() if d is not None and all(d[n] == 1 for n in axes)}
+        places &= fit if d is None or len(dims(table)) == 4 else fit & {1}
     if not places:
         return "cosines and sines get no axis for the heads"
     for axis in sorted(places, key=(1, 2, 0).index):
