@@ -25,7 +25,7 @@ ASSUMPTIONS = {
     FINITE: "the scores of an attention, and what is added to them, are finite and small beside what drops a key",
     INPUTS_AGREE: (
         "token ids and masks that meet element by element, and batches of these and of what a product pairs them with, have the "
-        "same sizes: none is stretched where it has 1"
+        "same sizes: none is stretched where it has 1, and none is empty"
     ),
     COVERS_KEYS: "an attention mask has one entry for each key, no more and no less, those in the cache included",
 }

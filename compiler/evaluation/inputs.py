@@ -172,17 +172,30 @@ def plan(
     Raises:
         BadInput: no sizes were found with which the model runs, or an input is of a kind that cannot be made up.
     """
-    alike = doubtful_sizes.named(branch_sizes.named(equal_sizes.named(model)))
-    names = [{str(n) for v in m.graph.inputs for n in v.shape or ()} for m in (model, alike)]
+    if run is None:
+        with tempfile.TemporaryDirectory(prefix="olc-") as folder:
+            return plan(model, dims, seed, _runner(model, Path(folder) / "model.onnx"))
+    try:
+        return _proved(_first(model, equal_sizes.named(model), dims, seed), run)
+    except BadInput:
+        settled = equal_sizes.named(model, always=True)
+        if _dims(settled) == _dims(model):
+            raise
+        return _proved(_first(model, settled, dims, seed), run)  # sizes that Reshapes prove, say
+
+
+def _dims(model: ir.Model) -> set[str]:
+    return {str(n) for v in model.graph.inputs for n in v.shape or ()}
+
+
+def _first(model: ir.Model, settled: ir.Model, dims: Mapping[str, int] | None, seed: int) -> Plan:
+    """The usual sizes; ``settled``: the model with sizes that must be equal."""
+    alike = doubtful_sizes.named(branch_sizes.named(settled))
     # who names a dim by a name that went means it apart
-    found = roles.inputs(model if (names[0] - names[1]) & set(dims or ()) else alike)
+    found = roles.inputs(model if (_dims(model) - _dims(alike)) & set(dims or ()) else alike)
     for item in found:
         _refuse(item)
-    first = Plan(found, _affordable(alike, found, sizes.choose(found, dims)), seed)
-    if run is not None:
-        return _proved(first, run)
-    with tempfile.TemporaryDirectory(prefix="olc-") as folder:
-        return _proved(first, _runner(model, Path(folder) / "model.onnx"))
+    return Plan(found, _affordable(alike, found, sizes.choose(found, dims)), seed)
 
 
 def _affordable(model: ir.Model, found: list[Input], usual: Sizes) -> Sizes:

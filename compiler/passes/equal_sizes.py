@@ -5,7 +5,9 @@ found out). Then a mask and the tokens that it is for are not known to be of one
 does not happen.
 
 Sound for two sizes that a product of matrices sums over, and for the size of heads in a cache and that of the keys that it is
-for: with others the model does not run. Two that meet element by element
+for: with others the model does not run. So it is for the sizes before and after a Reshape to sizes that are all given, unless
+one of the others is 0, which is assumed not to be meant (nn.MultiheadAttention splits its heads by the batch of the queries, and
+TorchScript by the number of keys of the example). Two that meet element by element
 may also differ where one of them is 1 and is stretched; that nobody means this of token ids and masks, nor of a batch of texts
 and what a product pairs it with (the sound that a decoder attends to), is assumed (``inputs-agree``). Sizes of other inputs are
 left alone: one time step for all images is stretched in earnest.
@@ -14,7 +16,9 @@ left alone: one time step for all images is stretched in earnest.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Set
+from functools import reduce
 
 from .. import ir
 from ..analysis import dims as d
@@ -28,10 +32,12 @@ from .edit import branches
 NAME = "equal_sizes"
 _ROUNDS = 4
 _TEXT = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL})
-_SUMMED, _PAIRED, _MET, _CUT = range(4)
-"""Where two sizes are found together: in the sum of a product, as its batches, element by element, one cut to the other."""
+_SUMMED, _PAIRED, _MET, _CUT, _VIEWED = range(5)
+"""Where two sizes are found together: in the sum of a product, as its batches, element by element, one cut to the other, before
+and after a Reshape."""
 _ASSUMES: dict[int, Set[str]] = {
     _SUMMED: frozenset(), _PAIRED: {INPUTS_AGREE}, _MET: {INPUTS_AGREE}, _CUT: {COVERS_KEYS, INPUTS_AGREE},
+    _VIEWED: {INPUTS_AGREE},
 }  # fmt: skip
 
 
@@ -69,11 +75,12 @@ def run(model: ir.Model, ctx: Context) -> int:
     return gone
 
 
-def named(model: ir.Model) -> ir.Model:
-    """The model, or where inputs of text seem to have batches of their own a copy in which sizes that must be equal are."""
+def named(model: ir.Model, always: bool = False) -> ir.Model:
+    """The model, or where inputs of text seem to have batches of their own (or ``always``) a copy in which sizes that must be
+    equal are."""
     text = [v.shape[0] for v in model.graph.inputs if _is_text(v) and v.shape is not None]
     apart = len({str(n) for n in text}) > 1 or any(n == ir.SymbolicDim(None) for n in text)
-    if not apart and not any(_has_cache(node) for node in model.graph):
+    if not always and not apart and not any(_has_cache(node) for node in model.graph):
         return model
     copy = model.clone()
     shapes.infer(copy)
@@ -143,10 +150,10 @@ def _solved(
             continue
         gap = d.substitute(d.sub(a, b), found)
         for name in reversed(solved):  # the first input's names stay
-            if name in found or (where != _SUMMED and name not in text):
+            if name in found or (where not in (_SUMMED, _VIEWED) and name not in text):
                 continue
             size = _solve(gap, name, names)
-            if isinstance(size, int) and where != _SUMMED:
+            if isinstance(size, int) and where not in (_SUMMED, _VIEWED):
                 continue
             if size is not None and (where != _MET or d.symbols(size) <= text):
                 found = {k: d.substitute(v, {name: size}) for k, v in found.items()} | {name: size}
@@ -184,6 +191,8 @@ def _equations(graph: ir.Graph) -> Iterator[tuple[d.Dim, d.Dim, int]]:
             if left and right and left[-1] != right[-min(2, len(right))]:
                 yield left[-1], right[-min(2, len(right))], _SUMMED
                 yield from _summed(left[-1], right[-min(2, len(right))])
+        if node.op_type == "Reshape" and node.domain == "":
+            yield from _viewed(node)
         if _has_cache(node):
             yield from _of_cache(node)
         for value in node.outputs:
@@ -191,6 +200,17 @@ def _equations(graph: ir.Graph) -> Iterator[tuple[d.Dim, d.Dim, int]]:
                 if isinstance(n, d.Poly) and (n, where) not in seen:
                     seen.add((n, where))
                     yield from ((a, b, where) for a, b in _stretched(n))
+
+
+def _viewed(node: ir.Node) -> Iterator[tuple[d.Dim, d.Dim, int]]:
+    """What a Reshape is given and what it makes have as many elements: without the factors that both numbers have."""
+    before, after = (None if v is None else shapes.dims(v) for v in (node.inputs[0], node.outputs[0]))
+    if before is None or after is None:
+        return
+    gap = terms_of(d.sub(d.product(before), d.product(after)))
+    shared = reduce(lambda a, b: a & b, (Counter(m) for m, _ in gap), Counter(gap[0][0])) if gap else Counter()
+    if gap:
+        yield make({tuple((Counter(m) - shared).elements()): c for m, c in gap}), 0, _VIEWED
 
 
 def _has_cache(node: ir.Node) -> bool:

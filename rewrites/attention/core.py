@@ -14,7 +14,8 @@ from ._scale import snapped
 def _probabilities(op, q, k, perm, turned, a, b, c, masked):
     """Softmax of the scaled scores, masked in some way; ``turned``: keys that lie in columns from the start."""
     k_t = op.either(op.shared(op.Transpose(k, perm=perm)), turned)
-    scores = op.MatMul(op.either(op.Mul(q, a), q), op.either(op.Mul(k_t, b), k_t))
+    # Scaled queries and keys may go to other attentions, too: layers that share their keys.
+    scores = op.MatMul(op.either(op.shared(op.Mul(q, a)), q), op.either(op.shared(op.Mul(k_t, b)), k_t))
     return op.Softmax(masked(op.either(op.Mul(scores, c), op.Div(scores, c), scores)), axis=-1)
 
 

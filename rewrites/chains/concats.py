@@ -2,7 +2,7 @@
 
 import numpy as np
 from olc.analysis import dims as dim
-from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, dims, elements, f32, i64, rule
+from olc.rules import EXACT, Attrs, Case, Const, Many, Refused, array, dims, elements, f32, i64, rule
 
 from .. import _shapes as s
 
@@ -111,9 +111,9 @@ class ConcatOfSlices:
 
 @rule(group="chains", safety=EXACT, since=10)
 class SliceOfConcat:
-    """A Slice of a Concat that lies within one of its parts is a Slice of that part.
+    """A Slice of a Concat that lies within one of its parts is a Slice of that part; one of some whole parts is their Concat.
 
-    Sound because the parts before it have sizes that are known.
+    Sound because the parts before it, and those in it, have sizes that are known.
     """
 
     def pattern(op, parts: Many, starts: Const, ends: Const, axes: Const, axis):
@@ -126,32 +126,77 @@ class SliceOfConcat:
             return "it is not cut along the axis of the parts alone"
         if not 0 <= start[0] < end[0]:
             return "it is empty, or counted from the end"
-        at = 0
+        at, m.within, m.kept = 0, None, []
         for part in m.parts:
             d = dims(part)
             size = None if d is None else d[m.axis]
             if at <= start[0] and isinstance(size, int) and end[0] <= at + size:
-                m.part, m.start, m.end = part, start[0] - at, end[0] - at
+                m.within = part, start[0] - at, end[0] - at
                 return None
             if not isinstance(size, int):
                 return "the size of a part is not known"
+            if start[0] <= at and at + size <= end[0]:
+                m.kept.append(part)
+            elif at < end[0] and start[0] < at + size:
+                break
             at += size
-        return "it does not lie within one part"
+            if at == end[0]:
+                return None
+        return "it is neither within one part nor of whole ones"
 
     def rewrite(op, m):
-        return op.Slice(m.part, np.array([m.start]), np.array([m.end]), np.array([m.axis]))
+        if m.within is None:
+            return op.Concat(*m.kept, axis=m.axis)
+        part, *bounds = m.within
+        return op.Slice(part, *(np.array([n]) for n in (*bounds, m.axis)))
 
     cases = [
         Case("a part", parts=[f32["N", 3], f32["N", 5]], starts=np.array([3]), ends=np.array([8]), axes=np.array([1]), axis=1),
         Case("within the first", parts=[f32[4, 3], f32["M", 3]], starts=np.array([1]), ends=np.array([2]), axes=np.array([-2]),
              axis=0),
+        Case("two whole ones", parts=[f32["N", 3], f32["N", 5], f32["N", 2], f32["N", 1]], starts=np.array([3]),
+             ends=np.array([10]), axes=np.array([1]), axis=1),
         Refused("of two", parts=[f32["N", 3], f32["N", 5]], starts=np.array([2]), ends=np.array([8]), axes=np.array([1]), axis=1,
                 because="within one part"),
+        Refused("one and a half", parts=[f32["N", 3], f32["N", 5]], starts=np.array([0]), ends=np.array([6]), axes=np.array([1]),
+                axis=1, because="nor of whole ones"),
         Refused("from the end", parts=[f32["N", 3], f32["N", 5]], starts=np.array([-2]), ends=np.array([8]), axes=np.array([1]),
                 axis=1, because="counted from the end"),
         Refused("across", parts=[f32["N", 3], f32["N", 5]], starts=np.array([0]), ends=np.array([1]), axes=np.array([0]), axis=1,
                 because="not cut along the axis"),
     ]  # fmt: skip
+
+
+@rule(group="chains", safety=EXACT, since=13)
+class PickedPart:
+    """One entry that is picked along the axis of a Concat whose parts up to it have one each is that part without the axis.
+
+    Sound because the entry is all of its part. Values that are stacked and picked again are kept apart so.
+    """
+
+    def pattern(op, parts: Many, index: Const, axis):
+        return op.Gather(op.shared(op.Concat(*parts, axis=axis)), index, axis=axis)
+
+    def unless(m):
+        index = array(m.index)
+        if index.shape != ():
+            return "it is not one entry"
+        m.number = int(index)
+        if not 0 <= m.number < len(m.parts):
+            return "it is counted from the end, or lies behind"
+        shapes = [dims(v) for v in m.parts[: m.number + 1]]
+        return None if all(d is not None and d[m.axis] == 1 for d in shapes) else "the parts are not known to have one entry"
+
+    def rewrite(op, m):
+        return op.Squeeze(m.parts[m.number], np.array([m.axis]))
+
+    cases = [
+        Case("stacked", parts=[f32[1, "S", 4], f32[1, "S", 4]], index=np.array(1), axis=0),
+        Case("within", parts=[f32["B", 1, 4], f32["B", 3, 4]], index=np.array(0), axis=1),
+        Refused("longer", parts=[f32["N", 4], f32[1, 4]], index=np.array(1), axis=0, because="one entry"),
+        Refused("a vector", parts=[f32[1, 4], f32[1, 4]], index=np.array([1]), axis=0, because="not one entry"),
+        Refused("from the end", parts=[f32[1, 4], f32[1, 4]], index=np.array(-1), axis=0, because="from the end"),
+    ]
 
 
 @rule(group="chains", safety=EXACT, since=14)

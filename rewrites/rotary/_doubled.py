@@ -24,7 +24,10 @@ def doubled(x, left=_DEEPEST, at=-1):
     op, given = node.op_type, node.inputs
     place = len(shape) + at
     if op == "Concat":
-        return len(given) == 2 and given[0] is given[1] and attr(node, "axis") in (at, place)
+        if attr(node, "axis") not in (at, place):
+            return all(doubled(v, left - 1, at) for v in given)
+        half = len(given) // 2  # of several parts where positions of several kinds (Qwen2-VL) have sections of their own
+        return len(given) == 2 * half and all(_alike(a, b, left - 1) for a, b in zip(given[:half], given[half:], strict=True))
     if op in ("Cos", "Sin", "Cast", "Identity", "Neg"):
         return doubled(given[0], left - 1, at)
     before = dims(given[0])
@@ -46,3 +49,32 @@ def doubled(x, left=_DEEPEST, at=-1):
     if op in ("Reshape", "Unsqueeze", "Squeeze", "Expand"):
         return bool(before) and before[-1] == shape[-1] and doubled(given[0], left - 1)
     return False
+
+
+def _alike(a, b, left):
+    """Are two values proved to be the same: one, or picked in the same way of two places of what says everything twice?"""
+    if a is b:
+        return True
+    one, two = a.producer(), b.producer()
+    if left == 0 or one is None or two is None or (one.domain, one.op_type) != (two.domain, two.op_type) or one.domain != "":
+        return False
+    if one is two:
+        return one.op_type == "Split" and _half_apart(one, a, b, left)
+    if one.op_type != "Gather" or attr(one, "axis", 0) != attr(two, "axis", 0):
+        return False
+    i, j = one.inputs[1], two.inputs[1]
+    picked = i is j or (is_constant(i) and is_constant(j) and np.array_equal(array(i), array(j)))
+    return picked and _alike(one.inputs[0], two.inputs[0], left - 1)
+
+
+def _half_apart(node, a, b, left):
+    """Do two parts of a Split of the last axis lie at the same place of its two halves?"""
+    whole, parts = dims(node.inputs[0]), [dims(v) for v in node.outputs]
+    if not whole or None in parts or attr(node, "axis", 0) not in (-1, len(whole) - 1):
+        return False
+    sizes = [part[-1] for part in parts]
+    if not all(isinstance(n, int) for n in sizes) or not doubled(node.inputs[0], left - 1):
+        return False
+    places = [list(node.outputs).index(v) for v in (a, b)]
+    starts = [sum(sizes[:i]) for i in places]
+    return sizes[places[0]] == sizes[places[1]] and abs(starts[0] - starts[1]) == whole[-1] // 2

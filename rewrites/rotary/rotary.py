@@ -22,40 +22,54 @@ def _wide(table):
 
 def _cache(op, function, m, table, wide=None):
     """Cosines or sines of the angles for each sequence of the batch: the operator takes no other."""
-    batch, *_, size = dims(next(v for v in (table, m.f) if v is not None)) if wide is None else _wide(wide)
+    given = next(v for v in (wide, table, m.f) if v is not None)
+    rank, size = len(dims(given)), dims(given)[-1]
     if wide is not None:
-        rank = len(dims(wide))
-        table = op.Squeeze(wide, np.array([m.axis])) if rank == 4 else op.Unsqueeze(wide, np.array([0])) if rank == 2 else wide
-    cache = function(m.f) if table is None else op.Slice(table, *_part(0, size // 2, 2))
-    if batch == dims(m.x)[0]:
+        table, rank = (op.Squeeze(wide, _BETWEEN[m.axis]), 3 if m.axis else 2) if rank == 4 else (wide, rank)
+    cache = function(m.f) if table is None else op.Slice(table, *_part(0, size // 2, rank - 1))
+    cache = op.Unsqueeze(cache, np.array([0])) if rank == 2 else cache
+    if rank != 2 and dims(given)[0] == dims(m.x)[0] and m.axis:
         return cache
-    return op.Expand(cache, op.Concat(op.Shape(m.x, start=0, end=1), np.array([1, 1]), axis=0))
+    at = 0 if m.axis else 1
+    return op.Expand(cache, op.Concat(op.Shape(m.x, start=at, end=at + 1), np.array([1, 1]), axis=0))
+
+
+_HEADS_FIRST = {0: ((1, 2, 0, 3), (2, 0, 1, 3)), 2: ((0, 2, 1, 3), (0, 2, 1, 3))}
+"""Which order makes [batch, heads, tokens, size] of an operand, and which makes it what it was, by ``m.axis``."""
+_BETWEEN = {axis: np.array(axes) for axis, axes in {0: [1, 2], 1: [1], 2: [2]}.items()}
+"""The axes of 1 of tables on four axes, by ``m.axis``."""
+_TOKENS = {0: 0, 1: 2, 2: 1}
+"""The axis of the tokens, by ``m.axis``."""
 
 
 def _rotary(op, m, x, *caches, **attributes):
     """The operator on heads in front of the sequence, which it wants."""
-    swap = (0, 2, 1, 3)
-    y = op.RotaryEmbedding(x if m.axis == 1 else op.Transpose(x, perm=swap), *caches, **attributes)
-    return y if m.axis == 1 else op.Transpose(y, perm=swap)
+    if m.axis == 1:
+        return op.RotaryEmbedding(x, *caches, **attributes)
+    there, back = _HEADS_FIRST[m.axis]
+    return op.Transpose(op.RotaryEmbedding(op.Transpose(x, perm=there), *caches, **attributes), perm=back)
 
 
 def _why_no_pairs(m, half, *wide):
-    """Why the angles are not one for each pair of an operand with so many pairs, with heads on axis 1 (or 2: ``m.axis``).
-    ``wide``: tables that have an axis for the heads, or go for all of them."""
-    x, places = dims(m.x), {1, 2}
+    """Why the angles are not one for each pair of an operand with so many pairs, with heads on axis 1 (or 2: ``m.axis``; 0
+    where tokens lie in front of texts and heads). ``wide``: tables that have an axis for the heads, or go for all of them."""
+    x, places = dims(m.x), {0, 1, 2}
     for axes in (m.a1, m.a2):
-        places &= {1, 2} if axes is None else set(elements(axes) or ()) if len(elements(axes) or ()) == 1 else set()
+        places &= {0, 1, 2} if axes is None else {a for a, made in _BETWEEN.items() if elements(axes) == tuple(made)}
     wide = [table for table in wide if table is not None]
     for table in wide:
         d = _wide(table)
-        places = {a for a in places if d is not None and d[a] == 1 and (a == 1 or len(dims(table)) == 4)}
+        fit = {a for a, axes in _BETWEEN.items() if d is not None and all(d[n] == 1 for n in axes)}
+        places &= fit if d is None or len(dims(table)) == 4 else fit & {1}
     if not places:
         return "cosines and sines get no axis for the heads"
-    for axis in sorted(places):
+    for axis in sorted(places, key=(1, 2, 0).index):
         shapes = [(v, size) for v, size in ((m.f, half), (m.cos, 2 * half), (m.sin, 2 * half)) if v is not None]
         found = [(dims(v) or (), size) for v, size in shapes]
-        found += [((*d[:axis], *d[axis + 1 :]), 2 * half) for d in map(_wide, wide)]
-        if all(len(d) == 3 and d[2] == size and dim.fits(d[1], x[3 - axis]) and d[0] in (1, x[0]) for d, size in found):
+        found += [(tuple(n for a, n in enumerate(d) if a not in _BETWEEN[axis]), 2 * half) for d in map(_wide, wide)]
+        if axis == 0:  # the same for all texts
+            found = [((1, *d), size) for d, size in found]
+        if all(len(d) == 3 and d[2] == size and dim.fits(d[1], x[_TOKENS[axis]]) and d[0] in (1, x[0]) for d, size in found):
             m.axis = axis
             break
     else:
@@ -121,17 +135,20 @@ class RotaryHalves:
         Case("sequence first", x=f32["B", 5, 2, 4], **{**HEADS, "f": f32["B", 5, 2], "a1": np.array([2]), "a2": np.array([2])},
              **{**WHOLE, "cos4": TABLE[:, :, None], "sin4": TABLE[:, :, None]}),
         Case("tables without an axis for heads", x=f32["B", 2, 5, 4], **HEADS, **{**HALVES, "cos4": TABLE[0], "sin4": TABLE}),
+        Case("tokens in front", x=f32["S", "B", 2, 4], **{**HEADS, "f": f32["S", 2], "cos": TABLE[0], "sin": TABLE[0],
+             "a1": np.array([1, 2]), "a2": np.array([1, 2])}, **{**HALVES, "cos4": TABLE[0][:, None, None],
+             "sin4": TABLE[0][:, None, None]}),
         Refused("a table for each head", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([3]), "a2": np.array([3])},
                 **{**WHOLE, "cos4": f32["S", "S", 4], "sin4": f32["S", "S", 4]}, because="no axis for the heads"),
         Refused("uneven halves", x=f32["B", 2, "S", 4], **HEADS, **{**WHOLE, "first": _part(0, 1), "second": _part(1, 4)},
                 because="two halves"),
         Refused("no axis for heads", x=f32["B", "S", "S", 4], **{**HEADS, "a1": np.array([3]), "a2": np.array([3])},
                 **{**WHOLE, "cos4": f32["B", "S", "S", 4], "sin4": f32["B", "S", "S", 4]}, because="no axis for the heads"),
-        Refused("halves of their own", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2], "cos": f32[1, 5, 4],
+        Refused("halves of their own", x=f32[3, 2, 5, 4], **{**HEADS, "f": f32[1, 1, 2], "cos": f32[1, 5, 4],
                 "sin": f32[1, 5, 4]}, **{**WHOLE, "cos4": f32[1, 1, 5, 4], "sin4": f32[1, 1, 5, 4]},
                 because="the angles are not known to be"),
-        Refused("one angle for all", x=f32["B", 2, 5, 4], **{**HEADS, "f": f32["B", 1, 2], "cos": f32["B", 1, 4],
-                "sin": f32["B", 1, 4]}, **{**WHOLE, "cos4": f32["B", 1, 1, 4], "sin4": f32["B", 1, 1, 4]},
+        Refused("one angle for all", x=f32[3, 2, 5, 4], **{**HEADS, "f": f32[1, 1, 2], "cos": f32[1, 1, 4],
+                "sin": f32[1, 1, 4]}, **{**WHOLE, "cos4": f32[1, 1, 1, 4], "sin4": f32[1, 1, 1, 4]},
                 because="for each pair"),
     ]  # fmt: skip
 

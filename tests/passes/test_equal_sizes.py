@@ -147,3 +147,28 @@ def test_heads_in_a_cache_are_as_large_as_those_of_the_keys() -> None:
     shapes.infer(model)
     equal_sizes.run(model, Context())
     assert [str(d) for d in shapes.dims(model.graph.inputs[1]) or ()] == ["B", "2", "P", "8"]
+
+
+def viewed(target: str, shape: str = "S, C, 32") -> list[str]:
+    """The inputs' shapes where the second, or one of [batch, sequence, 32], gets a shape made of the first's batch B."""
+    return named(f"""g (float[S, B, 32] q, float[{shape}] k) => (float[E, F, 8] y) {{
+        b = Shape<start = 1, end = 2>(q) s = Shape<start = 0, end = 1>(q) four = Constant<value_ints = [4]>()
+        eight = Constant<value_ints = [8]>() seven = Constant<value_ints = [7]>() any = Constant<value_ints = [-1]>()
+        heads = Mul(b, four) target = Concat<axis = 0>({target}) y = Reshape(k, target) }}""")[0]
+
+
+def test_a_view_has_as_many_elements_as_what_it_is_of() -> None:
+    """Heads of keys split by the batch of the queries, and by the length of the example, as TorchScript exports them."""
+    assert viewed("s, heads, eight") == ["S, B, 32", "S, B, 32"]
+    assert viewed("seven, heads, eight", "T, B, 32") == ["S, B, 32", "7, B, 32"]
+    assert viewed("any, heads, eight") == ["S, B, 32", "S, C, 32"]
+    assert viewed("s, heads, eight", "T, C, 32") == ["S, B, 32", "T, C, 32"]  # both may differ
+    ctx = Context()
+    ctx.unassumed = frozenset({INPUTS_AGREE})
+    text = "g (float[N, 4] x) => (float[A, B] y) { s = Constant<value_ints = [2, 8]>() y = Reshape(x, s) }"
+    assert named(text, ctx)[0] == ["N, 4"]
+
+
+def test_inputs_of_the_size_that_a_view_proves() -> None:
+    text = "g (float[B, S, 4] x) => (float[B, 28] y) { s = Constant<value_ints = [0, 28]>() y = Reshape(x, s) }"
+    assert synthesize(load(parse(text)))[0]["x"].shape[1] == 7

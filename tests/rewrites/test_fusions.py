@@ -57,6 +57,14 @@ def outputs(model: ir.Model, feed: dict[str, np.ndarray], optimized: bool = Fals
     return session.run(None, feed)
 
 
+def test_two_attentions_to_the_same_scaled_keys() -> None:
+    """Layers that share keys and values, whose scaled keys are computed once."""
+    nodes = """c = Constant<value_float = 0.5>() t = Transpose<perm = [0, 1, 3, 2]>(k) scaled = Mul(t, c)
+        s1 = MatMul(q, scaled) p1 = Softmax(s1) a = MatMul(p1, v) s2 = MatMul(r, scaled) p2 = Softmax(s2) b = MatMul(p2, v)"""
+    text = ", ".join(f"float[B,2,S,4] {n}" for n in "qr") + ", float[B,2,T,4] k, float[B,2,T,4] v"
+    assert fused(parsed(nodes, f"{text} => float[B,2,S,4] a, float[B,2,S,4] b"), "attention") == ["Attention", "Attention"]
+
+
 # --- attention with channels in front of positions ------------------------------------------------------------------
 
 CHANNELS = "float[B, 2, 4, S] q, float[B, 2, 4, T] k, float[B, 2, 4, T] v => float y"
