@@ -48,16 +48,16 @@ def run(model: ir.Model, ctx: Context, by: str, kernels: Kernels) -> int:
     for node in found:
         ctx.relied.update(causal(node) or ())
         ctx.record(by, ir.site(node), f"in {PARTS} parts: no query sees a later key")
-        graph = ir.owner(node)
+        holder = ir.owner(node)
         assert names is not None
-        assert graph is not None
+        assert holder is not None
         parts = _Parts(model, names, node)
-        graph.insert_before(node, parts.nodes)
+        holder.insert_before(node, parts.nodes)
         for old, new in zip(node.outputs, parts.outputs, strict=False):
             name, new.type, new.shape = old.name, old.type, old.shape
             ir.replace_value(old, new)
             old.name, new.name = None, name
-        graph.remove(node, safe=True)
+        holder.remove(node, safe=True)
     return len(found)
 
 
@@ -92,10 +92,10 @@ def _branch(model: ir.Model, names: Names, node: ir.Node) -> None:
     test = ir.make_node("GreaterOrEqual", [scalar.outputs[0], constant(graph, names, "olc_many", np.array(MANY))])
     parts = _Parts(model, names, node)
     whole = ir.make_node(node.op_type, list(node.inputs), dict(node.attributes), outputs=len(node.outputs))
-    for old, new in zip(node.outputs, whole.outputs, strict=True):
-        new.name, new.type, new.shape = names.value(f"{old.name}_whole") if old.name else old.name, old.type, old.shape
-    for old, new in zip(node.outputs, parts.outputs, strict=False):
-        new.type, new.shape = old.type, old.shape
+    for old, made in zip(node.outputs, whole.outputs, strict=True):
+        made.name, made.type, made.shape = names.value(f"{old.name}_whole") if old.name else old.name, old.type, old.shape
+    for old, made in zip(node.outputs, parts.outputs, strict=False):
+        made.type, made.shape = old.type, old.shape
     many = ir.Graph([], parts.outputs[: len(wanted)], nodes=parts.nodes, name=names.value(f"{site}_many"))
     few = ir.Graph([], whole.outputs[: len(wanted)], nodes=[whole], name=names.value(f"{site}_few"))
     choice = ir.make_node("If", [test.outputs[0]], {"then_branch": many, "else_branch": few}, outputs=len(wanted))
@@ -129,14 +129,15 @@ class _Parts:
         q, k, v, mask, *caches = (*node.inputs, *[None] * 6)[:6]
         split = [self.parts(x, 1) for x in (q, k, v) if x is not None]
         masks: list[ir.Value | None] = [None] * PARTS if mask is None else list(self.masks(mask, split[0][0], caches[0]))
-        made = []
+        made: list[ir.Value] = []
         for i in range(PARTS):
             inputs = [split[0][i], split[1][i], split[2][i], masks[i], *caches]
             while inputs[-1] is None:
                 inputs.pop()
-            y, *caches = self.add("Attention", inputs, dict(node.attributes), 3, f"part_{i}")
+            y, *seen = self.add("Attention", inputs, dict(node.attributes), 3, f"part_{i}")
             made.append(y)
-        self.outputs = [*self.add("Concat", made, {"axis": 1}, 1, "parts"), *caches]
+            caches = [*seen]
+        self.outputs: list[ir.Value] = [*self.add("Concat", made, {"axis": 1}, 1, "parts"), *(v for v in caches if v is not None)]
 
     def masks(self, mask: ir.Value, first: ir.Value, past: ir.Value | None) -> list[ir.Value]:
         """The mask of each part: its queries, and the keys up to its last one."""
@@ -198,7 +199,7 @@ def _fits(node: ir.Node, ctx: Context) -> bool:
         return False
     if any(v is not None for v in node.inputs[6:]) or any(v.name for v in node.outputs[3:]):
         return False
-    if len({bool(v.name) for v in node.outputs[1:3]}) > 1:
+    if not node.outputs[0].name or len({bool(v.name) for v in node.outputs[1:3]}) > 1:
         return False  # the kernel that reads a cache writes both
     if _is_part(node) or any(f"{NAME}{at}" in ctx.skip for at in ("", f"@{ir.site(node)}")):
         return False
