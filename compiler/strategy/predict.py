@@ -85,6 +85,7 @@ def sizes_of(model: Model, feed: Feed) -> dict[str, int]:
 
 
 def evaluated(d: object, sizes: Mapping[str, int]) -> int | None:
+    """The number that a dim is at these sizes; None where they do not say."""
     try:
         return dims.evaluate(d, sizes)  # type: ignore[arg-type]
     except (KeyError, ValueError, ZeroDivisionError):

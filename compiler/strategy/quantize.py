@@ -177,7 +177,8 @@ def in_parts(s: Search, model: Model) -> list[Site]:
     sizes, nodes = [sizes_of(model, feed) for feed in s.feeds], ir.sites(model)
 
     def long(name: str) -> bool:
-        counts = [evaluated(d, known) for n in nodes[name] for d in (shapes.dims(n.inputs[0]) or ())[1:2] for known in sizes]
+        queries = [q for n in nodes[name] if (q := n.inputs[0]) is not None]
+        counts = [evaluated(d, known) for q in queries for d in (shapes.dims(q) or ())[1:2] for known in sizes]
         return any(n is None or n >= causal_parts.MANY for n in counts)
 
     return sorted((causal_parts.NAME, name) for name in causal_parts.fit(model, s.ctx) if long(name))
