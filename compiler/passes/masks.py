@@ -215,9 +215,10 @@ class _Masks:
         if t is None or not 2 <= len(t.shape) <= RANK or tuple(t.shape[-2:]) != bounds[-2:] or t.size > LARGEST_BAND:
             return None
         a = t.numpy()
-        kept, dropped = a == 0, a <= DROPPED
-        if not (kept | dropped).all():
-            return None
+        for part in (a[..., 0, :], a):  # large tables of biases, which are asked in each round, show it in their first rows
+            kept, dropped = part == 0, part <= DROPPED
+            if not (kept | dropped).all():
+                return None
         functions = Functions(bounds)
         condition = functions.band(kept, tuple(coordinate(i) for i in range(RANK))[-len(a.shape) :])
         functions.assumed |= {FINITE} if (a[dropped] > SURE).any() else set()

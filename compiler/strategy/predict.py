@@ -31,7 +31,7 @@ def predicted(
     nodes = ir.sites(model)
     before = after = 0.0
     for feed, times in zip(feeds, runs, strict=True):
-        sizes = _sizes(model, feed)
+        sizes = sizes_of(model, feed)
         before += sum(times.values())
         after += sum(times.values())
         for rule, name in sites:
@@ -48,11 +48,11 @@ def size_of(node: Node, sizes: Mapping[str, int]) -> dict[str, int]:
     """What the table tells sizes by, as far as it is known of the node: rows, inner and columns, or channels, side and
     kernel, or queries, keys, heads and their size, or tokens, experts, their width and what is within."""
     x = None if not node.inputs or node.inputs[0] is None else shapes.dims(node.inputs[0])
-    known = [_evaluated(d, sizes) for d in x or ()]
+    known = [evaluated(d, sizes) for d in x or ()]
     if node.op_type == "Attention" and len(known) == 3 and node.inputs[1] is not None:
         keys = shapes.dims(node.inputs[1])
         heads = max(1, ir.attr(node, "q_num_heads", 1))
-        told = {"queries": known[1], "keys": None if keys is None else _evaluated(keys[1], sizes), "heads": heads,
+        told = {"queries": known[1], "keys": None if keys is None else evaluated(keys[1], sizes), "heads": heads,
                 "size": None if known[2] is None else known[2] // heads}  # fmt: skip
         return {name: value for name, value in told.items() if value is not None}
     if (node.domain, node.op_type) == ("com.microsoft", "MoE"):
@@ -73,7 +73,7 @@ def size_of(node: Node, sizes: Mapping[str, int]) -> dict[str, int]:
     return found | ({"side": known[-1]} if len(known) > 2 and known[-1] is not None else {})
 
 
-def _sizes(model: Model, feed: Feed) -> dict[str, int]:
+def sizes_of(model: Model, feed: Feed) -> dict[str, int]:
     """The size of each dim that an input names."""
     found: dict[str, int] = {}
     for v in model.graph.inputs:
@@ -84,8 +84,9 @@ def _sizes(model: Model, feed: Feed) -> dict[str, int]:
     return found
 
 
-def _evaluated(d: object, sizes: Mapping[str, int]) -> int | None:
+def evaluated(d: object, sizes: Mapping[str, int]) -> int | None:
+    """The number that a dim is at these sizes; None where they do not say."""
     try:
         return dims.evaluate(d, sizes)  # type: ignore[arg-type]
-    except KeyError:
+    except (KeyError, ValueError, ZeroDivisionError):
         return None

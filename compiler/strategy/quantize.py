@@ -43,6 +43,7 @@ from .layers import ESTIMATES, OF_NODES, alphas
 from .learnt import learning
 from .part import Fit, Part, Site, Tried, own
 from .plan import Body, Choice, by_rule, made
+from .predict import evaluated, sizes_of
 from .probe import beyond, watch
 from .rounding import LEARNT, least_squares, merged
 from .schemes import SCHEMES, scheme_of
@@ -170,13 +171,17 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
 
 
 def in_parts(s: Search, model: Model) -> list[Site]:
-    """Causal attentions that may be split into parts: where samples may have that many tokens."""
-    arrays = (a for feed in s.feeds for value in feed.values() for a in (value if isinstance(value, list) else [value]))
-    long = any(n >= causal_parts.MANY for a in arrays for n in np.shape(a))
-    if not long or s.machine is not None or s.target.name not in causal_parts.TARGETS:
+    """Causal attentions that may be split into parts: where samples have that many queries, for all that is known."""
+    if s.machine is not None or s.target.name not in causal_parts.TARGETS:
         return []
-    fit = ((causal_parts.NAME, name) for name in causal_parts.fit(model, s.ctx))
-    return sorted(x for x in fit if not s.ctx.skip & {x[0], "@".join(x)})
+    sizes, nodes = [sizes_of(model, feed) for feed in s.feeds], ir.sites(model)
+
+    def long(name: str) -> bool:
+        queries = [q for n in nodes[name] if (q := n.inputs[0]) is not None]
+        counts = [evaluated(d, known) for q in queries for d in (shapes.dims(q) or ())[1:2] for known in sizes]
+        return any(n is None or n >= causal_parts.MANY for n in counts)
+
+    return sorted((causal_parts.NAME, name) for name in causal_parts.fit(model, s.ctx) if long(name))
 
 
 def never_run(s: Search, nodes: Mapping[str, Sequence[Node]], wanted: Set[str], model: Model) -> set[str]:

@@ -94,10 +94,10 @@ def _branch(model: ir.Model, names: Names, node: ir.Node) -> None:
     test = ir.make_node("GreaterOrEqual", [scalar.outputs[0], constant(graph, names, "olc_many", np.array(MANY))])
     parts = _Parts(model, names, node)
     whole = ir.make_node(node.op_type, list(node.inputs), dict(node.attributes), outputs=len(node.outputs))
-    for old, new in zip(node.outputs, whole.outputs, strict=True):
-        new.name, new.type, new.shape = names.value(f"{old.name}_whole") if old.name else old.name, old.type, old.shape
-    for old, new in zip(node.outputs, parts.outputs, strict=False):
-        new.type, new.shape = old.type, old.shape
+    for old, made in zip(node.outputs, whole.outputs, strict=True):
+        made.name, made.type, made.shape = names.value(f"{old.name}_whole") if old.name else old.name, old.type, old.shape
+    for old, made in zip(node.outputs, parts.outputs, strict=False):
+        made.type, made.shape = old.type, old.shape
     many = ir.Graph([], parts.outputs[: len(wanted)], nodes=parts.nodes, name=names.value(f"{site}_many"))
     few = ir.Graph([], whole.outputs[: len(wanted)], nodes=[whole], name=names.value(f"{site}_few"))
     choice = ir.make_node("If", [test.outputs[0]], {"then_branch": many, "else_branch": few}, outputs=len(wanted))
@@ -202,7 +202,7 @@ def _fits(node: ir.Node, ctx: Context) -> bool:
         return False
     if any(v is not None for v in node.inputs[6:]) or any(v.name for v in node.outputs[3:]):
         return False
-    if len({bool(v.name) for v in node.outputs[1:3]}) > 1:
+    if not node.outputs[0].name or len({bool(v.name) for v in node.outputs[1:3]}) > 1:
         return False  # the kernel that reads a cache writes both
     if _is_part(node) or any(f"{NAME}{at}" in ctx.skip for at in ("", f"@{ir.site(node)}")):
         return False

@@ -143,17 +143,17 @@ def test_carried_out_with_what_it_is_told_to_skip(tmp_path: Path) -> None:
         assert bool(Plan.loads(report.plan).kept()) == bool(parts)
 
 
-def test_sequences_are_looked_into() -> None:
-    """A sequence is a list of arrays, of which each has a shape of its own."""
+def test_what_counts_is_the_number_of_queries() -> None:
+    """Nothing else that is long, and no sequence, a list of arrays of which each has a shape of its own."""
     text = """<ir_version: 10, opset_import: ["": 23]>
-        g (seq(float[N]) s, float[1, S, 32] q) => (float[N] a, float[1, S, 32] y)
+        g (seq(float[N]) s, float[1, S, 512] q) => (float[N] a, float[1, S, 512] y)
         { zero = Constant<value_int = 0>() a = SequenceAt(s, zero)
            y = Attention<q_num_heads = 4, kv_num_heads = 4, is_causal = 1>(q, q, q) }"""
     made = storage.load_bytes(onnx.parser.parse_model(text).SerializeToString())
     shapes.infer(made)
     search = SimpleNamespace(machine=None, target=targets.get("onnxruntime-cpu"), ctx=Context())
     for length in (3, MANY):
-        search.feeds = [{"s": [np.zeros(2), np.zeros(length)], "q": np.zeros((1, 2, 32))}]
+        search.feeds = [{"s": [np.zeros(2), np.zeros(MANY)], "q": np.zeros((1, n, 512))} for n in (2, length)]
         assert bool(in_parts(cast(Any, search), made)) == (length == MANY)
 
 
