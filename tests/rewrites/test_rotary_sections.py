@@ -63,7 +63,8 @@ def test_pairs_that_a_view_takes_apart_with_tables_cut_to_the_tokens() -> None:
     """As llama2.c: entries of pairs picked of an axis of their own, tables of the longest text."""
     text = """<ir_version: 10, opset_import: ["" : 23]> g (float[B,S,24] x, float[64,4] f) => (float[B,S,3,8] y) {
         shape = Constant<value_ints = [0, 0, 3, 4, 2]>() ones = Constant<value_ints = [1, 1]>()
-        last = Constant<value_ints = [4]>() pairs = Reshape(x, shape) a, b = Split<axis = 4>(pairs, ones) r = Squeeze(a, last) i = Squeeze(b, last)
+        last = Constant<value_ints = [4]>() pairs = Reshape(x, shape)
+        a, b = Split<axis = 4>(pairs, ones) r = Squeeze(a, last) i = Squeeze(b, last)
         zero = Constant<value_ints = [0]>() n = Shape<start = 1, end = 2>(x) t = Slice(f, zero, n, zero)
         axes = Constant<value_ints = [0, 2]>() ct = Cos(t) st = Sin(t) c = Unsqueeze(ct, axes) s = Unsqueeze(st, axes)
         rc = Mul(r, c) is = Mul(i, s) rs = Mul(r, s) ic = Mul(i, c) one = Sub(rc, is) two = Add(rs, ic)
