@@ -1,6 +1,7 @@
 """RotaryEmbedding from the first and the second entries of pairs, each turned on its own and then put together."""
 
 import numpy as np
+from olc.analysis import dims as dim
 from olc.rules import CLOSE, F16, F32, Case, Const, Many, Refused, Spec, dims, elements, f32, rule
 
 from .. import _shapes as s
@@ -12,7 +13,7 @@ def _no_angle(m):
     x, cos = dims(m.x), dims(m.cos)
     known = x is not None and len(x) == 4 and cos is not None and cos == dims(m.sin) and len(cos) == 4 and cos[0] in (1, x[0])
     if known and isinstance(x[3], int) and x[3] == 2 * cos[3]:
-        m.axis = next((a for a in (1, 2) if cos[a] == 1 and cos[3 - a] == x[3 - a]), None)
+        m.axis = next((a for a in (1, 2) if cos[a] == 1 and dim.fits(cos[3 - a], x[3 - a])), None)
         if m.axis is not None:
             return None
     return "the tables are not known to hold one angle for each pair of a token's heads"

@@ -48,6 +48,54 @@ class AnglesBeforeView:
     cases = [Case("angles", x=f32["B", "S", 4], axes=np.array([2]), opset=18)]
 
 
+SPLIT = {"sizes": np.array([1, 1]), "axis": 4}
+
+
+@rule(group="rotary", safety=EXACT, since=13)
+class OneOfEachPair:
+    """The first or the second entries of the pairs that the last axis is cut into are every other entry of it.
+
+    Sound because a pair is two entries side by side. llama2.c's rotary embedding takes its pairs apart so, others by a step of 2.
+    """
+
+    def pattern(op, x: floats, shape: Const, first: Many, sizes: Const, axes: Const, axis):
+        pairs = op.shared(op.Reshape(x, shape))
+        one, two = op.Split(pairs, sizes, axis=axis, outputs=2)
+        return op.Squeeze(op.either(op.Slice(pairs, *first), op.shared(one), op.shared(two)), axes)
+
+    def unless(m):
+        d, pairs = dims(m.x), dims(m.find("Reshape").outputs[0])
+        if not d or pairs is None or not isinstance(d[-1], int) or len(pairs) <= len(d) or pairs[: len(d) - 1] != d[:-1]:
+            return "the Reshape is not known to cut the last axis into pairs"
+        if pairs[-1] != 2 or not all(isinstance(n, int) for n in pairs[len(d) - 1 :]):
+            return "the Reshape is not known to cut the last axis into pairs"
+        last, part = len(pairs) - 1, m.root.inputs[0]
+        if m.find("Split") is None:
+            cut = s.cut(m.first, pairs)
+        else:
+            number = list(m.find("Split").outputs).index(part)
+            cut = (m.axis % len(pairs), number, number + 1) if s.whole(m.sizes) == (1, 1) else None
+        if cut is None or cut[0] != last or cut[2] != cut[1] + 1 or s.axes_of(s.whole(m.axes), len(pairs)) != (last,):
+            return "it is not one entry of each pair"
+        m.number, m.pairs, m.rank = cut[1], pairs, len(d)
+
+    def rewrite(op, m):
+        *kept, n, _ = m.pairs[m.rank - 1 :]
+        x = op.Reshape(m.x, s.vector([0] * (m.rank - 1) + [*kept, 2 * n])) if kept else m.x
+        return op.Slice(x, *(np.array([i]) for i in (m.number, 2 * n, len(m.pairs) - 2, 2)))
+
+    cases = [
+        Case("first", x=f32["B", "S", 2, 4], shape=np.array([0, 0, 2, 2, 2]), first=s.part(0, 1, 4), axes=np.array([4]), **SPLIT),
+        Case("second", x=f32["B", 4], shape=np.array([-1, 2, 2]), first=s.part(1, 2, 2), axes=np.array([-1]),
+             **{**SPLIT, "axis": 2}),
+        Case("of heads", x=f32["B", "S", 8], shape=np.array([0, 0, 2, 2, 2]), first=s.part(1, 2, 4), axes=np.array([4]), **SPLIT),
+        Refused("of each four", x=f32["B", 8], shape=np.array([0, 2, 4]), first=s.part(0, 1, 2), axes=np.array([2]),
+                sizes=np.array([1, 3]), axis=2, because="into pairs"),
+        Refused("a pair", x=f32["B", 4], shape=np.array([0, 2, 2]), first=s.part(0, 1, 1), axes=np.array([1]),
+                **{**SPLIT, "axis": 1}, because="one entry of each"),
+    ]  # fmt: skip
+
+
 @rule(group="rotary", safety=EXACT, since=15)
 class EachBesideItself:
     """Entries that are put into one column, which is stretched to two and cut into rows again, get an axis that is stretched.

@@ -15,9 +15,9 @@ HALVES = """
         t = Concat<axis = -1>(m, h1) p = Mul(x, c) q = Mul(t, s) y = Add(p, q) }"""
 
 
-def fuses(text: str, **shapes: tuple[int, ...]) -> bool:
+def fuses(text: str, rest: str = HALVES, **shapes: tuple[int, ...]) -> bool:
     """Whether there is a RotaryEmbedding at -O2, which then gives what the source does."""
-    proto = onnx.parser.parse_model(text + HALVES)
+    proto = onnx.parser.parse_model(text + rest)
     model = ir.serde.deserialize_model(proto)
     optimize(model, Options(level=2, strict=True), Context(target=targets.get("onnxruntime-cpu")))
     rng = np.random.default_rng(0)
@@ -57,3 +57,17 @@ def test_tokens_in_front_with_stacked_tables() -> None:
         s4 = Unsqueeze(sw, heads) c5 = Unsqueeze(c4, front) s5 = Unsqueeze(s4, front) both = Concat<axis = 0>(c5, s5)
         c = Gather(both, i0) s = Gather(both, i1) """
     assert fuses(text, x=(5, 2, 3, 8), f=(5, 4))
+
+
+def test_pairs_that_a_view_takes_apart_with_tables_cut_to_the_tokens() -> None:
+    """As llama2.c: entries of pairs picked of an axis of their own, tables of the longest text."""
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[B,S,24] x, float[64,4] f) => (float[B,S,3,8] y) {
+        shape = Constant<value_ints = [0, 0, 3, 4, 2]>() ones = Constant<value_ints = [1, 1]>()
+        last = Constant<value_ints = [4]>() pairs = Reshape(x, shape)
+        a, b = Split<axis = 4>(pairs, ones) r = Squeeze(a, last) i = Squeeze(b, last)
+        zero = Constant<value_ints = [0]>() n = Shape<start = 1, end = 2>(x) t = Slice(f, zero, n, zero)
+        axes = Constant<value_ints = [0, 2]>() ct = Cos(t) st = Sin(t) c = Unsqueeze(ct, axes) s = Unsqueeze(st, axes)
+        rc = Mul(r, c) is = Mul(i, s) rs = Mul(r, s) ic = Mul(i, c) one = Sub(rc, is) two = Add(rs, ic)
+        u = Unsqueeze(one, last) v = Unsqueeze(two, last) both = Concat<axis = -1>(u, v)
+        joined = Constant<value_ints = [0, 0, 3, 8]>() y = Reshape(both, joined) }"""
+    assert fuses(text, "", x=(2, 5, 24), f=(64, 4))
