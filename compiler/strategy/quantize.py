@@ -155,10 +155,9 @@ def sites(s: Search, model: Model) -> dict[str, list[Site]]:
             rounded = {node for _, node in found}
             found.extend(site for site in half if site[1] not in rounded)
         known[float16.NAME] = half
-    # In parts they gain more than in integers, and lose nothing.
-    whole = {node for _, node in in_parts(s, model)}
-    for scheme in known.keys() & {"int8-attention"}:
-        known[scheme] = [site for site in known[scheme] if site[1] not in whole]
+    if known.get("int8-attention"):  # in parts they gain more than in integers, and lose nothing
+        whole = {node for _, node in in_parts(s, model)}
+        known["int8-attention"] = [site for site in known["int8-attention"] if site[1] not in whole]
     away = never_run(s, nodes, {node for found in known.values() for _, node in found}, model)
     if away:
         s.notes.append(f"{len(away)} layers in branches that no sample took stay in float, the first {min(away)!r}")
