@@ -7,7 +7,7 @@ the whole. Of the scores ``(PARTS + 1) / (2 * PARTS)`` are left, and those of on
 Sound because an entry that the mask drops counts as 0 in its row's softmax: a row is computed from the keys that it sees.
 
 Where the number of queries is fixed it is done as the last step (``run``). Where it is open, as a prompt's, an If asks for it
-(``fit`` and ``split``): that costs a step of one token some per cent, so the strategy measures it (``strategy/quantize.py``).
+(``fit`` and ``split``): that costs a step of one token something, so the strategy measures it (``strategy/quantize.py``).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from olc.passes import Context
 from olc.pipeline import Options, optimize
 from olc.quantization import int8_form, shift_form
 from olc.quantization.facts import note
+from olc.report import Report
 from olc.rules import registry
 from olc.strategy import bias
 from olc.strategy.budget import Budget
@@ -211,31 +213,30 @@ def test_of_linear_layers_too_and_padded_tokens_do_not_count() -> None:
         corrections[name] = shifts[name]
 
 
-def test_a_plan_corrects_those_of_linear_layers_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan], Report]:
+    """A compile of the layers by a plan, with texts."""
     monkeypatch.setattr("olc.evaluation.evaluate.Evaluation.slower", False)
     storage.save(layers(), tmp_path / "m.onnx")
     (tmp_path / "data").mkdir()
     for i, feed in enumerate(texts(6)):
         np.savez(tmp_path / "data" / f"{i}.npz", **feed)
+    options: dict[str, Any] = {"level": 3, "measure": False, "budget": Budget(0.5, None), "threads": 1, "samples": 1}
+    return lambda plan: compile(tmp_path / "m.onnx", tmp_path / "out.onnx", plan=plan, data=str(tmp_path / "data"), **options)
+
+
+def test_a_plan_corrects_those_of_linear_layers_again(carried_out: Callable[[Plan], Report]) -> None:
     sites = {("int7-linear", name): Choice(True, "") for name in ("p0", "p1")}
     plan = Plan(TARGET.name, 3, sites=sites, rounded=tuple(named(name, shift_form(64)) for name in ("w0", "w1")))
-    options: dict[str, Any] = {"level": 3, "measure": False, "budget": Budget(0.5, None), "threads": 1, "samples": 1}
     found = [
-        compile(tmp_path / "m.onnx", tmp_path / "out.onnx", plan=p, data=str(tmp_path / "data"), **options).artifact["sha256"]
+        carried_out(p).artifact["sha256"]
         for p in (plan, plan, replace(plan, rounded=()))
     ]
     assert found[0] == found[1] != found[2]
 
 
-def test_a_plan_whose_rounding_uses_no_bias_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_whose_rounding_uses_no_bias_needs_none(carried_out: Callable[[Plan], Report]) -> None:
     """A search that corrected biases of one scheme, and chose another, names both."""
-    monkeypatch.setattr("olc.evaluation.evaluate.Evaluation.slower", False)
-    storage.save(layers(), tmp_path / "m.onnx")
-    (tmp_path / "data").mkdir()
-    for i, feed in enumerate(texts(6)):
-        np.savez(tmp_path / "data" / f"{i}.npz", **feed)
     sites = {("int8-row-linear", name): Choice(True, "") for name in ("p0", "p1")}
     plan = Plan(TARGET.name, 3, sites=sites, rounded=tuple(named(name, shift_form(127)) for name in ("w0", "w1")))
-    options: dict[str, Any] = {"level": 3, "measure": False, "budget": Budget(0.5, None), "threads": 1, "samples": 1}
-    report = compile(tmp_path / "m.onnx", tmp_path / "out.onnx", plan=plan, data=str(tmp_path / "data"), **options)
-    assert Plan.loads(report.plan).kept() == sites.keys()
+    assert Plan.loads(carried_out(plan).plan).kept() == sites.keys()
